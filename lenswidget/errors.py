@@ -1,0 +1,52 @@
+"""Every mistake a user can make, as one tree: catch `LensError` to catch them all.
+
+Messages follow one form: what was asked, what was found, what to do.
+"""
+
+
+class LensError(Exception):
+    """Root of everything that lenswidget raises on purpose."""
+
+
+class PromptError(LensError, ValueError):
+    """A prompt that is empty, too long for the model, or of a kind that cannot be tokenised."""
+
+
+class CellError(LensError, IndexError):
+    """A layer, position or token id outside the run."""
+
+
+class ShapeError(LensError, ValueError):
+    """A tensor whose shape, dtype or device does not fit the place it was given to."""
+
+
+class AnatomyError(LensError, ValueError):
+    """A model in which the decoder blocks, the unembed or a site could not be found or verified."""
+
+
+class FidelityError(LensError, ValueError):
+    """A tail that does not reproduce the model's own logits."""
+
+
+class LensMismatchError(LensError, ValueError):
+    """A fitted lens that belongs to another model."""
+
+
+class TraceError(LensError, RuntimeError):
+    """A trace that was asked for something it cannot give."""
+
+
+class OutOfOrderError(TraceError):
+    """A write to a module that the forward has already passed."""
+
+
+class NotReachedError(TraceError, AttributeError):
+    """A read of a module that did not run in this forward."""
+
+
+class ModelBusyError(LensError, RuntimeError):
+    """The model is in use by another thread or an open trace."""
+
+
+class Cancelled(LensError):
+    """A readout that was stopped before its end."""
