@@ -32,6 +32,14 @@ class LensMismatchError(LensError, ValueError):
     """A fitted lens that belongs to another model."""
 
 
+class LensFileError(LensError, ValueError):
+    """A lens that is missing from where it was asked for, or a file that holds none."""
+
+
+class UnknownLensError(LensError, LookupError):
+    """A lens that was asked for by a name or a value that is no lens."""
+
+
 class TraceError(LensError, RuntimeError):
     """A trace that was asked for something it cannot give."""
 

@@ -1,0 +1,129 @@
+"""How a mid-layer stream is carried to the model's tail: the protocol, and the lenses with nothing to fit.
+
+A readout through a lens is `tail(lens.transport(layer, states))`. Layer -1 is the embedding row, layer
+`i >= 0` the residual stream after block `i`; the last layer needs no carrying, so every lens here is the
+identity there.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lenswidget.errors import ShapeError, UnknownLensError
+
+States: TypeAlias = Float[Tensor, "cells d_model"]
+Transport: TypeAlias = Callable[[int, Tensor], Tensor]
+
+
+@runtime_checkable
+class Lens(Protocol):
+    """Anything with a `name` and a `transport`. A lens that cannot carry every layer also has `layers`."""
+
+    @property
+    def name(self) -> str:
+        """Short and unique among the lenses of one widget; shown in its switch."""
+        ...
+
+    def transport(self, layer: int, states: States) -> States:
+        """Carry states `[cells, d_model]` of one layer to where the last block's output lives.
+
+        Args:
+            layer: -1 for the embedding, `i` for the stream after block `i`.
+            states: `[cells, d_model]`, any float dtype; not changed.
+        Returns:
+            `[cells, d_model]`, on the same device; float32 where any arithmetic was done.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LogitLens:
+    """Every layer read as if it were the last: `transport` is the identity.
+
+    Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
+    """
+
+    name: str = "logit"
+
+    def transport(self, layer: int, states: States) -> States:
+        """The states themselves, `[cells, d_model]`, in their own dtype."""
+        return states
+
+
+@dataclass(frozen=True)
+class CallableLens:
+    """A function `(layer, states) -> states` as a lens; it is given, and must return, `[cells, d_model]`."""
+
+    function: Transport = field(repr=False)
+    name: str
+
+    def transport(self, layer: int, states: States) -> States:
+        """`function(layer, states)` on float32 states.
+
+        Raises:
+            ShapeError: the function returned anything but a float tensor `[cells, d_model]`.
+        """
+        carried: Any = self.function(layer, states.float())
+        if (
+            not isinstance(carried, Tensor)
+            or carried.shape != states.shape
+            or not carried.is_floating_point()
+        ):
+            found = f"{carried.dtype} {list(carried.shape)}" if isinstance(carried, Tensor) else type(carried)
+            raise ShapeError(
+                f"Lens {self.name!r} was given states {list(states.shape)} of layer {layer} and returned "
+                f"{found}; return a float tensor of the shape it was given."
+            )
+        return carried
+
+
+def as_lens(lens: Lens | Transport | None) -> Lens:
+    """A lens from what `lens=` accepts: None (the logit lens), a lens, or a function of (layer, states).
+
+    Raises:
+        UnknownLensError: it is none of these.
+    """
+    if lens is None:
+        return LogitLens()
+    if isinstance(lens, Lens):
+        return lens
+    if callable(lens):
+        return CallableLens(lens, getattr(lens, "__name__", type(lens).__name__))
+    raise UnknownLensError(
+        f"lens={lens!r} is no lens. Pass None, a lens (lw.load_lens(path) gives a saved one), or a function "
+        "(layer, states) -> states."
+    )
+
+
+def lenses_by_name(lenses: Mapping[str, Any] | Iterable[Any] | None = None) -> dict[str, Lens]:
+    """The lenses that a switch offers, by name, the logit lens always first.
+
+    Args:
+        lenses: lenses or functions; with a mapping, its keys are the names.
+    Raises:
+        UnknownLensError: an element is no lens, or two share a name.
+    """
+    named: dict[str, Lens] = {"logit": LogitLens()}
+    pairs = lenses.items() if isinstance(lenses, Mapping) else ((None, lens) for lens in lenses or ())
+    for key, value in pairs:
+        lens = as_lens(value)
+        name = lens.name if key is None else key
+        if isinstance(lens, LogitLens) and name == "logit":
+            continue
+        if name in named:
+            raise UnknownLensError(
+                f"Two lenses are called {name!r}, so a switch could not tell them apart. Pass a mapping "
+                f"{{name: lens}} with another name for one."
+            )
+        named[name] = lens
+    return named
+
+
+def covered_layers(lens: Lens, n_layers: int) -> frozenset[int]:
+    """The layers of `-1 .. n_layers - 1` that a lens can carry: its own `layers`, or all if it has none."""
+    every = range(-1, n_layers)
+    own = getattr(lens, "layers", None)
+    return frozenset(every) if own is None else frozenset(own) & frozenset(every)

@@ -1,0 +1,81 @@
+"""The lens protocol, and the lenses with nothing to fit."""
+
+import pytest
+import torch
+
+from lenswidget.errors import ShapeError, UnknownLensError
+from lenswidget.lenses import Lens, LogitLens, as_lens, covered_layers, lenses_by_name
+
+STATES = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+
+
+def double(layer, states):
+    return 2 * states
+
+
+class Halfway:
+    """A lens from outside the package, which carries layers 0 and 1 only."""
+
+    name = "halfway"
+    layers = (0, 1)
+
+    def transport(self, layer, states):
+        return states / 2
+
+
+def test_logit_lens_returns_the_very_states():
+    assert LogitLens().transport(-1, STATES) is STATES
+    assert LogitLens().transport(3, STATES) is STATES
+
+
+def test_as_lens_takes_none_a_lens_or_a_function():
+    assert as_lens(None) == LogitLens()
+    mine = Halfway()
+    assert isinstance(mine, Lens)
+    assert as_lens(mine) is mine
+    doubled = as_lens(double)
+    assert doubled.name == "double"
+    assert torch.equal(doubled.transport(0, STATES), 2 * STATES)
+
+
+def test_a_function_is_given_float32_whatever_the_model_keeps():
+    seen = []
+    as_lens(lambda layer, states: seen.append((layer, states.dtype)) or states).transport(
+        2, STATES.bfloat16()
+    )
+    assert seen == [(2, torch.float32)]
+
+
+@pytest.mark.parametrize("bad", ["tuned", 3, object()])
+def test_as_lens_refuses_what_is_no_lens_and_says_what_is(bad):
+    with pytest.raises(UnknownLensError, match=r"lw\.load_lens\(path\)"):
+        as_lens(bad)
+
+
+@pytest.mark.parametrize("bad", [None, STATES[:, :4], STATES[0], STATES.long()])
+def test_a_function_that_returns_another_shape_is_named(bad):
+    def mine(layer, states):
+        return bad
+
+    with pytest.raises(ShapeError, match=r"'mine' was given states \[5, 8\] of layer 1"):
+        as_lens(mine).transport(1, STATES)
+
+
+def test_lenses_by_name_puts_the_logit_lens_first_and_keeps_the_order_given():
+    assert list(lenses_by_name()) == ["logit"]
+    assert list(lenses_by_name([Halfway(), double])) == ["logit", "halfway", "double"]
+    named = lenses_by_name({"mine": double, "other": Halfway()})
+    assert list(named) == ["logit", "mine", "other"]
+    assert list(lenses_by_name([LogitLens(), double])) == ["logit", "double"]
+
+
+def test_two_lenses_of_one_name_are_refused_and_the_remedy_works():
+    with pytest.raises(UnknownLensError, match="'double'"):
+        lenses_by_name([double, double])
+    assert list(lenses_by_name({"a": double, "b": double})) == ["logit", "a", "b"]
+
+
+def test_covered_layers_are_all_unless_a_lens_says_otherwise():
+    assert covered_layers(LogitLens(), 3) == {-1, 0, 1, 2}
+    assert covered_layers(Halfway(), 3) == {0, 1}
+    assert covered_layers(Halfway(), 1) == {0}
