@@ -1,0 +1,90 @@
+# Two commands do all of their own set-up on a fresh machine:
+#   make lab    JupyterLab on examples/quickstart.ipynb (PORT=8889 to choose the port)
+#   make test   everything that CI runs
+# The rest is for development: make check | test-py | test-js | build | dev | bench | clean
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+# Targets share two cores and one cache: one at a time.
+.NOTPARALLEL:
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Side by side, torch's own threads only get in each other's way.
+export OMP_NUM_THREADS ?= 1
+
+PORT ?=
+PYTEST_ARGS ?= -n 2 --dist loadfile
+STAMPS := .setup
+SOURCES := $(shell find js/src js/*.json js/*.mjs js/*.ts -type f 2>/dev/null)
+
+.PHONY: help lab test check test-py test-js test-old-transformers same-bundle build dev bench setup clean
+help:
+	@sed -n 's/^# \{0,1\}//;1,4p' Makefile
+
+# --- set-up: each step leaves a stamp, so that a second run skips it
+$(STAMPS):
+	@mkdir -p $@
+
+$(STAMPS)/venv: pyproject.toml constraints.txt scripts/make_venv | $(STAMPS)
+	@scripts/make_venv
+	@touch $@
+
+$(STAMPS)/npm: $(wildcard js/package-lock.json) $(STAMPS)/venv | $(STAMPS)
+	@if [ -f js/package.json ]; then echo "npm packages ..."; cd js && npm ci --no-fund --no-audit --silent; fi
+	@touch $@
+
+$(STAMPS)/build: $(SOURCES) $(STAMPS)/npm
+	@if [ -f js/package.json ]; then cd js && npm run --silent build; fi
+	@touch $@
+
+$(STAMPS)/browser: scripts/find_browser $(STAMPS)/venv
+	@echo "Browser: $$(scripts/find_browser --install)"
+	@touch $@
+
+$(STAMPS)/demo: lenswidget/demo.py $(STAMPS)/venv
+	@python -m lenswidget.demo >/dev/null
+	@touch $@
+
+setup: $(STAMPS)/venv $(STAMPS)/npm $(STAMPS)/build $(STAMPS)/browser $(STAMPS)/demo
+
+# --- what people run
+lab: $(STAMPS)/venv $(STAMPS)/build $(STAMPS)/demo
+	@OMP_NUM_THREADS= exec python scripts/lab.py "$(PORT)"
+
+test: setup check test-js test-py test-old-transformers same-bundle
+
+check: $(STAMPS)/venv $(STAMPS)/npm
+	ruff format --check .
+	ruff check .
+	pyright
+	@if [ -f js/package.json ]; then cd js && npm run --silent lint && npm run --silent types; fi
+
+test-py: setup
+	python -m pytest $(PYTEST_ARGS)
+
+test-js: $(STAMPS)/npm
+	@if [ -f js/package.json ]; then cd js && npm run --silent test; fi
+
+# The tracing and the anatomy against an older transformers, laid over the same environment.
+test-old-transformers: $(STAMPS)/venv
+	@if [ -f requirements/old-transformers.txt ]; then scripts/test_old_transformers; fi
+
+# The bundle is committed so that installing needs no node; a rebuild must give the same bytes.
+same-bundle: $(STAMPS)/npm
+	@if [ -f js/package.json ]; then scripts/same_bundle; fi
+
+build: $(STAMPS)/npm
+	cd js && npm run build
+	@touch $(STAMPS)/build
+
+# Live reload: the bundle is rebuilt as its sources change, and anywidget swaps it in the open notebook.
+dev: $(STAMPS)/venv $(STAMPS)/npm $(STAMPS)/demo
+	@(cd js && npm run watch) & trap "kill $$!" EXIT; OMP_NUM_THREADS= ANYWIDGET_HMR=1 python scripts/lab.py "$(PORT)"
+
+bench: setup
+	@for f in benchmarks/*.py; do echo "== $$f"; OMP_NUM_THREADS=2 python "$$f"; done
+
+clean:
+	rm -rf .venv .setup .old-transformers js/node_modules dist

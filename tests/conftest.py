@@ -1,0 +1,33 @@
+"""What every test shares: checked shapes, the demo model loaded once, and a fixed number of threads."""
+
+import os
+
+from jaxtyping import install_import_hook
+
+# Before the first import of the package: every annotated shape is checked while the tests run.
+install_import_hook("lenswidget", "beartype.beartype")
+
+import pytest  # noqa: E402  (the hook must come first)
+import torch  # noqa: E402
+
+import lenswidget as lw  # noqa: E402
+
+# One thread unless told otherwise: tests run side by side, and sums come out the same on every machine.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+@pytest.fixture(scope="session")
+def demo_model():
+    """SmolLM2-135M-Instruct as a `LanguageModel`, loaded once for the whole session. Leave it as it is."""
+    return lw.demo_model()
+
+
+@pytest.fixture(scope="session")
+def demo_hf_model(demo_model):
+    """The same model, as transformers sees it."""
+    return demo_model.hf_model
+
+
+@pytest.fixture(scope="session")
+def demo_tokenizer(demo_model):
+    return demo_model.tokenizer
