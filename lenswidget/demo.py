@@ -87,7 +87,7 @@ def demo_folder(*, progress: Callable[[str], None] | None = None) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where lenswidget keeps what it can make again: `$XDG_CACHE_HOME/lenswidget`, or `~/.cache/lenswidget`."""
+    """Where what can be made again is kept: `$XDG_CACHE_HOME/lenswidget`, or `~/.cache/lenswidget`."""
     # The XDG specification says to ignore a relative path.
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".cache") / "lenswidget"
