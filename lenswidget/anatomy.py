@@ -1,0 +1,216 @@
+"""What one watched forward tells about a model: its blocks, its stream, its way to the logits."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from lenswidget.errors import AnatomyError
+from lenswidget.fidelity import Fidelity, compare
+from lenswidget.skipping import Skipping
+from lenswidget.stream import Slot, Stream, layouts
+from lenswidget.tailpath import Step, trace_tail
+from lenswidget.watch import Call, Watched, inference, probe_ids, watch
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A model's decoder as found by watching it, and how well it verified.
+
+    Attributes:
+        blocks: module paths of the decoder blocks, in the order of the forward.
+        unembed: module path of the map to the vocabulary; None where the model calls no such module.
+        final_norm: module path of the norm between the last block and the unembed, if there is one.
+        d_model: width of the stream per position (all streams together, where a model carries several).
+        d_vocab: how many logits the model gives per position.
+        streams: where each block takes and gives the stream.
+        tail_steps: the modules between the last block and the unembed, where they form a plain chain
+            that was verified; None where only the model's own forward reproduces what happens there.
+        fidelity: last block's output decoded through the model's own forward, against its own logits.
+    """
+
+    model_class: str
+    blocks: tuple[str, ...]
+    unembed: str | None
+    final_norm: str | None
+    d_model: int
+    d_vocab: int
+    streams: tuple[Stream, ...] = field(repr=False)
+    tail_steps: tuple[Step, ...] | None = field(repr=False)
+    fidelity: Fidelity
+    skipping: Skipping = field(repr=False, compare=False)
+    probe: Watched = field(repr=False, compare=False)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks)
+
+
+def discover(
+    hf_model: nn.Module,
+    *,
+    blocks: str | None = None,
+    final_norm: str | None = None,
+    unembed: str | None = None,
+) -> Anatomy:
+    """Finds a causal LM's blocks, final norm and unembed from one forward of a few tokens.
+
+    Args:
+        hf_model: a transformers causal LM, however it is stored or spread. It is left as it was.
+        blocks: path of the `ModuleList` that holds the decoder blocks, where discovery cannot find it.
+        final_norm: path of the final norm, likewise.
+        unembed: path of the module whose output becomes the logits, likewise.
+    Raises:
+        AnatomyError: nothing in the model behaves like a stack of decoder blocks, or a path given here
+            is not in the model or did not run.
+    """
+    with inference(hf_model):
+        seen = watch(hf_model, probe_ids(hf_model))
+        other = probe_ids(hf_model, shift=1)
+        head = _unembed(hf_model, seen, unembed)
+        tried: list[tuple[str, str]] = []
+        best: Anatomy | None = None
+        for name, paths in _candidates(hf_model, seen, blocks):
+            for found in _verified(hf_model, seen, other, paths, head):
+                if best is None or found.fidelity.max_abs_error < best.fidelity.max_abs_error:
+                    best = found
+                if found.fidelity.ok:
+                    return _with_tail(hf_model, seen, found, final_norm)
+            tried.append((name, f"{len(paths)} elements, does not lead to the logits alone"))
+        if best is None or blocks is None:
+            raise AnatomyError(_no_blocks(hf_model, tried))
+        return _with_tail(hf_model, seen, best, final_norm)
+
+
+def _candidates(hf_model: nn.Module, seen: Watched, asked: str | None) -> list[tuple[str, list[str]]]:
+    """Containers whose elements ran in order, longest first, outermost first."""
+    calls = seen.by_path()
+    found: list[tuple[str, list[str]]] = []
+    for name, container in hf_model.named_modules():
+        if asked is not None and name != asked:
+            continue
+        if asked is None and not isinstance(container, (nn.ModuleList, nn.ModuleDict, nn.Sequential)):
+            continue
+        paths = [f"{name}.{key}" if name else key for key, _ in container.named_children()]
+        ran = [path for path in paths if path in calls]
+        starts = [calls[path][0].started for path in ran]
+        if ran and starts == sorted(starts):
+            found.append((name, ran))
+    if asked is not None and not found:
+        raise AnatomyError(
+            f'Asked for blocks="{asked}", found no such module with children that ran in order in '
+            f"{type(hf_model).__name__}. {_containers(hf_model)}"
+        )
+    return sorted(found, key=lambda item: (-len(item[1]), item[0].count(".")))
+
+
+def _containers(hf_model: nn.Module) -> str:
+    names = [name for name, m in hf_model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+    return "Pass one of: " + ", ".join(f'blocks="{name}"' for name in names[:8]) if names else ""
+
+
+def _no_blocks(hf_model: nn.Module, tried: Sequence[tuple[str, str]]) -> str:
+    saw = "; ".join(f"{name} ({why})" for name, why in tried[:6]) or "no ModuleList that ran"
+    return (
+        f"No decoder blocks found in {type(hf_model).__name__}. Looked for a ModuleList whose elements run "
+        f"in order and whose last output leads to the logits; saw {saw}. {_containers(hf_model)}"
+    )
+
+
+def _unembed(hf_model: nn.Module, seen: Watched, asked: str | None) -> Call | None:
+    """The call of the unembed: as asked, as the model says, or the last one that is as wide as the logits."""
+    calls = seen.by_path()
+    if asked is not None:
+        if asked not in calls:
+            raise AnatomyError(
+                f'Asked for unembed="{asked}", found no such module in the forward of '
+                f"{type(hf_model).__name__}. Pass the path of a module that gives the logits."
+            )
+        return calls[asked][-1]
+    own = getattr(hf_model, "get_output_embeddings", lambda: None)()
+    for path, module in hf_model.named_modules():
+        if own is module and path in calls:
+            return calls[path][-1]
+    width = seen.logits.shape[-1]
+    for call in reversed(seen.calls):
+        if any(t.shape[-1] == width for t in call.given.values()) and not _has_inner(seen, call):
+            return call
+    return None
+
+
+def _has_inner(seen: Watched, call: Call) -> bool:
+    return any(call.started < inner.started < call.ended for inner in seen.calls)
+
+
+def _verified(
+    hf_model: nn.Module, seen: Watched, other: Tensor, paths: list[str], head: Call | None
+) -> Iterator[Anatomy]:
+    """The readings of a candidate stack, each with the fidelity of its universal tail."""
+    calls = seen.by_path()
+    block_calls = [calls[path][-1] for path in paths]
+    modules = dict(hf_model.named_modules())
+    for streams in _streams(block_calls, seen.ids):
+        skipping = Skipping(
+            blocks=tuple(modules[path] for path in paths),
+            streams=tuple(streams),
+            outputs=tuple(call.output for call in block_calls),
+            unembed=None if head is None else modules[head.path],
+            unembed_source=Slot((0, 0)) if head is None else next(iter(head.taken), Slot((0, 0))),
+            neutral_id=int(other[0, 0]),
+        )
+        last = streams[-1].layout.read(block_calls[-1].given[streams[-1].target])
+        flat = last.reshape(-1, last.shape[-1])
+        for is_column in (True, False):
+            chosen = replace(skipping, is_column=is_column)
+            try:
+                logits = chosen.logits(hf_model, flat)
+                fidelity = compare(logits, seen.logits.reshape(len(flat), -1))
+            except Exception:
+                continue
+            yield Anatomy(
+                model_class=type(hf_model).__name__,
+                blocks=tuple(paths),
+                unembed=None if head is None else head.path,
+                final_norm=None,
+                d_model=last.shape[-1],
+                d_vocab=seen.logits.shape[-1],
+                streams=tuple(streams),
+                tail_steps=None,
+                fidelity=fidelity,
+                skipping=chosen,
+                probe=seen,
+            )
+
+
+def _streams(calls: Sequence[Call], ids: Tensor) -> Iterator[list[Stream]]:
+    """The ways to see one stream run through these calls: a place in each input and each output."""
+    batch, seq = ids.shape
+    for target, tensor in calls[-1].given.items():
+        for layout in layouts(tensor.shape, batch, seq):
+            streams = [_stream(call, target, layout, tensor) for call in calls]
+            if all(streams):
+                yield [stream for stream in streams if stream is not None]
+
+
+def _stream(call: Call, target: Slot, layout: Any, like: Tensor) -> Stream | None:
+    given = [slot for slot, tensor in call.given.items() if tensor.shape == like.shape]
+    taken = [slot for slot, tensor in call.taken.items() if tensor.shape == like.shape]
+    if not given or not taken:
+        return None
+    return Stream(taken[0], target if target in given else given[0], layout)
+
+
+def _with_tail(hf_model: nn.Module, seen: Watched, found: Anatomy, final_norm: str | None) -> Anatomy:
+    steps = trace_tail(hf_model, seen, found.blocks, found.streams, found.unembed)
+    norm = final_norm if final_norm is not None else _final_norm(steps)
+    if final_norm is not None and final_norm not in seen.by_path():
+        raise AnatomyError(
+            f'Asked for final_norm="{final_norm}", found no such module in the forward of '
+            f"{type(hf_model).__name__}. Pass the path of the norm before {found.unembed}."
+        )
+    return replace(found, tail_steps=steps, final_norm=norm)
+
+
+def _final_norm(steps: Sequence[Step] | None) -> str | None:
+    return next((step.path for step in steps or () if step.is_norm), None)

@@ -1,0 +1,58 @@
+"""How closely decoded states reproduce a model's own logits."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Decoded logits against the model's own.
+
+    Attributes:
+        max_abs_error: largest |difference| of log-probs, in nats.
+        tolerance: what rounding in the model's own dtype explains, in nats.
+        n_positions: how many positions were compared.
+    """
+
+    max_abs_error: float
+    tolerance: float
+    n_positions: int
+
+    @property
+    def ok(self) -> bool:
+        return self.max_abs_error <= self.tolerance
+
+    @property
+    def text(self) -> str:
+        """One plain line for the badge."""
+        error = f"{self.max_abs_error:.1e} nats at most over {self.n_positions} positions"
+        if self.ok:
+            return f"Decoding reproduces the model's own logits: off by {error}."
+        return f"Decoding does NOT reproduce the model's own logits: off by {error}."
+
+
+def compare(decoded: Tensor, own: Tensor) -> Fidelity:
+    """Compares logits `[n, d_vocab]` with the model's own, `[n, d_vocab]`, as log-probs.
+
+    The tolerance grows with the spacing of the model's own dtype at its largest finite logit: the same
+    weights in another order of summation differ by that much.
+    """
+    ours, theirs = decoded.detach().float(), own.detach().float()
+    finite = torch.isfinite(theirs)
+    largest = float(theirs[finite].abs().max()) if bool(finite.any()) else 0.0
+    error = _gap(ours.log_softmax(-1), theirs.log_softmax(-1))
+    # 4 spacings for 16-bit logits; 64 for float32, whose sums over d_model are longer than its spacing
+    spacings = 64 if own.dtype in (torch.float32, torch.float64) else 4
+    eps = max(torch.finfo(own.dtype).eps, torch.finfo(torch.float32).eps)
+    return Fidelity(error, spacings * eps * max(1.0, largest), len(ours))
+
+
+def _gap(ours: Tensor, theirs: Tensor) -> float:
+    if ours.shape != theirs.shape:
+        return math.inf
+    # equal infinities (masked ids) are equal, not NaN apart
+    gap = torch.where(ours == theirs, torch.zeros(()).to(ours), (ours - theirs).abs())
+    return math.inf if bool(gap.isnan().any()) else float(gap.max())

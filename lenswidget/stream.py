@@ -1,0 +1,144 @@
+"""Where the residual stream sits in what a block takes and gives."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Key = int | str
+MAX_DEPTH = 3
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in a nested value: `()` is the value itself, `(0,)` its first element."""
+
+    keys: tuple[Key, ...] = ()
+
+    def get(self, value: Any) -> Any:
+        """What sits there."""
+        for key in self.keys:
+            value = _item(value, key)
+        return value
+
+    def put(self, value: Any, new: Any) -> Any:
+        """A copy of `value` with `new` in this place; what is not on the way is shared."""
+        if not self.keys:
+            return new
+        first, rest = self.keys[0], Slot(self.keys[1:])
+        return _with_item(value, first, rest.put(_item(value, first), new))
+
+    def __str__(self) -> str:
+        return "".join(f"[{key!r}]" for key in self.keys)
+
+
+WHOLE = Slot()
+
+
+def _item(value: Any, key: Key) -> Any:
+    if isinstance(key, str) and not isinstance(value, Mapping):
+        return getattr(value, key)
+    return value[key]
+
+
+def _with_item(value: Any, key: Key, new: Any) -> Any:
+    if isinstance(value, tuple):
+        items = [new if i == key else item for i, item in enumerate(value)]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    changed = copy.copy(value)
+    if isinstance(key, str) and not isinstance(value, Mapping):
+        setattr(changed, key, new)
+    else:
+        changed[key] = new
+    return changed
+
+
+def leaves(value: Any, depth: int = MAX_DEPTH) -> Iterator[tuple[Slot, Tensor]]:
+    """The floating tensors in a nested value, in order, with their places."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield Slot(), value
+        return
+    if depth == 0:
+        return
+    items: list[tuple[Key, Any]] = []
+    if isinstance(value, Mapping):
+        items = [(key, item) for key, item in value.items() if isinstance(key, str)]
+    elif isinstance(value, (tuple, list)):
+        items = list(enumerate(value))
+    for key, item in items:
+        for slot, tensor in leaves(item, depth - 1):
+            yield Slot((key, *slot.keys)), tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor holds `[batch, seq, d_model]`.
+
+    `axes` are its batch and sequence axes, then all others; `rest` the sizes of those others. Usually
+    `(0, 1, 2)` and `(d_model,)`; a model that carries several streams has more, and `d_model` is then
+    their product.
+    """
+
+    axes: tuple[int, ...]
+    rest: tuple[int, ...]
+
+    @property
+    def d_model(self) -> int:
+        return int(torch.Size(self.rest).numel())
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the tensor is `[batch, seq, d_model]` as it stands."""
+        return self.axes == (0, 1, 2)
+
+    def read(self, tensor: Tensor) -> Tensor:
+        """`[batch, seq, d_model]`; the tensor itself where it is laid out so."""
+        return tensor if self.is_plain else tensor.permute(self.axes).flatten(2)
+
+    def write(self, states: Tensor) -> Tensor:
+        """The inverse of `read`."""
+        if self.is_plain:
+            return states
+        inverse = sorted(range(len(self.axes)), key=self.axes.__getitem__)
+        return states.unflatten(2, self.rest).permute(inverse)
+
+
+def layouts(shape: torch.Size, batch: int, seq: int) -> list[Layout]:
+    """The ways in which a tensor of this shape can hold a value per batch row and position."""
+    found: list[Layout] = []
+    n = len(shape)
+    for i in range(n - 1):
+        for j in range(n - 1):
+            if i != j and shape[i] == batch and shape[j] == seq:
+                others = tuple(axis for axis in range(n) if axis not in (i, j))
+                found.append(Layout((i, j, *others), tuple(shape[axis] for axis in others)))
+    return sorted(found, key=lambda layout: (layout.axes != tuple(range(n)), layout.axes))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Where one block has the residual stream: in `(args, kwargs)`, and in its output."""
+
+    source: Slot
+    target: Slot
+    layout: Layout
+
+    def entering(self, args: Any, kwargs: Any) -> Tensor:
+        """The stream that enters the block, `[batch, seq, d_model]`."""
+        return self.layout.read(self.source.get((args, kwargs)))
+
+    def leaving(self, output: Any) -> Tensor:
+        """The stream that leaves the block, `[batch, seq, d_model]`."""
+        return self.layout.read(self.target.get(output))
+
+    def with_leaving(self, output: Any, states: Tensor) -> Any:
+        """A copy of the block's output that carries `states` instead."""
+        return self.target.put(output, self.layout.write(states))
+
+    def with_entering(self, args: Any, kwargs: Any, states: Tensor) -> tuple[Any, Any]:
+        """A copy of the block's `(args, kwargs)` that carries `states` instead."""
+        return self.source.put((args, kwargs), self.layout.write(states))

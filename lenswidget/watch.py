@@ -1,0 +1,172 @@
+"""One watched forward: what every module took and gave, in order."""
+
+import inspect
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lenswidget.errors import AnatomyError
+from lenswidget.stream import Slot, layouts, leaves
+
+# Three rows of seven: sizes that no axis of a model has by accident, so that axes can be told apart.
+PROBE_BATCH, PROBE_SEQ = 3, 7
+
+
+@dataclass
+class Call:
+    """One call of one module. Only tensors with a value per row and position are kept, as copies."""
+
+    path: str
+    started: int
+    ended: int = -1
+    taken: dict[Slot, Tensor] = field(default_factory=dict[Slot, Tensor])
+    given: dict[Slot, Tensor] = field(default_factory=dict[Slot, Tensor])
+    output: Any = None
+    live: dict[Slot, Tensor] = field(default_factory=dict[Slot, Tensor])
+
+
+@dataclass
+class Watched:
+    """The calls of one forward in the order of their start, its token ids and its logits."""
+
+    ids: Tensor
+    calls: list[Call]
+    logits: Tensor
+
+    def by_path(self) -> dict[str, list[Call]]:
+        """The calls of each module."""
+        found: dict[str, list[Call]] = {}
+        for call in self.calls:
+            found.setdefault(call.path, []).append(call)
+        return found
+
+
+def watch(hf_model: nn.Module, ids: Tensor) -> Watched:
+    """Runs the model on `ids` `[batch, seq]` and writes down what its modules did."""
+    calls: list[Call] = []
+    open_calls: list[Call] = []
+    clock = iter(range(1 << 30))
+
+    def before(path: str):
+        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            call = Call(path, next(clock), taken=dict(_kept((args, kwargs), ids)))
+            calls.append(call)
+            open_calls.append(call)
+
+        return hook
+
+    def after(path: str):
+        def hook(_module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
+            call = open_calls.pop()
+            assert call.path == path
+            call.ended, call.given, call.output = next(clock), dict(_kept(output, ids)), output
+            call.live = dict(leaves(output))
+
+        return hook
+
+    handles: list[Any] = []
+    try:
+        for path, module in hf_model.named_modules():
+            handles.append(module.register_forward_pre_hook(before(path), with_kwargs=True))
+            handles.append(module.register_forward_hook(after(path), with_kwargs=True))
+        logits = logits_of(forward(hf_model, ids))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Watched(ids, calls, logits.detach().clone())
+
+
+def _kept(value: Any, ids: Tensor) -> Iterator[tuple[Slot, Tensor]]:
+    batch, seq = ids.shape
+    for slot, tensor in leaves(value):
+        if layouts(tensor.shape, batch, seq) or tensor.shape[:1] == (batch * seq,):
+            yield slot, tensor.detach().clone()
+
+
+def forward(hf_model: nn.Module, ids: Tensor) -> Any:
+    """The model's own forward on token ids `[batch, seq]`, without a cache.
+
+    An encoder-decoder gets the ids on both sides.
+    """
+    accepted = inspect.signature(hf_model.forward).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
+    inputs: dict[str, Any] = {"input_ids": ids}
+    if "decoder_input_ids" in accepted:
+        inputs["decoder_input_ids"] = ids
+    if "use_cache" in accepted or takes_any:
+        inputs["use_cache"] = False
+    return hf_model(**inputs)
+
+
+def logits_of(result: Any) -> Tensor:
+    """The logits `[batch, seq, d_vocab]` in what a model returned."""
+    found = getattr(result, "logits", None)
+    if isinstance(found, Tensor):
+        return found
+    for _, tensor in leaves(result):
+        return tensor
+    raise AnatomyError(
+        f"Asked for the logits of a forward, found none in a {type(result).__name__}. "
+        "Load the model with its language-modelling head (AutoModelForCausalLM)."
+    )
+
+
+def probe_ids(hf_model: nn.Module, shift: int = 0) -> Tensor:
+    """A few token ids `[3, 7]` that no configuration gives a special meaning, on the model's device."""
+    embedding = getattr(hf_model, "get_input_embeddings", lambda: None)()
+    if not isinstance(embedding, nn.Module):
+        raise AnatomyError(
+            f"Asked to watch {type(hf_model).__name__}, found no input embedding to choose token ids for. "
+            "Give a transformers model with get_input_embeddings()."
+        )
+    special = set(_integers(getattr(hf_model, "config", None)))
+    n_ids = _n_embeddings(hf_model, embedding)
+    usable = [i for i in range(min(n_ids, 4096)) if i not in special] or list(range(n_ids))
+    n = PROBE_BATCH * PROBE_SEQ
+    chosen = [usable[(7 * i + 3 + 11 * shift) % len(usable)] for i in range(n)]
+    return torch.tensor(chosen, device=_device(hf_model)).view(PROBE_BATCH, PROBE_SEQ)
+
+
+def _n_embeddings(hf_model: nn.Module, embedding: nn.Module) -> int:
+    n = getattr(embedding, "num_embeddings", None)
+    if isinstance(n, int):
+        return n
+    config: Any = getattr(hf_model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return int(getattr(text, "vocab_size", 256))
+
+
+def _device(hf_model: nn.Module) -> torch.device:
+    for tensor in hf_model.parameters():
+        if tensor.device.type != "meta":
+            return tensor.device
+    return torch.device("cpu")
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if hasattr(value, "to_dict"):
+        value = value.to_dict()
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _integers(item)
+    elif isinstance(value, int):
+        yield value
+
+
+@contextmanager
+def inference(hf_model: nn.Module) -> Generator[None, None, None]:
+    """Evaluation mode without gradients; every module's own mode is put back."""
+    training = [module for module in hf_model.modules() if module.training]
+    hf_model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True

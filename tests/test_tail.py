@@ -1,0 +1,104 @@
+"""The tail equals the model's own logits, however the model makes them."""
+
+import pytest
+import torch
+import transformers as hf
+from torch import nn
+
+from lenswidget.anatomy import discover
+from lenswidget.errors import ShapeError
+from lenswidget.tail import Tail
+from lenswidget.watch import logits_of, probe_ids
+
+SMALL = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "intermediate_size": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GPT2 = {"n_embd": 64, "n_layer": 3, "n_head": 4, "vocab_size": 512, "bos_token_id": 1, "eos_token_id": 2}
+OPT = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": 512,
+    "ffn_dim": 128,
+    "word_embed_proj_dim": 32,
+    "do_layer_norm_before": False,
+}
+TAILS = {
+    "plain": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2)),
+    "rms norm": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**SMALL)),
+    "soft-cap": lambda: hf.Gemma2ForCausalLM(hf.Gemma2Config(**SMALL, head_dim=16)),
+    "logit scale": lambda: hf.CohereForCausalLM(hf.CohereConfig(**SMALL)),
+    "divided logits": lambda: hf.GraniteForCausalLM(hf.GraniteConfig(**SMALL, logits_scaling=3.0)),
+    "head bias": lambda: hf.PhiForCausalLM(hf.PhiConfig(**SMALL)),
+    "projected, no norm": lambda: hf.OPTForCausalLM(hf.OPTConfig(**OPT)),
+}
+
+
+@pytest.fixture(params=TAILS)
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    return TAILS[request.param]().eval()
+
+
+def last_states_and_logits(model: nn.Module, path: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last block's output, caught by a plain hook, and the model's own logits."""
+    caught: list[torch.Tensor] = []
+    handle = model.get_submodule(path).register_forward_hook(
+        lambda _module, _args, out: caught.append(out[0] if isinstance(out, tuple) else out)
+    )
+    with torch.no_grad():
+        logits = logits_of(model(input_ids=probe_ids(model, shift=2)))
+    handle.remove()
+    return caught[0], logits
+
+
+def test_last_states_give_the_models_own_logits(model: nn.Module):
+    anatomy = discover(model)
+    states, own = last_states_and_logits(model, anatomy.blocks[-1])
+    with torch.no_grad():
+        decoded = Tail(model, anatomy)(states)
+    assert decoded.dtype is torch.float32
+    # float32 rounding of another order of summation
+    torch.testing.assert_close(decoded.log_softmax(-1), own.log_softmax(-1), rtol=0, atol=2e-6)
+
+
+def test_halves_and_linear_make_the_whole(model: nn.Module):
+    anatomy = discover(model)
+    tail = Tail(model, anatomy)
+    states, _ = last_states_and_logits(model, anatomy.blocks[-1])
+    with torch.no_grad():
+        rows = states.flatten(0, 1)
+        whole = tail(rows)
+        prepared = tail.prepare(rows)
+        assert torch.equal(tail.project(prepared), whole)
+        linear = tail.linear()
+        assert linear is not None
+        assert tail.is_fast
+        torch.testing.assert_close(tail.post(linear(prepared)), whole, rtol=0, atol=2e-6)
+
+
+def test_discovery_leaves_the_model_as_it_was(model: nn.Module):
+    model.train()
+    keys = {path: set(module.__dict__) for path, module in model.named_modules()}
+    Tail(model, discover(model))
+    for path, module in model.named_modules():
+        assert module.training
+        assert set(module.__dict__) == keys[path]
+        # transformers keeps hooks of its own on some; ours would be closures from this package
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        assert not [hook for hook in hooks if "lenswidget" in str(getattr(hook, "__module__", ""))]
+
+
+def test_states_of_another_width_are_refused():
+    model = TAILS["plain"]()
+    tail = Tail(model, discover(model))
+    with pytest.raises(ShapeError, match=r"d_model = 64"):
+        tail(torch.zeros(2, 63))
