@@ -67,7 +67,7 @@ def demo_folder(*, progress: Callable[[str], None] | None = None) -> Path:
     folder = cache_folder() / FOLDER
     if folder.is_dir():
         return folder
-    say = progress or (lambda text: None)
+    say = progress or _silent
     gguf = _gguf_file()
     folder.parent.mkdir(parents=True, exist_ok=True)
     say(f"lenswidget: converting SmolLM2-135M-Instruct once, into {folder} (about half a minute) ...")
@@ -136,6 +136,10 @@ def _no_progress_bar() -> Generator[None, None, None]:
     finally:
         if was_enabled:
             logging.enable_progress_bar()
+
+
+def _silent(text: str) -> None:
+    pass
 
 
 def _to_stderr(text: str) -> None:

@@ -1,0 +1,69 @@
+"""Browser fixtures: one browser and one server of each host for the session, a fresh page for each test."""
+
+import re
+from pathlib import Path
+
+import pytest
+from harness.notebook import Notebook, write_notebook
+from harness.pages import chromium, watched_page
+from harness.servers import jupyter
+
+SHOTS = Path(__file__).parent / "shots"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def watched(browser):
+    """A page and its log, for one test; the test fails if a request leaves the machine."""
+    with watched_page(browser) as page_and_log:
+        yield page_and_log
+
+
+@pytest.fixture
+def page(watched):
+    return watched[0]
+
+
+@pytest.fixture
+def page_log(watched):
+    return watched[1]
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    """The address of a running JupyterLab, and the folder that it serves."""
+    folder = tmp_path_factory.mktemp("lab")
+    with jupyter("lab", folder) as base:
+        yield base, folder
+
+
+@pytest.fixture
+def open_in_lab(lab, page, request):
+    """Opens a notebook of the given cells, or a notebook file; its kernel ends with the test."""
+    base, folder = lab
+    opened = []
+
+    def open_notebook(*cells, path=None):
+        name = re.sub(r"\W+", "-", request.node.name) + f"-{len(opened)}.ipynb"
+        if path is None:
+            write_notebook(folder / name, *cells)
+        else:
+            (folder / name).write_bytes(Path(path).read_bytes())
+        opened.append(Notebook(page, base, name))
+        return opened[-1]
+
+    yield open_notebook
+    if opened:
+        opened[-1].shut_down()
+
+
+@pytest.fixture(scope="session")
+def shot():
+    """Saves a picture of a page or an element under `shots/`, to be looked at."""
+    SHOTS.mkdir(exist_ok=True)
+    return lambda target, name, **options: target.screenshot(path=str(SHOTS / f"{name}.png"), **options)

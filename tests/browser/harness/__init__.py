@@ -1,0 +1,1 @@
+"""Real notebook hosts, driven in a real browser. Nothing here needs a network."""
