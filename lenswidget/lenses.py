@@ -7,12 +7,13 @@ identity there.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
-from lenswidget.errors import ShapeError, UnknownLensError
+from lenswidget.errors import LensFileError, ShapeError, UnknownLensError
 
 States: TypeAlias = Float[Tensor, "cells d_model"]
 Transport: TypeAlias = Callable[[int, Tensor], Tensor]
@@ -127,3 +128,38 @@ def covered_layers(lens: Lens, n_layers: int) -> frozenset[int]:
     every = range(-1, n_layers)
     own = getattr(lens, "layers", None)
     return frozenset(every) if own is None else frozenset(own) & frozenset(every)
+
+
+def check_lens(lens: Lens, model: Any) -> None:
+    """Refuses a lens that was fitted to another model; a lens that cannot tell passes.
+
+    Args:
+        model: a `LanguageModel`.
+    Raises:
+        LensMismatchError: width, number of layers or unembed differ.
+    """
+    check = getattr(lens, "check", None)
+    if check is not None:
+        check(model)
+
+
+def load_lens(path: str | Path, model: Any = None) -> Lens:
+    """A fitted lens from where it was kept, whichever kind it is.
+
+    Args:
+        path: what `save` wrote (`.safetensors`), a folder of the tuned-lens package (`config.json` and
+            `params.pt`), or a Jacobian lens's published artifact (`.pt`).
+        model: the `LanguageModel` to read with; given, a lens of another model is refused now.
+    Raises:
+        LensFileError: nothing there, or not a lens.
+        LensMismatchError: it was fitted to another model than `model`.
+    """
+    from lenswidget.fitted import kind_of
+    from lenswidget.jacobian import JacobianLens
+    from lenswidget.tuned import TunedLens
+
+    kinds = {"tuned": TunedLens, "jacobian": JacobianLens}
+    kind = kind_of(Path(path))
+    if kind not in kinds:
+        raise LensFileError(f"{path} holds a lens of kind {kind!r}; this version reads {', '.join(kinds)}.")
+    return kinds[kind].load(path, model)
