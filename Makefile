@@ -43,11 +43,16 @@ $(STAMPS)/browser: scripts/find_browser $(STAMPS)/venv
 	@echo "Browser: $$(scripts/find_browser --install)"
 	@touch $@
 
-$(STAMPS)/demo: lenswidget/demo.py $(STAMPS)/venv
-	@python -m lenswidget.demo >/dev/null
+# VS Code's own widget manager, for the browser tests.
+$(STAMPS)/vscode: scripts/make_vscode_host $(wildcard tests/browser/vscode/*.*) $(STAMPS)/venv
+	@scripts/make_vscode_host
 	@touch $@
 
-setup: $(STAMPS)/venv $(STAMPS)/npm $(STAMPS)/build $(STAMPS)/browser $(STAMPS)/demo
+$(STAMPS)/demo: lenswidget/demo.py $(STAMPS)/venv
+	@python -c "from lenswidget.demo import demo_folder; demo_folder(progress=print)"
+	@touch $@
+
+setup: $(STAMPS)/venv $(STAMPS)/npm $(STAMPS)/build $(STAMPS)/browser $(STAMPS)/vscode $(STAMPS)/demo
 
 # --- what people run
 lab: $(STAMPS)/venv $(STAMPS)/build $(STAMPS)/demo

@@ -144,7 +144,3 @@ def _silent(text: str) -> None:
 
 def _to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":  # `python -m lenswidget.demo` prepares the cache, for the set-up
-    print(demo_folder(progress=_to_stderr))

@@ -81,7 +81,7 @@ class CallableLens:
         return carried
 
 
-def as_lens(lens: Lens | Transport | None) -> Lens:
+def as_lens(lens: Any) -> Lens:
     """A lens from what `lens=` accepts: None (the logit lens), a lens, or a function of (layer, states).
 
     Raises:

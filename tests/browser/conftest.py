@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from harness import vscode
 from harness.notebook import Notebook, write_notebook
 from harness.pages import chromium, watched_page
 from harness.servers import jupyter
@@ -67,3 +68,27 @@ def shot():
     """Saves a picture of a page or an element under `shots/`, to be looked at."""
     SHOTS.mkdir(exist_ok=True)
     return lambda target, name, **options: target.screenshot(path=str(SHOTS / f"{name}.png"), **options)
+
+
+@pytest.fixture(scope="session")
+def vscode_urls(tmp_path_factory):
+    """The addresses of the VS Code-like page and of a Jupyter server that lets it in."""
+    folder = tmp_path_factory.mktemp("vscode")
+    with vscode.assets() as assets_url:
+        options = [f"--ServerApp.allow_origin={assets_url}", "--ServerApp.disable_check_xsrf=True"]
+        with jupyter("server", folder, *options) as jupyter_url:
+            yield assets_url, jupyter_url
+
+
+@pytest.fixture
+def open_in_vscode(vscode_urls, page):
+    """Opens the VS Code-like page in a theme; its kernel ends with the test."""
+    opened = []
+
+    def open_page(theme="dark"):
+        opened.append(vscode.VSCodePage(page, *vscode_urls, theme))
+        return opened[-1]
+
+    yield open_page
+    for each in opened:
+        each.shut_down()
