@@ -44,15 +44,15 @@ $(STAMPS)/browser: scripts/find_browser $(STAMPS)/venv
 	@touch $@
 
 # VS Code's own widget manager, for the browser tests.
-$(STAMPS)/vscode: scripts/make_vscode_host $(wildcard tests/browser/vscode/*.*) $(STAMPS)/venv
-	@scripts/make_vscode_host
+$(STAMPS)/output_page: scripts/make_output_page $(wildcard tests/browser/output_page/*.*) $(STAMPS)/venv
+	@scripts/make_output_page
 	@touch $@
 
 $(STAMPS)/demo: lenswidget/demo.py $(STAMPS)/venv
 	@python -c "from lenswidget.demo import demo_folder; demo_folder(progress=print)"
 	@touch $@
 
-setup: $(STAMPS)/venv $(STAMPS)/npm $(STAMPS)/build $(STAMPS)/browser $(STAMPS)/vscode $(STAMPS)/demo
+setup: $(STAMPS)/venv $(STAMPS)/npm $(STAMPS)/build $(STAMPS)/browser $(STAMPS)/output_page $(STAMPS)/demo
 
 # --- what people run
 lab: $(STAMPS)/venv $(STAMPS)/build $(STAMPS)/demo

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from harness import vscode
+from harness import output_page
 from harness.notebook import Notebook, write_notebook
 from harness.pages import chromium, watched_page
 from harness.servers import jupyter
@@ -71,24 +71,33 @@ def shot():
 
 
 @pytest.fixture(scope="session")
-def vscode_urls(tmp_path_factory):
-    """The addresses of the VS Code-like page and of a Jupyter server that lets it in."""
-    folder = tmp_path_factory.mktemp("vscode")
-    with vscode.assets() as assets_url:
-        options = [f"--ServerApp.allow_origin={assets_url}", "--ServerApp.disable_check_xsrf=True"]
-        with jupyter("server", folder, *options) as jupyter_url:
+def output_page_urls(tmp_path_factory):
+    """The addresses of the VS Code-like and Colab-like pages, and of a Jupyter server that lets them in."""
+    folder = tmp_path_factory.mktemp("output_page")
+    with output_page.assets() as assets_url:
+        port = assets_url.rpartition(":")[2]
+        options = [f"--ServerApp.allow_origin_pat=http://(127.0.0.1|localhost):{port}"]
+        with jupyter("server", folder, *options, "--ServerApp.disable_check_xsrf=True") as jupyter_url:
             yield assets_url, jupyter_url
 
 
 @pytest.fixture
-def open_in_vscode(vscode_urls, page):
-    """Opens the VS Code-like page in a theme; its kernel ends with the test."""
+def open_output_page(output_page_urls, page):
+    """Opens a page that shows outputs as VS Code or Colab does; its kernel ends with the test."""
     opened = []
 
-    def open_page(theme="dark"):
-        opened.append(vscode.VSCodePage(page, *vscode_urls, theme))
+    def open_page(host, theme):
+        opened.append(output_page.OutputPage(page, *output_page_urls, host, theme))
         return opened[-1]
 
     yield open_page
     for each in opened:
         each.shut_down()
+
+
+@pytest.fixture(scope="session")
+def notebook7(tmp_path_factory):
+    """The address of a running Notebook 7, and the folder that it serves."""
+    folder = tmp_path_factory.mktemp("notebook7")
+    with jupyter("notebook", folder) as base:
+        yield base, folder

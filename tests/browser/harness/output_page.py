@@ -1,0 +1,169 @@
+"""Pages that show notebook outputs as VS Code and Colab do, with a real kernel.
+
+They are not VS Code and Colab. What is VS Code's: the widget manager (npm `@vscode/jupyter-ipywidgets8`),
+finding anywidget through its notebook extension, the body's classes and variables of each theme, the global
+style rules of its notebook webview that touch an output. What is Colab's: each output in a frame of another
+origin whose root element names the theme. What stands in: the way from the kernel to the page, which is a
+slowed socket here; and there is no editor around it.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Frame, Locator, Page
+
+from .servers import TOKEN
+
+HERE = Path(__file__).resolve().parent.parent / "output_page"
+NBEXTENSIONS = Path(sys.prefix) / "share" / "jupyter" / "nbextensions"
+THEMES: dict[str, Any] = json.loads((HERE / "themes.json").read_text())
+# Measured in VS Code: 27 ms at 1 kB, 136 ms at 50 kB, 1,085 ms at 1 MB.
+PIPE_MS_PER_MB = 1000
+
+# The rules of VS Code's notebook webview that reach into an output; `white` is its box behind ipywidgets.
+VSCODE_STYLE = """
+body { margin: 0; padding: 0 26px; overflow-y: auto; background: var(--vscode-editor-background);
+       color: var(--vscode-foreground); font-family: var(--vscode-font-family); font-size: 13px; }
+#container > div { overflow-x: auto; }
+.cell-output-ipywidget-background { background: white !important; }
+table, thead, tr, th, td, tbody { border: none; border-spacing: 0; border-collapse: collapse; }
+table { width: 100%; }
+table, th, tr { text-align: left; }
+tr:nth-child(even) { background-color: rgba(130, 130, 130, 0.08); }
+th, td { padding: 4px 8px; }
+"""
+
+
+def vscode_html(theme: str) -> str:
+    """A notebook's webview in a theme of `themes.json`."""
+    kind, variables = THEMES[theme]["kind"], THEMES[theme]["vars"]
+    root = "".join(f"--vscode-{name}: {value};\n" for name, value in variables.items())
+    return _html(
+        style=f":root {{ {root} }} {VSCODE_STYLE}",
+        body=f'class="{kind}" data-vscode-theme-kind="{kind}" role="document"',
+    )
+
+
+def colab_output_html(theme: str) -> str:
+    """The document of one output's frame: the theme is an attribute of its root element."""
+    colors = (
+        "background: #383838; color: #d5d5d5;" if theme == "dark" else "background: #fff; color: #212121;"
+    )
+    return _html(
+        root=f'theme="{theme}"', style=f"body {{ margin: 8px; font: 14px Roboto, sans-serif; {colors} }}"
+    )
+
+
+def colab_html(output_url: str) -> str:
+    """The notebook around one output's frame."""
+    return f"""<!doctype html><html><head><meta charset="utf-8"><link rel="icon" href="data:,"></head>
+<body><iframe src="{output_url}" sandbox="allow-scripts allow-same-origin allow-downloads"
+ style="width: 100%; height: 900px; border: 0"></iframe></body></html>"""
+
+
+def _html(*, style: str, root: str = "", body: str = "") -> str:
+    return f"""<!doctype html>
+<html {root}><head><meta charset="utf-8"><link rel="icon" href="data:,"><title>Notebook output</title>
+<style>{style}</style><script src="/require.js"></script><script src="/jquery.js"></script></head>
+<body {body}><div id="container" class="widgetarea"><div></div></div>
+<script src="/host.js"></script></body></html>"""
+
+
+SCRIPTS = {
+    "/host.js": HERE / "dist" / "host.js",
+    "/ipywidgets.js": HERE / "dist" / "ipywidgets.js",
+    "/require.js": HERE / "node_modules" / "requirejs" / "require.js",
+    "/jquery.js": HERE / "node_modules" / "jquery" / "dist" / "jquery.min.js",
+}
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        path = self.path.split("?")[0]
+        kind, _, theme = path.lstrip("/").partition("/")
+        if kind in ("vscode", "colab", "colab-output"):
+            self._answer(self._page(kind, theme).encode(), "text/html; charset=utf-8")
+            return
+        file = SCRIPTS.get(path)
+        if path.startswith("/nbextensions/") and ".." not in path:
+            file = NBEXTENSIONS / path.removeprefix("/nbextensions/")
+        if file is not None and file.is_file():
+            self._answer(file.read_bytes(), "text/javascript; charset=utf-8")
+        else:
+            self._answer(b"", "text/plain", status=404)
+
+    def _page(self, kind: str, theme: str) -> str:
+        if kind == "colab":
+            # By another name, so that the frame is of another origin.
+            port = self.server.server_address[1]
+            return colab_html(f"http://localhost:{port}/colab-output/{theme}")
+        return vscode_html(theme) if kind == "vscode" else colab_output_html(theme)
+
+    def _answer(self, body: bytes, content_type: str, *, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def assets() -> Iterator[str]:
+    """Serves the page and its scripts; yields its address."""
+    assert (HERE / "dist" / "host.js").exists(), "Run scripts/make_output_page (`make setup` does)."
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class OutputPage:
+    """A page with a kernel of its own; `host` is "vscode" (any of `THEMES`) or "colab" (light, dark)."""
+
+    def __init__(self, page: Page, assets_url: str, jupyter_url: str, host: str, theme: str):
+        page.goto(f"{assets_url}/{host}/{theme}")
+        self.page = page
+        self.frame: Frame = page.frames[-1]
+        self.frame.wait_for_function("() => window.openLensHost")
+        options = {
+            "base": jupyter_url,
+            "token": TOKEN,
+            "pipeMsPerMb": PIPE_MS_PER_MB if host == "vscode" else 0,
+        }
+        self.frame.evaluate("options => openLensHost(options)", options)
+
+    def run(self, code: str) -> str:
+        """Runs a cell and shows its widgets; returns what it printed."""
+        out = self.frame.evaluate("code => lensHost.run(code)", code)
+        assert out["error"] is None, out["error"]
+        return out["text"]
+
+    def value(self, expression: str) -> Any:
+        """The value of a Python expression in the kernel, by way of JSON."""
+        return json.loads(self.run(f"import json; print(json.dumps({expression}))"))
+
+    def log(self) -> list[str]:
+        """What the widget manager loaded, and what it failed to load."""
+        return self.frame.evaluate("() => lensHost.log")
+
+    @property
+    def output(self) -> Locator:
+        return self.frame.locator(".output")
+
+    def shut_down(self) -> None:
+        self.frame.evaluate("() => lensHost.kernel.shutdown()")
