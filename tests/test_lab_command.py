@@ -1,0 +1,79 @@
+"""`make lab`: says where JupyterLab is, serves the quickstart there, is plain about a port it cannot have."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = [sys.executable, str(ROOT / "scripts" / "lab.py")]
+
+
+def environment(folder):
+    without_display = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    return {**without_display, "HOME": str(folder), "PYTHONUNBUFFERED": "1"}
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def answer_of(address, server):
+    """The status of the first answer, once the server is up."""
+    for _ in range(600):
+        assert server.poll() is None
+        try:
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                return answer.status
+        except urllib.error.URLError:
+            time.sleep(0.1)
+    raise TimeoutError(address)
+
+
+def test_lab_prints_an_address_that_answers_on_the_asked_port(tmp_path):
+    port = free_port()
+    server = subprocess.Popen(
+        [*SCRIPT, str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=environment(tmp_path),
+        start_new_session=True,
+    )
+    try:
+        line = next(line for line in server.stdout if line.startswith("JupyterLab: "))
+        address = line.removeprefix("JupyterLab: ").strip()
+        assert address.startswith(f"http://127.0.0.1:{port}/lab/tree/quickstart.ipynb?token=")
+        assert answer_of(address, server) == 200
+        token = address.rpartition("=")[2]
+        contents = f"http://127.0.0.1:{port}/api/contents/quickstart.ipynb?token={token}"
+        with urllib.request.urlopen(contents, timeout=60) as answer:
+            assert b"lenswidget" in answer.read()
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.communicate(timeout=30)
+
+
+def test_a_port_in_use_is_named_with_what_to_do(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run([*SCRIPT, str(port)], capture_output=True, text=True, env=environment(tmp_path))
+    assert done.returncode == 1
+    assert f"Port {port} is in use" in done.stderr
+    assert "make lab PORT=" in done.stderr
+
+
+def test_a_port_that_is_no_number_is_refused(tmp_path):
+    done = subprocess.run([*SCRIPT, "eighty"], capture_output=True, text=True, env=environment(tmp_path))
+    assert done.returncode == 1
+    assert "PORT=eighty is no port number" in done.stderr
