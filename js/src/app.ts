@@ -1,0 +1,162 @@
+import { Cells } from "./cells.ts";
+import { Effects } from "./effects.ts";
+import { createLoader, type Viewport } from "./loader.ts";
+import type { Binary, ReadoutHeader, RunInfo } from "./protocol.ts";
+import { readTile } from "./readout.ts";
+import { type Action, reduce } from "./reduce.ts";
+import type { Theme } from "./scales.ts";
+import { chartedPositions, runOf } from "./selectors.ts";
+import { initialState, type State } from "./state.ts";
+import { createStore } from "./store.ts";
+import { listen, push, readTraits } from "./sync.ts";
+import { createTrajectories, type Trajectories } from "./trajectories.ts";
+import { createTransport, type HostModel, type Transport } from "./transport.ts";
+
+const WAITING_AFTER_MS = 900;
+
+/** One view's state and what moves it. Views read `get`, `cells` and `trajectories`, and dispatch. */
+export interface App {
+  readonly transport: Transport;
+  readonly trajectories: Trajectories;
+  readonly signal: AbortSignal;
+  get(): State;
+  dispatch(action: Action): void;
+  cells(): Cells | null;
+  theme(): Theme;
+  setTheme(theme: Theme): void;
+  /** What the grid shows now. */
+  setViewport(viewport: Viewport): void;
+  /** Draw now rather than with the next frame. */
+  flush(): void;
+  /** Text that the page should show for copying, should the clipboard refuse it. */
+  offerText(text: string): void;
+}
+
+/** The cells of a run, with what its snapshot brings. A snapshot that cannot be read leaves the grid empty. */
+function cellsOf(state: State): Cells | null {
+  const run = runOf(state.traits);
+  if (!run) return null;
+  const cells = new Cells(run);
+  const { snapshot } = state.traits;
+  if ("header" in snapshot)
+    cells.add(readTile(snapshot.header as ReadoutHeader, snapshot.buffers as Binary[]));
+  return cells;
+}
+
+function isReadout(value: unknown): value is ReadoutHeader {
+  return typeof value === "object" && value !== null && "arrays" in value && "positions" in value;
+}
+
+export function createApp(model: HostModel, draw: (app: App) => void, signal: AbortSignal): App {
+  const first = initialState(readTraits(model));
+  let cells = cellsOf(first);
+  let viewport: Viewport | null = null;
+  let theme: Theme = "light";
+  let frame = 0;
+  let isDrawing = false;
+  let waitTimer: ReturnType<typeof setTimeout> | undefined;
+
+  const transport = createTransport(
+    model,
+    {
+      progress: (id, done, total) =>
+        store.dispatch({ type: "local", patch: { progress: { id, done, total } } }),
+      overheard: (value, buffers) => {
+        if (isReadout(value) && cells?.add(readTile(value, buffers))) store.dispatch({ type: "arrived" });
+      },
+      alive: () => {
+        clearTimeout(waitTimer);
+        waitTimer = undefined;
+        const { connection } = store.get();
+        if (connection === "waiting" || connection === "gone") {
+          store.dispatch({ type: "local", patch: { connection: "live" } });
+        }
+        // replies come one by one, so look again once this one is dealt with
+        queueMicrotask(watchWaiting);
+      },
+    },
+    signal,
+  );
+  const store = createStore<State, Action>(first, reduce, (action, before, after) => {
+    if (runOf(before.traits)?.id !== runOf(after.traits)?.id) cells = cellsOf(after);
+    if (action.type !== "traits" && before.traits !== after.traits) push(model, before.traits, after.traits);
+    effects.after(action, before, after);
+    watchWaiting();
+    schedule();
+  });
+
+  function watchWaiting(): void {
+    if (waitTimer !== undefined || !transport.pending().length || store.get().connection !== "live") return;
+    waitTimer = setTimeout(() => {
+      waitTimer = undefined;
+      if (transport.pending().length && !store.get().running) {
+        store.dispatch({ type: "local", patch: { connection: "waiting" } });
+      }
+    }, WAITING_AFTER_MS);
+  }
+
+  function schedule(): void {
+    if (!frame && !signal.aborted) frame = requestAnimationFrame(flush);
+  }
+
+  function flush(): void {
+    cancelAnimationFrame(frame);
+    frame = 0;
+    if (signal.aborted) return;
+    isDrawing = true;
+    draw(app);
+    isDrawing = false;
+    ask();
+  }
+
+  /** Ask for what the page now shows and lacks. */
+  function ask(): void {
+    const { traits, connection, focus } = store.get();
+    if (connection === "offline" || connection === "gone" || !cells) return;
+    loader.poke(cells, traits, viewport);
+    const ids = [...new Set(traits.pins.flatMap((pin) => pin.ids))];
+    const run = cells.run as RunInfo;
+    if (ids.length)
+      trajectories.want(cells, traits.site, traits.lens, chartedPositions(traits, focus, run), ids);
+    watchWaiting();
+  }
+
+  const arrived = () => store.dispatch({ type: "arrived" });
+  const failed = (notice: string) => store.dispatch({ type: "local", patch: { notice } });
+  const loader = createLoader(transport, { arrived, failed });
+  const trajectories = createTrajectories(transport, arrived);
+
+  const app: App = {
+    transport,
+    trajectories,
+    signal,
+    get: store.get,
+    dispatch: store.dispatch,
+    cells: () => cells,
+    theme: () => theme,
+    setTheme(next) {
+      theme = next;
+      schedule();
+    },
+    setViewport(next) {
+      viewport = next;
+      if (!isDrawing) ask();
+    },
+    flush,
+    offerText: (code) => store.dispatch({ type: "local", patch: { code } }),
+  };
+  const effects = new Effects(app);
+  listen(model, (traits) => store.dispatch({ type: "traits", traits }), signal);
+  onDisconnect(model, () => store.dispatch({ type: "local", patch: { connection: "gone" } }), signal);
+  signal.addEventListener("abort", () => {
+    cancelAnimationFrame(frame);
+    clearTimeout(waitTimer);
+  });
+  return app;
+}
+
+/** Hosts on ipywidgets' base manager say so when a restart cuts the comm. */
+function onDisconnect(model: HostModel, gone: () => void, signal: AbortSignal): void {
+  model.on("comm_live_update", gone);
+  signal.addEventListener("abort", () => model.off("comm_live_update", gone));
+}

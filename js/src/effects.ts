@@ -1,0 +1,221 @@
+import type { App } from "./app.ts";
+import type { CardRef, Match } from "./protocol.ts";
+import type { Action } from "./reduce.ts";
+import { runOf } from "./selectors.ts";
+import { type CardState, DEFAULTS, keyOf, LOOKS, MAIN, type State } from "./state.ts";
+import { storedCard } from "./stored.ts";
+import { KernelError } from "./transport.ts";
+
+const N_MATCHES = 12;
+const FORMS_ASKED = 60;
+const NEEDS_KERNEL = "This needs the kernel, and none is connected.";
+
+/** The cell of a card. */
+export function refOf(state: State, key: string): CardRef | null {
+  const { traits } = state;
+  if (key !== MAIN) return traits.cards.find((ref) => keyOf(ref) === key) ?? null;
+  const card = state.cards[MAIN];
+  if (!traits.selection || !card) return null;
+  return { ...traits.selection, site: card.site, lens: card.lens };
+}
+
+/** What an action sets going beyond the state: requests, the clipboard. */
+export class Effects {
+  /** Per card, the latest decode that was asked for; earlier answers are dropped. */
+  private readonly latest = new Map<string, string>();
+
+  constructor(private readonly app: App) {}
+
+  after(action: Action, before: State, after: State): void {
+    const { app } = this;
+    switch (action.type) {
+      case "open":
+        this.decode(MAIN);
+        break;
+      case "ask":
+      case "track":
+        this.decode(action.key);
+        break;
+      case "traits":
+        this.followKernel(before, after);
+        break;
+      case "set":
+        if (action.traits.site !== undefined || action.traits.lens !== undefined) this.followLens(after);
+        break;
+      case "reset":
+        app.dispatch({
+          type: "set",
+          traits: Object.fromEntries(LOOKS.map((name) => [name, DEFAULTS[name]])),
+        });
+        break;
+      case "search":
+        void this.search(action.key, action.query);
+        break;
+      case "run":
+        void this.run();
+        break;
+      case "stop":
+        this.stop();
+        break;
+      case "group":
+        void this.group(action.index);
+        break;
+      case "copy":
+        void this.copy(action.key);
+        break;
+    }
+  }
+
+  /** Decode a card's cell in the kernel; without one, from what is stored. */
+  decode(key: string): void {
+    const { app } = this;
+    const state = app.get();
+    const run = runOf(state.traits);
+    const ref = refOf(state, key);
+    const card = state.cards[key];
+    if (!run || !ref || !card) return;
+    if (state.connection === "offline") {
+      const stored = storedCard(app.cells(), run, { ...ref, site: card.site, lens: card.lens }, card);
+      if (stored) app.dispatch({ type: "decoded", key, card: stored });
+      else app.dispatch({ type: "failed", key, error: `This cell is not stored. ${NEEDS_KERNEL}` });
+      return;
+    }
+    const { k, temperature, tracked, site, lens } = card;
+    const { layer, position } = ref;
+    const select = key === MAIN;
+    const ask = { run_id: run.id, layer, position, site, lens, k, temperature, track: tracked, select };
+    const pending = app.transport.request("decode", ask);
+    this.latest.set(key, pending.id);
+    pending.reply.then(
+      ({ value }) => {
+        if (this.latest.get(key) !== pending.id || !app.get().cards[key]) return;
+        app.dispatch({ type: "decoded", key, card: value });
+        // the card is what was clicked for: draw it now, not with the next frame's work
+        app.flush();
+      },
+      (error: Error) => {
+        if (this.latest.get(key) === pending.id && !isClosed(error)) {
+          app.dispatch({ type: "failed", key, error: error.message });
+        }
+      },
+    );
+  }
+
+  private followKernel(before: State, after: State): void {
+    const isNewRun = runOf(before.traits)?.id !== runOf(after.traits)?.id;
+    for (const ref of after.traits.cards) {
+      const key = keyOf(ref);
+      if (after.cards[key] && !isNewRun) continue;
+      this.app.dispatch({ type: "ask", key, change: { site: ref.site, lens: ref.lens } });
+    }
+    const { selection, decoded } = after.traits;
+    const isShown = decoded && decoded.run_id === runOf(after.traits)?.id;
+    if (isNewRun && selection && !isShown) this.app.dispatch({ type: "ask", key: MAIN, change: {} });
+  }
+
+  private followLens({ traits, cards }: State): void {
+    if (!cards[MAIN]) return;
+    this.app.dispatch({ type: "ask", key: MAIN, change: { site: traits.site, lens: traits.lens } });
+  }
+
+  /** Search the vocabulary; `key` is a card, or "pins" for the box beside the pins. */
+  private async search(key: string, query: string): Promise<void> {
+    const { app } = this;
+    const keep = (matches: readonly Match[] | null, note: string | null) =>
+      app.dispatch({ type: "card", key, patch: { matches, note } });
+    if (!query) return keep(null, null);
+    if (app.get().connection === "offline")
+      return keep(this.storedMatches(query), `Only stored tokens. ${NEEDS_KERNEL}`);
+    try {
+      const { value } = await app.transport.request("search", { text: query, k: N_MATCHES }).reply;
+      if (app.get().cards[key]?.query === query)
+        keep(value.matches, value.matches.length ? null : "No such token.");
+    } catch (error) {
+      if (!isClosed(error)) keep(null, (error as Error).message);
+    }
+  }
+
+  private storedMatches(query: string): Match[] {
+    const wanted = query.trim().toLowerCase() || query;
+    const labels = [...(this.app.cells()?.labels ?? [])];
+    return labels
+      .filter(([, [text, , raw]]) => raw.toLowerCase().includes(wanted) || text === query)
+      .sort(([, a], [, b]) => a[2].length - b[2].length)
+      .slice(0, N_MATCHES)
+      .map(([id, label]) => ({ id, label }));
+  }
+
+  private async run(): Promise<void> {
+    const { app } = this;
+    const { draft, connection, running } = app.get();
+    if (connection === "offline") return app.dispatch({ type: "local", patch: { notice: NEEDS_KERNEL } });
+    if (running) return;
+    const pending = app.transport.request("run", { prompt: draft });
+    app.dispatch({ type: "local", patch: { running: pending.id, notice: null, said: "Running the model" } });
+    try {
+      await pending.reply;
+      app.dispatch({ type: "local", patch: { running: null, progress: null, said: "The run is ready" } });
+    } catch (error) {
+      if (isClosed(error)) return;
+      const notice = (error as KernelError).type === "Cancelled" ? "Stopped." : (error as Error).message;
+      app.dispatch({ type: "local", patch: { running: null, progress: null, notice, said: notice } });
+    }
+  }
+
+  private stop(): void {
+    for (const target of this.app.transport.pending()) {
+      this.app.transport.request("cancel", { target }).reply.catch(() => {});
+    }
+  }
+
+  /** Add to a pin the other surface forms of its token: those alike but for case and space. */
+  private async group(index: number): Promise<void> {
+    const { app } = this;
+    const pin = app.get().traits.pins[index];
+    const raw = app
+      .cells()
+      ?.label(pin?.ids[0] ?? -1)[2]
+      .trim();
+    if (!pin || !raw) return;
+    const alike = ({ label }: Match) => label[2].trim().toLowerCase() === raw.toLowerCase();
+    try {
+      const matches =
+        app.get().connection === "offline"
+          ? this.storedMatches(raw)
+          : (await app.transport.request("search", { text: raw, k: FORMS_ASKED }).reply).value.matches;
+      const forms = matches.filter(alike).map(({ id }) => id);
+      const ids = [...new Set([...pin.ids, ...forms])];
+      const pins = app.get().traits.pins.map((other) => (other === pin ? { ...pin, ids } : other));
+      app.dispatch({ type: "set", traits: { pins } });
+      app.dispatch({ type: "local", patch: { said: `${ids.length} forms are summed` } });
+    } catch (error) {
+      if (!isClosed(error)) app.dispatch({ type: "local", patch: { notice: (error as Error).message } });
+    }
+  }
+
+  private async copy(key: string): Promise<void> {
+    const { app } = this;
+    const state = app.get();
+    const ref = refOf(state, key);
+    const card = state.cards[key] as CardState;
+    const say = (note: string) => app.dispatch({ type: "card", key, patch: { note } });
+    if (!ref) return;
+    if (state.connection === "offline") return say(NEEDS_KERNEL);
+    const { site, lens, k, temperature } = card;
+    try {
+      const ask = { layer: ref.layer, position: ref.position, site, lens, k, temperature };
+      const { value } = await app.transport.request("code", ask).reply;
+      app.offerText(value.code);
+      await navigator.clipboard.writeText(value.code);
+      say("Code copied.");
+    } catch (error) {
+      if (isClosed(error)) return;
+      // a frame may refuse the clipboard; the code is then shown, selected, to be copied by hand
+      say(error instanceof KernelError ? error.message : "Select and copy the code below.");
+    }
+  }
+}
+
+function isClosed(error: unknown): boolean {
+  return error instanceof KernelError && error.type === "Closed";
+}

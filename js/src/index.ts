@@ -1,0 +1,31 @@
+import { createApp } from "./app.ts";
+import type { Traits } from "./protocol.ts";
+import { staticModel } from "./static.ts";
+import type { HostModel } from "./transport.ts";
+import { Root } from "./views/root.ts";
+
+/** Show the widget of a model in an element; the answer takes it away again. */
+function mount(model: HostModel, el: HTMLElement): () => void {
+  const controller = new AbortController();
+  let root: Root | null = null;
+  const app = createApp(model, () => root?.draw(), controller.signal);
+  root = new Root(app, el);
+  app.flush();
+  if (app.get().connection !== "offline") app.transport.request("ping", {}).reply.catch(() => {});
+  return () => controller.abort();
+}
+
+/** anywidget's entry: one call per view. */
+function render({ model, el }: { model: HostModel; el: HTMLElement }): () => void {
+  return mount(model, el);
+}
+
+/**
+ * Show a stored widget in a page without a kernel: what is stored can be looked at in all ways, what needs the
+ * kernel says so. `state` holds the traits; buffers may be base64 text.
+ */
+export function mountStatic(el: HTMLElement, state: Partial<Traits>): () => void {
+  return mount(staticModel(state), el);
+}
+
+export default { render };

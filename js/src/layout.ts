@@ -1,0 +1,120 @@
+import type { CellRef, RunInfo, Traits } from "./protocol.ts";
+
+/** What the rows and columns of the grid are. `rows` and `cols` hold layers or positions, in visual order. */
+export interface Shape {
+  readonly rows: readonly number[];
+  readonly cols: readonly number[];
+  readonly rowsAre: "layers" | "positions";
+  readonly col_px: number;
+  readonly row_px: number;
+  readonly head_row_px: number;
+  readonly head_col_px: number;
+}
+
+/** A half-open range of rows and columns. */
+export interface Window {
+  readonly r0: number;
+  readonly r1: number;
+  readonly c0: number;
+  readonly c1: number;
+}
+
+export interface Scroll {
+  readonly left: number;
+  readonly top: number;
+  readonly width: number;
+  readonly height: number;
+}
+
+export const ROW_PX = 20;
+export const MIN_COL_PX = 24;
+export const MAX_COL_PX = 400;
+/** Keeps the whole widget under 1,500 elements whatever the columns' width. */
+export const MAX_CELLS = 1100;
+const OVERSCAN_ROWS = 2;
+const OVERSCAN_COLS = 2;
+
+/** Layers on show, last first: every `stride`-th counted from the last layer, and the embedding row. */
+export function shownLayers(n_layers: number, stride: number): number[] {
+  const layers: number[] = [];
+  for (let layer = n_layers - 1; layer >= 0; layer -= Math.max(1, stride)) layers.push(layer);
+  layers.push(-1);
+  return layers;
+}
+
+/** Positions on show, in order; special tokens left out when they are hidden. */
+export function shownPositions(run: Pick<RunInfo, "tokens" | "special">, hide_special: boolean): number[] {
+  const positions = run.tokens.map((_, position) => position);
+  const kept = hide_special ? positions.filter((position) => !run.special[position]) : positions;
+  return kept.length ? kept : positions;
+}
+
+export function shapeOf(
+  run: Pick<RunInfo, "n_layers" | "tokens" | "special">,
+  traits: Pick<Traits, "stride" | "hide_special" | "orientation" | "column_width_px">,
+): Shape {
+  const layers = shownLayers(run.n_layers, traits.stride);
+  const positions = shownPositions(run, traits.hide_special);
+  const transposed = traits.orientation === "tokens";
+  return {
+    rows: transposed ? positions : layers,
+    cols: transposed ? layers.reverse() : positions,
+    rowsAre: transposed ? "positions" : "layers",
+    col_px: Math.min(MAX_COL_PX, Math.max(MIN_COL_PX, Math.round(traits.column_width_px))),
+    row_px: ROW_PX,
+    head_row_px: transposed ? 24 : 38,
+    head_col_px: transposed ? 132 : 58,
+  };
+}
+
+export function cellAt(shape: Shape, row: number, col: number): CellRef | undefined {
+  const a = shape.rows[row];
+  const b = shape.cols[col];
+  if (a === undefined || b === undefined) return undefined;
+  return shape.rowsAre === "layers" ? { layer: a, position: b } : { layer: b, position: a };
+}
+
+/** Row and column of a cell; -1 where it is not on show. */
+export function placeOf(shape: Shape, cell: CellRef): { row: number; col: number } {
+  const [row, col] = shape.rowsAre === "layers" ? [cell.layer, cell.position] : [cell.position, cell.layer];
+  return { row: shape.rows.indexOf(row), col: shape.cols.indexOf(col) };
+}
+
+/** The tallest the grid may be, so that rows in view x columns in view stay within `MAX_CELLS`. */
+export function maxHeight(shape: Shape, width_px: number, wanted_px: number): number {
+  const n_cols = Math.min(shape.cols.length, Math.ceil(width_px / shape.col_px) + 2 * OVERSCAN_COLS);
+  const n_rows = Math.max(8, Math.floor(MAX_CELLS / Math.max(1, n_cols)) - 2 * OVERSCAN_ROWS - 1);
+  return Math.min(wanted_px, shape.head_row_px + n_rows * shape.row_px);
+}
+
+/** Rows and columns that must be in the page for a scroll position. `overscan` 0 gives what is visible. */
+export function windowOf(shape: Shape, scroll: Scroll, overscan = true): Window {
+  const rows = overscan ? OVERSCAN_ROWS : 0;
+  const cols = overscan ? OVERSCAN_COLS : 0;
+  const clamp = (value: number, max: number) => Math.max(0, Math.min(max, value));
+  const height = Math.max(0, scroll.height - shape.head_row_px);
+  const width = Math.max(0, scroll.width - shape.head_col_px);
+  return {
+    r0: clamp(Math.floor(scroll.top / shape.row_px) - rows, shape.rows.length),
+    r1: clamp(Math.ceil((scroll.top + height) / shape.row_px) + rows, shape.rows.length),
+    c0: clamp(Math.floor(scroll.left / shape.col_px) - cols, shape.cols.length),
+    c1: clamp(Math.ceil((scroll.left + width) / shape.col_px) + cols, shape.cols.length),
+  };
+}
+
+/** Where to scroll so that a cell is wholly in view, moving as little as possible. */
+export function scrollTo(
+  shape: Shape,
+  scroll: Scroll,
+  row: number,
+  col: number,
+): { left: number; top: number } {
+  const near = (start: number, size: number, from: number, room: number) => {
+    if (start < from) return start;
+    return start + size > from + room ? start + size - room : from;
+  };
+  return {
+    left: near(col * shape.col_px, shape.col_px, scroll.left, scroll.width - shape.head_col_px),
+    top: near(row * shape.row_px, shape.row_px, scroll.top, scroll.height - shape.head_row_px),
+  };
+}

@@ -1,0 +1,71 @@
+import type { Cells } from "./cells.ts";
+import type { CellRef, Pin, RunInfo, Traits } from "./protocol.ts";
+
+/** The run, once there is one. */
+export function runOf(traits: Pick<Traits, "run">): RunInfo | null {
+  return "id" in traits.run ? (traits.run as RunInfo) : null;
+}
+
+/** The prompt as text; of one given as ids, what the kernel made of them. */
+export function promptText(traits: Pick<Traits, "prompt" | "run">): string {
+  if (typeof traits.prompt === "string") return traits.prompt;
+  const text = runOf(traits)?.prompt;
+  return typeof text === "string" ? text : "";
+}
+
+/** Is the top token of a cell the token that follows in the prompt? */
+export function isNext(run: RunInfo, position: number, top_id: number): boolean {
+  return run.tokens[position + 1] === top_id;
+}
+
+/**
+ * The first of the layers on show from which the final answer holds for good, all the way to the last one.
+ * Undefined while a cell on the way is not computed.
+ *
+ * Args: `layers`: those on show, last first.
+ */
+export function settledLayer(
+  cells: Cells,
+  site: string,
+  lens: string,
+  layers: readonly number[],
+  position: number,
+): number | undefined {
+  const final = cells.top(site, lens, cells.run.n_layers - 1, position);
+  if (!final) return undefined;
+  let settled = cells.run.n_layers - 1;
+  for (const layer of layers) {
+    const top = cells.top(site, lens, layer, position);
+    if (!top) return undefined;
+    if (top.id !== final.id) break;
+    settled = layer;
+  }
+  return settled;
+}
+
+/** The pin that a token belongs to. */
+export function pinOf(pins: readonly Pin[], id: number): Pin | undefined {
+  return pins.find((pin) => pin.ids.includes(id));
+}
+
+export function sameCell(a: CellRef | null | undefined, b: CellRef | null | undefined): boolean {
+  return !!a && !!b && a.layer === b.layer && a.position === b.position;
+}
+
+/** Whether a cell lies inside a run. */
+export function isInside(run: RunInfo, cell: CellRef): boolean {
+  return (
+    cell.layer >= -1 && cell.layer < run.n_layers && cell.position >= 0 && cell.position < run.tokens.length
+  );
+}
+
+/** The positions whose trajectories are charted: the chosen ones, else the one that is looked at. */
+export function chartedPositions(
+  traits: Pick<Traits, "trajectory" | "selection">,
+  focus: CellRef | null,
+  run: RunInfo,
+): number[] {
+  const chosen = traits.trajectory.positions.filter((position) => position < run.tokens.length);
+  if (chosen.length) return chosen;
+  return [Math.min(run.tokens.length - 1, (focus ?? traits.selection)?.position ?? run.tokens.length - 1)];
+}

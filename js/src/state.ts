@@ -1,0 +1,109 @@
+import type { Card, CardRef, CellRef, Match, Status, Traits } from "./protocol.ts";
+import { promptText } from "./selectors.ts";
+
+/** What one card knows: how it is asked for, what came back, and what is being searched. */
+export interface CardState {
+  readonly k: number;
+  readonly temperature: number;
+  readonly site: string;
+  readonly lens: string;
+  readonly card: Card | null;
+  readonly isPending: boolean;
+  readonly error: string | null;
+  readonly query: string;
+  readonly matches: readonly Match[] | null;
+  /** Tokens that were searched for, looked up here and along the column. */
+  readonly tracked: readonly number[];
+  readonly note: string | null;
+}
+
+/** Idle; waiting (asked, no answer for a while); gone (the kernel restarted or died); offline (a file). */
+export type Connection = "live" | "waiting" | "gone" | "offline";
+
+export interface Progress {
+  readonly id: string;
+  readonly done: number;
+  readonly total: number;
+}
+
+export interface State {
+  readonly traits: Traits;
+  /** Counts the tiles and trajectories that came in; the numbers themselves lie in `Cells`. */
+  readonly version: number;
+  readonly focus: CellRef | null;
+  readonly draft: string;
+  readonly cards: Readonly<Record<string, CardState>>;
+  readonly connection: Connection;
+  readonly running: string | null;
+  readonly progress: Progress | null;
+  readonly notice: string | null;
+  readonly panel: "help" | "menu" | null;
+  /** Code that was asked for, to be copied by hand where the clipboard is refused. */
+  readonly code: string | null;
+
+  /** What the live region says. */
+  readonly said: string;
+}
+
+export const IDLE: Status = { state: "idle", text: "", done: 0, total: 0 };
+
+export const DEFAULTS: Traits = {
+  run: {},
+  snapshot: {},
+  prompt: "",
+  selection: null,
+  decoded: null,
+  metric: "prob",
+  k: 5,
+  card_k: 20,
+  site: "resid_post",
+  lens: "logit",
+  stride: 1,
+  orientation: "layers",
+  hide_special: false,
+  column_width_px: 72,
+  pins: [],
+  cards: [],
+  trajectory: { metric: "prob", positions: [] },
+  rank_token: null,
+  status: IDLE,
+};
+
+/** What "reset" puts back: how things are looked at, not what was run, pinned or opened. */
+export const LOOKS = [
+  "metric",
+  "site",
+  "lens",
+  "stride",
+  "orientation",
+  "hide_special",
+  "column_width_px",
+  "rank_token",
+  "trajectory",
+] as const satisfies readonly (keyof Traits)[];
+
+export const TRAIT_NAMES = Object.keys(DEFAULTS) as readonly (keyof Traits)[];
+
+/** The card that follows the selection. */
+export const MAIN = "main";
+
+export function keyOf(ref: CardRef): string {
+  return `${ref.layer}:${ref.position}:${ref.site}:${ref.lens}`;
+}
+
+export function initialState(traits: Traits): State {
+  return {
+    traits,
+    version: 0,
+    focus: traits.selection,
+    draft: promptText(traits),
+    cards: {},
+    connection: traits.status.state === "offline" ? "offline" : "live",
+    running: null,
+    progress: null,
+    notice: null,
+    panel: null,
+    code: null,
+    said: "",
+  };
+}

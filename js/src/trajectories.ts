@@ -1,0 +1,124 @@
+import type { Cells } from "./cells.ts";
+import type { TrajectoryMetric } from "./protocol.ts";
+import { readTile } from "./readout.ts";
+import type { Transport } from "./transport.ts";
+
+/** One token at one position through all layers; index 0 is the embedding row. NaN and -1: not computed. */
+export interface Track {
+  readonly log_probs: Float32Array;
+  readonly ranks: Int32Array;
+  /** False when it was put together from stored top tokens and so has gaps. */
+  readonly isExact: boolean;
+}
+
+export interface Trajectories {
+  /** The exact track, if it was fetched, else what the stored cells tell. */
+  track(cells: Cells, site: string, lens: string, position: number, id: number): Track;
+  /** Fetch what is missing of these; the latest wish wins, one request is in flight. */
+  want(cells: Cells, site: string, lens: string, positions: readonly number[], ids: readonly number[]): void;
+}
+
+interface Wish {
+  cells: Cells;
+  site: string;
+  lens: string;
+  positions: readonly number[];
+  ids: readonly number[];
+}
+
+function blank(n_rows: number, isExact: boolean): Track {
+  return {
+    log_probs: new Float32Array(n_rows).fill(Number.NaN),
+    ranks: new Int32Array(n_rows).fill(-1),
+    isExact,
+  };
+}
+
+/** What the stored top tokens say of a token: its log-prob and rank wherever it is among them. */
+export function storedTrack(cells: Cells, site: string, lens: string, position: number, id: number): Track {
+  const track = blank(cells.run.n_layers + 1, false);
+  for (let layer = -1; layer < cells.run.n_layers; layer++) {
+    cells.tops(site, lens, layer, position, 100).forEach((token, rank) => {
+      if (token.id !== id) return;
+      track.log_probs[layer + 1] = token.log_prob;
+      track.ranks[layer + 1] = rank;
+    });
+  }
+  return track;
+}
+
+/** Probabilities of several surface forms are summed; the rank is the best of theirs. */
+export function combine(tracks: readonly Track[], metric: TrajectoryMetric): number[] {
+  const n_rows = tracks[0]?.ranks.length ?? 0;
+  return Array.from({ length: n_rows }, (_, row) => {
+    if (metric === "rank") {
+      const ranks = tracks.map((track) => track.ranks[row] ?? -1).filter((rank) => rank >= 0);
+      return ranks.length ? Math.min(...ranks) : Number.NaN;
+    }
+    const known = tracks.map((track) => track.log_probs[row] ?? Number.NaN).filter((x) => !Number.isNaN(x));
+    if (!known.length) return Number.NaN;
+    const p = known.reduce((sum, x) => sum + Math.exp(x), 0);
+    return metric === "prob" ? p : Math.log(p);
+  });
+}
+
+export function createTrajectories(transport: Transport, arrived: () => void): Trajectories {
+  const tracks = new Map<string, Track>();
+  const refused = new Set<string>();
+  let isBusy = false;
+  let wish: Wish | null = null;
+  const key = (run_id: string, site: string, lens: string, position: number, id: number) =>
+    [run_id, site, lens, position, id].join("\n");
+
+  async function fetch({ cells, site, lens }: Wish, position: number, ids: readonly number[]): Promise<void> {
+    isBusy = true;
+    const { n_layers, id: run_id } = cells.run;
+    const layers = Array.from({ length: n_layers + 1 }, (_, row) => row - 1);
+    try {
+      const ask = { run_id, layers, positions: [position], site, lens, k: 1, track: ids, metrics: [] };
+      const { value, buffers } = await transport.request("read", ask).reply;
+      const { arrays, header } = readTile(value, buffers);
+      cells.addLabels(header.labels);
+      ids.forEach((id) => {
+        const column = header.tracked_ids.indexOf(id);
+        const track = blank(n_layers + 1, true);
+        header.layers.forEach((layer, row) => {
+          const at = row * header.tracked_ids.length + column;
+          track.log_probs[layer + 1] = arrays.get("tracked_log_probs")?.[at] ?? Number.NaN;
+          track.ranks[layer + 1] = arrays.get("tracked_ranks")?.[at] ?? -1;
+        });
+        tracks.set(key(run_id, site, lens, position, id), track);
+      });
+      arrived();
+    } catch {
+      // the chart then shows what is stored, and says so
+      for (const id of ids) refused.add(key(run_id, site, lens, position, id));
+    } finally {
+      isBusy = false;
+      look();
+    }
+  }
+
+  function look(): void {
+    if (isBusy || !wish) return;
+    const { cells, site, lens } = wish;
+    for (const position of wish.positions) {
+      const missing = wish.ids.filter((id) => {
+        const name = key(cells.run.id, site, lens, position, id);
+        return !tracks.has(name) && !refused.has(name);
+      });
+      if (missing.length) return void fetch(wish, position, missing);
+    }
+  }
+
+  return {
+    track(cells, site, lens, position, id) {
+      const exact = tracks.get(key(cells.run.id, site, lens, position, id));
+      return exact ?? storedTrack(cells, site, lens, position, id);
+    },
+    want(cells, site, lens, positions, ids) {
+      wish = { cells, site, lens, positions, ids };
+      look();
+    },
+  };
+}

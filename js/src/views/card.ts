@@ -1,0 +1,290 @@
+import type { App } from "../app.ts";
+import { type Child, h } from "../dom.ts";
+import { fixed, layerPhrase, percent, quoted, rankText, signed } from "../format.ts";
+import type { Card, CardRef, Label, Moved, RunInfo } from "../protocol.ts";
+import { pinColor } from "../scales.ts";
+import { isNext, pinOf } from "../selectors.ts";
+import { type CardState, MAIN } from "../state.ts";
+import { storedCard } from "../stored.ts";
+import { button, select, tokenChip } from "./parts.ts";
+import { searchBox } from "./search.ts";
+
+const KS = [5, 10, 20, 50, 100];
+const TEMPERATURES = [0.5, 0.7, 1, 1.5, 2];
+
+function pinButton(app: App, id: number, label: Label): Child {
+  const pinned = pinOf(app.get().traits.pins, id);
+  const color = pinned ? pinColor(pinned.color, app.theme()) : "";
+  return h("button", {
+    type: "button",
+    class: `lw-pinmark${pinned ? " is-on" : ""}`,
+    style: color ? { "--lw-pin": color } : {},
+    "aria-label": `${pinned ? "Unpin" : "Pin"} ${label[0]}`,
+    "aria-pressed": String(!!pinned),
+    on: {
+      click: () => {
+        if (pinned) app.dispatch({ type: "unpin", index: app.get().traits.pins.indexOf(pinned) });
+        else app.dispatch({ type: "pin", ids: [id], label: label[0] });
+      },
+    },
+  });
+}
+
+function tokenRow(app: App, run: RunInfo, card: Card, i: number): Child {
+  const id = card.ids[i] ?? -1;
+  const label = card.labels[i] ?? ["?", "none", ""];
+  const log_prob = card.log_probs[i] ?? Number.NaN;
+  const below = card.rank_below[i];
+  const p = Math.exp(log_prob);
+  const next = isNext(run, card.position, id);
+  const moved =
+    below === null || below === undefined ? "" : below > i ? " is-up" : below < i ? " is-down" : "";
+  return h(
+    "tr",
+    { key: id, class: next ? "is-next" : "" },
+    h("td", { class: "lw-num" }, i + 1),
+    h("th", { scope: "row" }, tokenChip(label, id), next && h("span", { class: "lw-tag" }, "next")),
+    h(
+      "td",
+      {
+        class: "lw-num lw-prob",
+        style: { "--lw-p": String(p) },
+        title: `log-prob ${fixed(log_prob, 4)} nats`,
+      },
+      percent(p),
+    ),
+    h("td", { class: "lw-num" }, fixed(card.logits[i])),
+    h("td", { class: `lw-num${moved}` }, rankText(below)),
+    h("td", {}, pinButton(app, id, label)),
+  );
+}
+
+function tokenTable(app: App, run: RunInfo, card: Card): Child {
+  const below =
+    card.layer_below === null ? "below" : card.layer_below < 0 ? "in embed" : `in ${card.layer_below}`;
+  const head = ["#", "token", "prob", "logit", below, ""];
+  const titles = ["Rank", "Token", "Probability", "Logit", "Rank one layer below", "Pin"];
+  return h(
+    "div",
+    { class: "lw-scroll", tabindex: "0", role: "group", "aria-label": "Top tokens" },
+    h(
+      "table",
+      { class: "lw-tokens" },
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          head.map((text, i) =>
+            h(
+              "th",
+              { key: i, scope: "col", class: i > 1 ? "lw-num" : "", title: titles[i] },
+              text || h("span", { class: "lw-hidden" }, "pin"),
+            ),
+          ),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        card.ids.map((_, i) => tokenRow(app, run, card, i)),
+      ),
+    ),
+  );
+}
+
+function movedList(title: string, moved: readonly Moved[]): Child {
+  if (!moved.length) return null;
+  return h(
+    "div",
+    { class: "lw-moved" },
+    h("h4", {}, title),
+    h(
+      "ul",
+      {},
+      moved
+        .slice(0, 5)
+        .map(({ id, label, delta }) =>
+          h("li", { key: id }, tokenChip(label, id), h("span", { class: "lw-num" }, signed(delta))),
+        ),
+    ),
+  );
+}
+
+/** The grid's own number of this cell, beside the one just decoded. */
+function gridNumber(app: App, card: Card): Child {
+  const cells = app.cells();
+  const top = cells?.top(card.site, card.lens, card.layer, card.position);
+  if (!cells || !top) return h("span", { class: "lw-dim" }, "not in the grid");
+  return h(
+    "span",
+    { class: "lw-dim" },
+    `grid: ${quoted(cells.label(top.id))} ${percent(Math.exp(top.log_prob))}`,
+  );
+}
+
+function facts(app: App, state: CardState, card: Card): Child {
+  return h(
+    "p",
+    { class: "lw-facts" },
+    h("span", {}, `entropy ${fixed(card.entropy_nats)} nats`),
+    card.temperature !== 1 && h("span", {}, `temperature ${card.temperature}`),
+    gridNumber(app, card),
+    state.isPending && h("span", { class: "lw-dim" }, "decoding…"),
+  );
+}
+
+function trackedList(app: App, state: CardState, card: Card): Child {
+  if (!state.tracked.length) return null;
+  const cells = app.cells();
+  return h(
+    "ul",
+    { class: "lw-tracked" },
+    state.tracked.map((id) => {
+      const found = card.tracked.find((entry) => entry.id === id);
+      const label = cells?.label(id) ?? [`#${id}`, "none", ""];
+      const numbers = found ? `${percent(Math.exp(found.log_prob))}  ${rankText(found.rank)}` : "…";
+      return h(
+        "li",
+        { key: id },
+        tokenChip(label, id),
+        h("span", { class: "lw-num" }, numbers),
+        pinButton(app, id, label),
+      );
+    }),
+  );
+}
+
+function switches(app: App, key: string, state: CardState, run: RunInfo): Child {
+  const ask = (change: Partial<CardState>) => app.dispatch({ type: "ask", key, change });
+  const disabled = app.get().connection === "offline";
+  const withOwn = (values: readonly number[], own: number) =>
+    [...new Set([...values, own])].sort((a, b) => a - b);
+  return h(
+    "div",
+    { class: "lw-switches" },
+    select({
+      label: "Top",
+      disabled,
+      value: String(state.k),
+      options: withOwn(KS, state.k).map(String),
+      change: (k) => ask({ k: Number(k) }),
+    }),
+    select({
+      label: "Temp.",
+      disabled,
+      value: String(state.temperature),
+      options: withOwn(TEMPERATURES, state.temperature).map(String),
+      change: (t) => ask({ temperature: Number(t) }),
+    }),
+    run.sites.length > 1 &&
+      select({
+        label: "Site",
+        disabled,
+        value: state.site,
+        options: run.sites,
+        change: (site) => ask({ site }),
+      }),
+    run.lenses.length > 1 &&
+      select({
+        label: "Lens",
+        disabled,
+        value: state.lens,
+        options: run.lenses,
+        change: (lens) => ask({ lens }),
+      }),
+  );
+}
+
+function heading(app: App, key: string, ref: CardRef, run: RunInfo): Child {
+  const token = run.labels[String(run.tokens[ref.position])] ?? ["", "none", ""];
+  const isMain = key === MAIN;
+  const { cards } = app.get().traits;
+  const isKept = isMain && cards.some((card) => card.layer === ref.layer && card.position === ref.position);
+  const phrase = layerPhrase(ref.layer);
+  return h(
+    "header",
+    { class: "lw-cardhead" },
+    h(
+      "h3",
+      {},
+      `${phrase[0]?.toUpperCase()}${phrase.slice(1)}`,
+      h("span", { class: "lw-dim" }, ` · position ${ref.position} after `),
+      tokenChip(token, run.tokens[ref.position] ?? -1),
+    ),
+    isMain &&
+      button({
+        label: isKept ? "Kept" : "Keep",
+        title: "Keep this card open beside the next (k)",
+        disabled: isKept,
+        click: () => app.dispatch({ type: "keep" }),
+      }),
+    button({
+      label: "Code",
+      title: "Copy as code: the trace that gives this card",
+      click: () => app.dispatch({ type: "copy", key }),
+    }),
+    button({
+      label: "×",
+      title: "Close (Escape)",
+      className: "lw-icon",
+      click: () => app.dispatch({ type: "close", key }),
+    }),
+  );
+}
+
+/** What is shown until the kernel answers: the grid's own top tokens, said to be so. */
+function provisional(app: App, run: RunInfo, ref: CardRef): Child {
+  const stored = storedCard(app.cells(), run, ref, { k: 10 });
+  return stored ? h("div", { class: "is-stale" }, tokenTable(app, run, stored)) : null;
+}
+
+/** One cell, decoded. */
+export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Child {
+  const state = app.get().cards[key];
+  if (!state) return null;
+  const { card } = state;
+  const code = app.get().code;
+  return h(
+    "section",
+    {
+      key,
+      class: "lw-card",
+      "data-card": key,
+      "aria-label": `Decoded cell, ${layerPhrase(ref.layer)}, position ${ref.position}`,
+      "aria-busy": String(state.isPending),
+    },
+    heading(app, key, ref, run),
+    switches(app, key, state, run),
+    state.error && h("p", { class: "lw-error", role: "alert" }, state.error),
+    card
+      ? facts(app, state, card)
+      : state.isPending && h("p", { class: "lw-facts lw-dim" }, "decoding… (grid’s numbers until then)"),
+    card
+      ? h("div", { class: state.isPending ? "is-stale" : "" }, tokenTable(app, run, card))
+      : provisional(app, run, ref),
+    card &&
+      (card.promoted.length > 0 || card.suppressed.length > 0) &&
+      h(
+        "div",
+        { class: "lw-movedpair" },
+        movedList("Promoted here, Δ nats", card.promoted),
+        movedList("Suppressed here", card.suppressed),
+      ),
+    searchBox(app, key, {
+      placeholder: "Find any token (/)",
+      pick: ({ id }) => app.dispatch({ type: "track", key, id }),
+    }),
+    card && trackedList(app, state, card),
+    code &&
+      state.note &&
+      h("textarea", {
+        class: "lw-code",
+        readonly: true,
+        rows: "6",
+        "aria-label": "Code of this card",
+        value: code,
+      }),
+  );
+}

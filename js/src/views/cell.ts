@@ -1,0 +1,62 @@
+import type { App } from "../app.ts";
+import { cellValue, METRICS } from "../metrics.ts";
+import type { CellRef, Label, RunInfo, Traits } from "../protocol.ts";
+import { colorAt, pinColor } from "../scales.ts";
+import { isNext, pinOf, sameCell } from "../selectors.ts";
+
+/** How one cell of the grid looks. */
+export interface Look {
+  readonly text: string;
+  readonly className: string;
+  readonly background: string;
+  readonly ink: string;
+  readonly pin: string;
+}
+
+/** Below this width letters only blur the colours. */
+const TEXT_FROM_PX = 30;
+
+/** A label as it stands in a narrow cell: a leading space is a small mark, not a letter's width. */
+export function brief([text, kind]: Label): string {
+  return kind === "text" && text.length > 1 && text.startsWith("␣") ? `·${text.slice(1)}` : text;
+}
+
+/** All of a cell's look from the state; pure. */
+export function lookOf(
+  app: App,
+  run: RunInfo,
+  traits: Traits,
+  cell: CellRef,
+  settled: number | undefined,
+): Look {
+  const cells = app.cells();
+  const { layer, position } = cell;
+  const top = cells?.top(traits.site, traits.lens, layer, position);
+  const value = cells ? cellValue(cells, traits, layer, position) : undefined;
+  const names = ["lw-cell"];
+  if (sameCell(traits.selection, cell)) names.push("is-selected");
+  let background = "";
+  let ink = "";
+  let pin = "";
+  if (value === undefined) names.push("is-missing");
+  else if (Number.isNaN(value)) names.push("is-nan");
+  else {
+    const spec = METRICS[traits.metric];
+    const color = colorAt(spec.scale, app.theme(), spec.position(value, run));
+    background = color.css;
+    ink = color.ink;
+  }
+  if (top && cells) {
+    const kind = cells.label(top.id)[1];
+    if (kind !== "text") names.push(`is-${kind}`);
+    if (isNext(run, position, top.id)) names.push("is-next");
+    if (settled === layer) names.push("is-settled");
+    const pinned = pinOf(traits.pins, top.id);
+    if (pinned) {
+      pin = pinColor(pinned.color, app.theme());
+      names.push("is-pinned");
+    }
+  }
+  const text = top && cells && traits.column_width_px >= TEXT_FROM_PX ? brief(cells.label(top.id)) : "";
+  return { text, className: names.join(" "), background, ink, pin };
+}

@@ -1,0 +1,173 @@
+import { type Child, h } from "../dom.ts";
+import { fixed, layerName, percent, rankText } from "../format.ts";
+import type { TrajectoryMetric } from "../protocol.ts";
+
+/** One line: a value per row, index 0 being the embedding; NaN where it is not known. */
+export interface Line {
+  readonly name: string;
+  readonly color: string;
+  /** Which dash pattern; one per position. */
+  readonly dash: number;
+  readonly values: readonly number[];
+}
+
+export interface ChartProps {
+  readonly lines: readonly Line[];
+  readonly metric: TrajectoryMetric;
+  readonly n_layers: number;
+  readonly d_vocab: number;
+  readonly width_px: number;
+  /** The focused layer, marked by a rule. */
+  readonly layer: number | null;
+  readonly pick: (layer: number) => void;
+}
+
+const HEIGHT = 170;
+const LEFT = 46;
+const RIGHT = 12;
+const TOP = 10;
+const BOTTOM = 24;
+const DASHES = ["", "5 3", "1.5 3", "8 3 1.5 3"];
+
+interface Axis {
+  y(value: number): number;
+  readonly ticks: readonly number[];
+  text(value: number): string;
+}
+
+export function axisOf(metric: TrajectoryMetric, d_vocab: number, lines: readonly Line[]): Axis {
+  const height = HEIGHT - TOP - BOTTOM;
+  if (metric === "prob") {
+    return { y: (p) => TOP + height * (1 - p), ticks: [0, 0.25, 0.5, 0.75, 1], text: (p) => `${p * 100}%` };
+  }
+  if (metric === "rank") {
+    const top = Math.log10(d_vocab);
+    const ticks = [1, 10, 100, 1000, 10_000, 100_000].filter((n) => n < d_vocab).map((n) => n - 1);
+    return { y: (rank) => TOP + (height * Math.log10(rank + 1)) / top, ticks, text: rankText };
+  }
+  const known = lines.flatMap(({ values }) => values.filter(Number.isFinite));
+  const low = Math.min(-4, Math.floor(Math.min(0, ...known) / 4) * 4);
+  const ticks = [0, 0.25, 0.5, 0.75, 1].map((t) => t * low);
+  return { y: (x) => TOP + (height * x) / low, ticks, text: (x) => fixed(x, 0) };
+}
+
+/** The points of a line as a path, broken where a value is not known. */
+export function pathOf(
+  values: readonly number[],
+  x: (i: number) => number,
+  y: (value: number) => number,
+): string {
+  let isDown = false;
+  return values
+    .map((value, i) => {
+      if (!Number.isFinite(value)) {
+        isDown = false;
+        return "";
+      }
+      const move = isDown ? "L" : "M";
+      isDown = true;
+      return `${move}${x(i).toFixed(1)} ${y(value).toFixed(1)}`;
+    })
+    .join("");
+}
+
+export function valueText(metric: TrajectoryMetric, value: number): string {
+  if (Number.isNaN(value)) return "not computed";
+  if (metric === "rank") return rankText(value);
+  return metric === "prob" ? percent(value) : `${fixed(value)} nats`;
+}
+
+/** A line in a sentence, for those who don't see the chart. */
+function spoken({ name, values }: Line, metric: TrajectoryMetric): string {
+  const last = values.length - 1;
+  return `${name}: embedding ${valueText(metric, values[0] ?? Number.NaN)}, last layer ${valueText(metric, values[last] ?? Number.NaN)}`;
+}
+
+function frame(axis: Axis, x: (i: number) => number, n_rows: number, width_px: number): Child {
+  const every = Math.max(1, Math.ceil(n_rows / Math.max(1, Math.floor(width_px / 60))));
+  const rows = Array.from({ length: n_rows }, (_, row) => row).filter(
+    (row) =>
+      row === 0 || row === n_rows - 1 || ((row - 1) % every === 0 && row > 1 && row < n_rows - every / 2),
+  );
+  return [
+    axis.ticks.map((tick) => [
+      h("line", {
+        key: `g${tick}`,
+        class: "lw-gridline",
+        x1: LEFT,
+        x2: width_px - RIGHT,
+        y1: axis.y(tick),
+        y2: axis.y(tick),
+      }),
+      h(
+        "text",
+        { key: `t${tick}`, class: "lw-axis", x: LEFT - 6, y: axis.y(tick) + 3.5, "text-anchor": "end" },
+        axis.text(tick),
+      ),
+    ]),
+    rows.map((row) =>
+      h(
+        "text",
+        { key: `x${row}`, class: "lw-axis", x: x(row), y: HEIGHT - 8, "text-anchor": "middle" },
+        layerName(row - 1),
+      ),
+    ),
+  ];
+}
+
+/** Trajectories over the layers. A click picks the layer. */
+export function chart(props: ChartProps): Child {
+  const { lines, metric, n_layers, d_vocab, width_px, layer } = props;
+  const n_rows = n_layers + 1;
+  const axis = axisOf(metric, d_vocab, lines);
+  const x = (row: number) => LEFT + (row * (width_px - LEFT - RIGHT)) / Math.max(1, n_rows - 1);
+  const click = (event: MouseEvent) => {
+    const box = (event.currentTarget as Element | null)?.getBoundingClientRect?.() ?? null;
+    const svg = event.target instanceof Element ? event.target.closest("svg") : null;
+    const left = svg?.getBoundingClientRect().left ?? box?.left ?? 0;
+    const row = Math.round(((event.clientX - left - LEFT) / (width_px - LEFT - RIGHT)) * (n_rows - 1));
+    props.pick(Math.max(0, Math.min(n_rows - 1, row)) - 1);
+  };
+  const dots = lines.flatMap((line) =>
+    line.values.map((value, row) => ({ line, value, row })).filter(({ value }) => Number.isFinite(value)),
+  );
+  return h(
+    "svg",
+    {
+      class: "lw-chart",
+      role: "img",
+      width: width_px,
+      height: HEIGHT,
+      viewBox: `0 0 ${width_px} ${HEIGHT}`,
+      "aria-label": `Over the layers. ${lines.map((line) => spoken(line, metric)).join(". ")}`,
+      on: { click },
+    },
+    frame(axis, x, n_rows, width_px),
+    layer !== null &&
+      h("line", { class: "lw-rule", x1: x(layer + 1), x2: x(layer + 1), y1: TOP, y2: HEIGHT - BOTTOM }),
+    lines.map((line) =>
+      h("path", {
+        key: line.name,
+        class: "lw-line",
+        d: pathOf(line.values, x, axis.y),
+        stroke: line.color,
+        "stroke-dasharray": DASHES[line.dash % DASHES.length],
+      }),
+    ),
+    dots.length <= 400 &&
+      dots.map(({ line, value, row }) =>
+        h(
+          "circle",
+          {
+            key: `${line.name} ${row}`,
+            class: "lw-dot",
+            cx: x(row),
+            cy: axis.y(value),
+            r: layer === row - 1 ? 4 : 2.2,
+            fill: line.color,
+          },
+          h("title", {}, `${line.name}, ${layerName(row - 1)}: ${valueText(metric, value)}`),
+        ),
+      ),
+  );
+}

@@ -1,0 +1,30 @@
+import type { App } from "../app.ts";
+import { joined, layerPhrase, percent, quoted } from "../format.ts";
+import { cellValue, METRICS } from "../metrics.ts";
+import type { CellRef } from "../protocol.ts";
+import { isNext, runOf } from "../selectors.ts";
+
+/** A cell in one sentence, for the line under the grid, which is also the live region. */
+export function describe(app: App, cell: CellRef): string {
+  const { traits } = app.get();
+  const run = runOf(traits);
+  const cells = app.cells();
+  if (!run || !cells) return "";
+  const { layer, position } = cell;
+  const token = cells.label(run.tokens[position] ?? -1);
+  const whole = joined(run, position);
+  const where = `${layerPhrase(layer)}, position ${position} after ${quoted(token)}${whole ? ` (part of ${whole})` : ""}`;
+  const top = cells.top(traits.site, traits.lens, layer, position);
+  if (!top) return `${where}: not computed`;
+  const spec = METRICS[traits.metric];
+  const value = cellValue(cells, traits, layer, position);
+  const parts = [`${quoted(cells.label(top.id))} ${percent(Math.exp(top.log_prob))}`];
+  if (traits.metric !== "prob")
+    parts.push(
+      value === undefined
+        ? `${spec.name.toLowerCase()} not computed`
+        : `${spec.name.toLowerCase()} ${spec.format(value)}`,
+    );
+  if (isNext(run, position, top.id)) parts.push("which is the next token");
+  return `${where}: ${parts.join(", ")}`;
+}

@@ -1,0 +1,317 @@
+import type { App } from "../app.ts";
+import { layerName } from "../format.ts";
+import {
+  cellAt,
+  maxHeight,
+  placeOf,
+  type Scroll,
+  type Shape,
+  scrollTo,
+  shapeOf,
+  shownLayers,
+  type Window,
+  windowOf,
+} from "../layout.ts";
+import type { CellRef, RunInfo } from "../protocol.ts";
+import { runOf, settledLayer } from "../selectors.ts";
+import { brief, lookOf } from "./cell.ts";
+import { type CellNode, fitCells, makeRow, paint, type RowNode } from "./gridrow.ts";
+
+export interface Grid {
+  readonly element: HTMLElement;
+  draw(): void;
+  /** Bring a cell into view and give it the focus. */
+  focus(cell: CellRef): void;
+  /** The cell under an element of the grid. */
+  cellOf(target: EventTarget | null): CellRef | undefined;
+  /** How many whole rows are in view. */
+  pageRows(): number;
+}
+
+const WANTED_HEIGHT_PX = 700;
+
+/** The grid: only what is in view is in the page, and it scrolls natively under headers that stay. */
+export class GridView implements Grid {
+  readonly element = document.createElement("div");
+  private readonly body = document.createElement("div");
+  private readonly head = makeRow("columnheader");
+  private rows: RowNode[] = [];
+  private shape: Shape | null = null;
+  private shapeKey: unknown[] = [];
+  private settled = new Map<number, number | undefined>();
+  private settledKey: unknown[] = [];
+  private size = { width: 0, height: 0 };
+  private kept = { left: 0, top: 0 };
+  private wantsFocus = false;
+  private scrollFrame = 0;
+
+  constructor(private readonly app: App) {
+    const { element, body, head } = this;
+    element.className = "lw-grid";
+    element.setAttribute("role", "grid");
+    element.setAttribute("aria-label", "Top token at every layer and position");
+    body.className = "lw-body";
+    body.setAttribute("role", "rowgroup");
+    head.element.classList.add("lw-head");
+    head.element.setAttribute("aria-rowindex", "1");
+    element.append(head.element, body);
+    const { signal } = app;
+    element.addEventListener("scroll", () => this.scrolled(), { signal, passive: true });
+    const observer = new ResizeObserver(() => this.resized());
+    observer.observe(element);
+    signal.addEventListener("abort", () => {
+      observer.disconnect();
+      cancelAnimationFrame(this.scrollFrame);
+    });
+  }
+
+  private scrolled(): void {
+    if (this.element.clientWidth) this.kept = { left: this.element.scrollLeft, top: this.element.scrollTop };
+    if (!this.scrollFrame) {
+      this.scrollFrame = requestAnimationFrame(() => {
+        this.scrollFrame = 0;
+        this.draw();
+      });
+    }
+  }
+
+  private resized(): void {
+    const { clientWidth: width, clientHeight: height } = this.element;
+    if (!width) return;
+    if (!this.size.width) {
+      // a host that windows its cells takes the widget out of the page and back, which forgets the scroll
+      this.element.scrollTo(this.kept);
+    }
+    if (width === this.size.width && height === this.size.height) return;
+    this.size = { width, height };
+    this.draw();
+  }
+
+  private scroll(): Scroll {
+    return { left: this.element.scrollLeft, top: this.element.scrollTop, ...this.size };
+  }
+
+  pageRows(): number {
+    const shape = this.shape;
+    return shape ? Math.max(1, Math.floor((this.size.height - shape.head_row_px) / shape.row_px) - 1) : 1;
+  }
+
+  cellOf(target: EventTarget | null): CellRef | undefined {
+    const element = target instanceof Element ? target.closest("[role=gridcell]") : null;
+    if (!element || !this.shape) return undefined;
+    for (const row of this.rows) {
+      const cell =
+        row.element === element.parentElement && row.cells.find((node) => node.element === element);
+      if (cell) return cellAt(this.shape, row.row, cell.col);
+    }
+    return undefined;
+  }
+
+  currentShape(): Shape | null {
+    return this.shape;
+  }
+
+  focus(cell: CellRef): void {
+    if (!this.shape) return;
+    const { row, col } = placeOf(this.shape, cell);
+    if (row < 0 || col < 0) return;
+    this.element.scrollTo(scrollTo(this.shape, this.scroll(), row, col));
+    this.wantsFocus = true;
+    this.draw();
+  }
+
+  draw(): void {
+    const { traits } = this.app.get();
+    const run = runOf(traits);
+    this.element.hidden = !run;
+    if (!run) return;
+    // asked first: what scrolls out of view takes the focus with it
+    const hadFocus = this.hasFocusInside();
+    this.reshape(run);
+    const shape = this.shape as Shape;
+    const window = windowOf(shape, this.scroll());
+    this.report(shape);
+    this.drawHead(run, shape, window);
+    this.fitRows(shape, window);
+    const focus = this.focusPlace(shape);
+    let focused: CellNode | undefined;
+    for (const row of this.rows) focused = this.drawRow(row, run, shape, window, focus) ?? focused;
+    this.keepFocus(focused, hadFocus);
+  }
+
+  private focusPlace(shape: Shape) {
+    const { focus } = this.app.get();
+    const place = focus ? placeOf(shape, focus) : { row: 0, col: shape.cols.length - 1 };
+    return place.row < 0 || place.col < 0 ? { row: 0, col: shape.cols.length - 1 } : place;
+  }
+
+  private hasFocusInside(): boolean {
+    const root = this.element.getRootNode() as Document | ShadowRoot;
+    return !!root.activeElement && this.element.contains(root.activeElement);
+  }
+
+  /** The focused cell may leave the page while it scrolls: the grid itself then holds the focus and the keys. */
+  private keepFocus(focused: CellNode | undefined, hadFocus: boolean): void {
+    this.element.tabIndex = focused ? -1 : 0;
+    if (focused && (this.wantsFocus || hadFocus)) {
+      this.wantsFocus = false;
+      const root = this.element.getRootNode() as Document | ShadowRoot;
+      if (root.activeElement !== focused.element) focused.element.focus({ preventScroll: true });
+    } else if (!focused && hadFocus) this.element.focus({ preventScroll: true });
+  }
+
+  /** Sizes that follow from the traits; rows are laid out anew when they change. */
+  private reshape(run: RunInfo): void {
+    const { traits } = this.app.get();
+    const { stride, hide_special, orientation, column_width_px } = traits;
+    const key = [run, stride, hide_special, orientation, column_width_px];
+    const { width } = this.size;
+    if (key.some((value, i) => value !== this.shapeKey[i])) {
+      const before = this.shape;
+      const left = before ? this.element.scrollLeft / before.col_px : 0;
+      this.shapeKey = key;
+      this.shape = shapeOf(run, traits);
+      for (const row of [this.head, ...this.rows]) {
+        for (const { element } of row.cells) element.remove();
+        row.cells = [];
+      }
+      this.layOut(run, this.shape);
+      if (before && left) this.element.scrollLeft = left * this.shape.col_px;
+    }
+    const shape = this.shape as Shape;
+    const height = Math.min(
+      maxHeight(shape, width, WANTED_HEIGHT_PX),
+      shape.head_row_px + shape.rows.length * shape.row_px + 2,
+    );
+    this.element.style.setProperty("--lw-grid-height", `${height + 14}px`);
+  }
+
+  private layOut(run: RunInfo, shape: Shape): void {
+    const { element, body } = this;
+    const set = (name: string, px: number) => element.style.setProperty(name, `${px}px`);
+    set("--lw-col", shape.col_px);
+    set("--lw-row", shape.row_px);
+    set("--lw-head-row", shape.head_row_px);
+    set("--lw-head-col", shape.head_col_px);
+    set("--lw-width", shape.head_col_px + shape.cols.length * shape.col_px);
+    body.style.height = `${shape.rows.length * shape.row_px}px`;
+    element.setAttribute("aria-rowcount", String(shape.rows.length + 1));
+    element.setAttribute("aria-colcount", String(shape.cols.length + 1));
+    element.classList.toggle("is-transposed", shape.rowsAre === "positions");
+    element.classList.toggle("is-tiny", shape.col_px < 44);
+    this.head.header.textContent = shape.rowsAre === "layers" ? "layer" : `token · ${run.tokens.length}`;
+  }
+
+  private report(shape: Shape): void {
+    const seen = windowOf(shape, this.scroll(), false);
+    const rows = Math.max(1, seen.r1 - seen.r0);
+    const cols = Math.max(1, seen.c1 - seen.c0);
+    const clip = (items: readonly number[], from: number, to: number) => items.slice(Math.max(0, from), to);
+    const inView = [clip(shape.rows, seen.r0, seen.r1), clip(shape.cols, seen.c0, seen.c1)] as const;
+    const near = [
+      clip(shape.rows, seen.r0 - rows, seen.r1 + rows),
+      clip(shape.cols, seen.c0 - cols, seen.c1 + cols),
+    ] as const;
+    const i = shape.rowsAre === "layers" ? 0 : 1;
+    const lastFirst = (layers: readonly number[]) => [...layers].sort((a, b) => b - a);
+    this.app.setViewport({
+      layers: lastFirst(inView[i]),
+      positions: inView[1 - i] as number[],
+      nearLayers: lastFirst(near[i]),
+      nearPositions: near[1 - i] as number[],
+    });
+  }
+
+  private drawHead(run: RunInfo, shape: Shape, window: Window): void {
+    const cells = this.app.cells();
+    fitCells(this.head, "columnheader", window, shape.col_px, shape.head_col_px);
+    for (const cell of this.head.cells) {
+      if (cell.last) continue;
+      cell.last = "drawn";
+      const value = shape.cols[cell.col] ?? 0;
+      const isToken = shape.rowsAre === "layers";
+      const label = cells?.label(run.tokens[value] ?? -1);
+      cell.text.data = isToken ? (label ? brief(label) : "") : layerName(value);
+      cell.element.className = `lw-colhead${isToken && label && label[1] !== "text" ? ` is-${label[1]}` : ""}`;
+      cell.element.dataset.at = isToken ? String(value) : "";
+    }
+  }
+
+  private fitRows(shape: Shape, { r0, r1 }: Window): void {
+    const free = this.rows.filter(({ row }) => row < r0 || row >= r1);
+    const kept = new Map(
+      this.rows.filter(({ row }) => row >= r0 && row < r1).map((node) => [node.row, node]),
+    );
+    const next: RowNode[] = [];
+    let before: ChildNode | null = this.body.firstChild;
+    for (let row = r0; row < r1; row++) {
+      let node = kept.get(row);
+      if (!node) {
+        node = free.pop() ?? makeRow("rowheader");
+        node.row = row;
+        for (const cell of node.cells) cell.last = "";
+        node.element.setAttribute("aria-rowindex", String(row + 2));
+      }
+      node.element.style.top = `${row * shape.row_px}px`;
+      if (node.element === before) before = before.nextSibling;
+      else this.body.insertBefore(node.element, before);
+      next.push(node);
+    }
+    for (const { element } of free) element.remove();
+    this.rows = next;
+  }
+
+  private drawRow(
+    node: RowNode,
+    run: RunInfo,
+    shape: Shape,
+    window: Window,
+    focus: { row: number; col: number },
+  ): CellNode | undefined {
+    const { traits } = this.app.get();
+    this.drawRowHead(node, run, shape);
+    fitCells(node, "gridcell", window, shape.col_px, shape.head_col_px);
+    let focused: CellNode | undefined;
+    for (const cell of node.cells) {
+      const ref = cellAt(shape, node.row, cell.col);
+      if (!ref) continue;
+      const isFocused = node.row === focus.row && cell.col === focus.col;
+      if (isFocused) focused = cell;
+      paint(cell, lookOf(this.app, run, traits, ref, this.settledAt(ref.position)), isFocused);
+    }
+    return focused;
+  }
+
+  private drawRowHead({ header, row }: RowNode, run: RunInfo, shape: Shape): void {
+    const value = shape.rows[row] ?? 0;
+    let text = layerName(value);
+    let kind = value === run.n_layers - 1 ? "last" : "";
+    if (shape.rowsAre === "positions") {
+      const label = this.app.cells()?.label(run.tokens[value] ?? -1) ?? ["", "none", ""];
+      text = brief(label as never);
+      kind = label[1];
+    }
+    const className = `lw-rowhead${kind && kind !== "text" ? ` is-${kind}` : ""}`;
+    if (header.textContent !== text) header.textContent = text;
+    if (header.className !== className) header.className = className;
+    const at = shape.rowsAre === "positions" ? String(value) : "";
+    if (header.dataset.at !== at) header.dataset.at = at;
+  }
+
+  /** The settled layer of a column, worked out once per change. */
+  private settledAt(position: number): number | undefined {
+    const { traits, version } = this.app.get();
+    const cells = this.app.cells();
+    const key = [cells, version, traits.site, traits.lens, traits.stride];
+    if (key.some((value, i) => value !== this.settledKey[i])) {
+      this.settledKey = key;
+      this.settled.clear();
+    }
+    if (!cells) return undefined;
+    if (!this.settled.has(position)) {
+      const layers = shownLayers(cells.run.n_layers, traits.stride);
+      this.settled.set(position, settledLayer(cells, traits.site, traits.lens, layers, position));
+    }
+    return this.settled.get(position);
+  }
+}

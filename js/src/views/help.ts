@@ -1,0 +1,48 @@
+import type { App } from "../app.ts";
+import { type Child, h } from "../dom.ts";
+import { button } from "./parts.ts";
+
+export const KEYS: readonly (readonly [keys: string, does: string])[] = [
+  ["← → ↑ ↓", "move by a cell"],
+  ["Home  End", "first or last column; with Ctrl, corner"],
+  ["PageUp  PageDown", "move by a screenful"],
+  ["Enter  Space", "decode the cell in the kernel"],
+  ["k", "keep the card open beside the next"],
+  ["p", "pin or unpin the cell’s top token"],
+  ["t", "chart this position, or chart it no more"],
+  ["/", "find any token"],
+  ["[  ]", "narrower or wider columns"],
+  ["Escape", "close what is open"],
+  ["?", "this list"],
+];
+
+export function help(app: App): Child {
+  if (app.get().panel !== "help") return null;
+  return h(
+    "section",
+    { class: "lw-panel lw-help", "aria-label": "Keys" },
+    h(
+      "header",
+      { class: "lw-cardhead" },
+      h("h3", {}, "Keys in the grid"),
+      button({
+        label: "×",
+        className: "lw-icon",
+        title: "Close (Escape)",
+        click: () => app.dispatch({ type: "local", patch: { panel: null } }),
+      }),
+    ),
+    h(
+      "dl",
+      {},
+      KEYS.map(([keys, does]) => [
+        h(
+          "dt",
+          { key: keys },
+          keys.split("  ").map((key, i) => [i > 0 && " ", h("kbd", { key }, key)]),
+        ),
+        h("dd", { key: `${keys} does` }, does),
+      ]),
+    ),
+  );
+}

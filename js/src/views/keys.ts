@@ -1,0 +1,124 @@
+import type { App } from "../app.ts";
+import { cellAt, MAX_COL_PX, MIN_COL_PX, placeOf } from "../layout.ts";
+import type { CellRef } from "../protocol.ts";
+import { chartedPositions, pinOf, runOf } from "../selectors.ts";
+import { MAIN } from "../state.ts";
+import { describe } from "./describe.ts";
+import type { GridView } from "./grid.ts";
+
+const COLUMN_STEP_PX = 8;
+
+/** Where an arrow or page key leads from a place in the grid; null for other keys. Pure. */
+export function target(
+  key: string,
+  ctrl: boolean,
+  from: { row: number; col: number },
+  size: { rows: number; cols: number; page: number },
+): { row: number; col: number } | null {
+  const { row, col } = from;
+  const lastRow = size.rows - 1;
+  const lastCol = size.cols - 1;
+  const to: Record<string, [number, number]> = {
+    ArrowUp: [row - 1, col],
+    ArrowDown: [row + 1, col],
+    ArrowLeft: [row, col - 1],
+    ArrowRight: [row, col + 1],
+    PageUp: [row - size.page, col],
+    PageDown: [row + size.page, col],
+    Home: [ctrl ? 0 : row, 0],
+    End: [ctrl ? lastRow : row, lastCol],
+  };
+  const found = to[key];
+  if (!found || (ctrl && !key.match(/Home|End/))) return null;
+  return { row: Math.max(0, Math.min(lastRow, found[0])), col: Math.max(0, Math.min(lastCol, found[1])) };
+}
+
+/** Where the focus is, or would be on entering the grid. */
+export function focusOf(app: App, grid: GridView): CellRef | null {
+  const shape = grid.currentShape();
+  if (!shape) return null;
+  const { focus } = app.get();
+  const place = focus && placeOf(shape, focus);
+  if (focus && place && place.row >= 0 && place.col >= 0) return focus;
+  return cellAt(shape, 0, shape.cols.length - 1) ?? null;
+}
+
+/** Move the focus: bring the cell into view and say what it is. */
+export function moveFocus(app: App, grid: GridView, cell: CellRef): void {
+  app.dispatch({ type: "focus", cell, said: describe(app, cell) });
+  grid.focus(cell);
+}
+
+function move(app: App, grid: GridView, event: KeyboardEvent): boolean {
+  const shape = grid.currentShape();
+  const cell = focusOf(app, grid);
+  if (!shape || !cell) return false;
+  const size = { rows: shape.rows.length, cols: shape.cols.length, page: grid.pageRows() };
+  const to = target(event.key, event.ctrlKey || event.metaKey, placeOf(shape, cell), size);
+  const next = to && cellAt(shape, to.row, to.col);
+  if (!next) return false;
+  moveFocus(app, grid, next);
+  return true;
+}
+
+/** Pin the top token of a cell, or unpin it. */
+export function togglePin(app: App, cell: CellRef): void {
+  const { traits } = app.get();
+  const cells = app.cells();
+  const top = cells?.top(traits.site, traits.lens, cell.layer, cell.position);
+  if (!cells || !top) return;
+  const pinned = pinOf(traits.pins, top.id);
+  if (pinned) app.dispatch({ type: "unpin", index: traits.pins.indexOf(pinned) });
+  else app.dispatch({ type: "pin", ids: [top.id], label: cells.label(top.id)[0] });
+}
+
+function toggleCharted(app: App, cell: CellRef): void {
+  const { traits, focus } = app.get();
+  const run = runOf(traits);
+  if (!run) return;
+  const { trajectory } = traits;
+  const now = trajectory.positions.length ? chartedPositions(traits, focus, run) : [];
+  const has = now.includes(cell.position);
+  const positions = has ? now.filter((position) => position !== cell.position) : [...now, cell.position];
+  app.dispatch({ type: "set", traits: { trajectory: { ...trajectory, positions } } });
+}
+
+export function widen(app: App, by: number): void {
+  const wide = app.get().traits.column_width_px + by;
+  app.dispatch({
+    type: "set",
+    traits: { column_width_px: Math.max(MIN_COL_PX, Math.min(MAX_COL_PX, wide)) },
+  });
+}
+
+/** Escape closes one thing at a time, the newest first. False when there is nothing to close. */
+export function closeOne(app: App): boolean {
+  const { panel, notice, traits } = app.get();
+  if (panel) app.dispatch({ type: "local", patch: { panel: null } });
+  else if (notice) app.dispatch({ type: "local", patch: { notice: null } });
+  else if (traits.selection) app.dispatch({ type: "close", key: MAIN });
+  else return false;
+  return true;
+}
+
+/** A key in the grid. True when it was ours. */
+export function gridKey(app: App, grid: GridView, event: KeyboardEvent, search: () => void): boolean {
+  if (event.altKey) return false;
+  if (move(app, grid, event)) return true;
+  if (event.ctrlKey || event.metaKey) return false;
+  const cell = focusOf(app, grid);
+  const does: Record<string, () => void> = {
+    Enter: () => cell && app.dispatch({ type: "open", cell }),
+    " ": () => cell && app.dispatch({ type: "open", cell }),
+    k: () => app.dispatch({ type: "keep" }),
+    p: () => cell && togglePin(app, cell),
+    t: () => cell && toggleCharted(app, cell),
+    "/": search,
+    "[": () => widen(app, -COLUMN_STEP_PX),
+    "]": () => widen(app, COLUMN_STEP_PX),
+    "?": () => app.dispatch({ type: "local", patch: { panel: app.get().panel === "help" ? null : "help" } }),
+  };
+  const act = does[event.key];
+  act?.();
+  return !!act;
+}

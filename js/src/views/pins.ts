@@ -1,0 +1,172 @@
+import type { App } from "../app.ts";
+import { type Child, h } from "../dom.ts";
+import type { Pin, RunInfo, TrajectoryMetric } from "../protocol.ts";
+import { pinColor } from "../scales.ts";
+import { chartedPositions } from "../selectors.ts";
+import { combine } from "../trajectories.ts";
+import { chart, type Line, valueText } from "./chart.ts";
+import { button, select, tokenChip } from "./parts.ts";
+import { searchBox } from "./search.ts";
+
+function linesOf(app: App, positions: readonly number[]): { lines: Line[]; isExact: boolean } {
+  const { pins, site, lens, trajectory } = app.get().traits;
+  const cells = app.cells();
+  let isExact = true;
+  const lines: Line[] = [];
+  if (!cells) return { lines, isExact };
+  for (const pin of pins) {
+    positions.forEach((position, dash) => {
+      const tracks = pin.ids.map((id) => app.trajectories.track(cells, site, lens, position, id));
+      isExact &&= tracks.every((track) => track.isExact);
+      const name = positions.length > 1 ? `${pin.label} at ${position}` : pin.label;
+      lines.push({
+        name,
+        color: pinColor(pin.color, app.theme()),
+        dash,
+        values: combine(tracks, trajectory.metric),
+      });
+    });
+  }
+  return { lines, isExact };
+}
+
+function pinChip(app: App, pin: Pin, index: number, lines: readonly Line[], layer: number): Child {
+  const { trajectory } = app.get().traits;
+  const cells = app.cells();
+  const mine = lines.find((line) => line.name === pin.label || line.name.startsWith(`${pin.label} at `));
+  const value = mine?.values[layer + 1];
+  const forms = pin.ids.map((id) => cells?.label(id)[0] ?? `#${id}`).join(", ");
+  return h(
+    "li",
+    {
+      key: `${pin.ids}`,
+      class: "lw-pin",
+      style: { "--lw-pin": pinColor(pin.color, app.theme()) },
+      title: pin.ids.length > 1 ? `Sum of ${forms}` : `id ${pin.ids[0]}`,
+    },
+    h("i", { class: "lw-dotmark" }),
+    h("bdi", { class: "lw-token", dir: "auto" }, pin.label),
+    pin.ids.length > 1 && h("span", { class: "lw-dim" }, `×${pin.ids.length}`),
+    value !== undefined && h("span", { class: "lw-num" }, valueText(trajectory.metric, value)),
+    pin.ids.length === 1 &&
+      button({
+        label: "Σ",
+        className: "lw-icon",
+        title: `Sum with the other forms of ${pin.label}`,
+        click: () => app.dispatch({ type: "group", index }),
+      }),
+    button({
+      label: "×",
+      className: "lw-icon",
+      title: `Unpin ${pin.label}`,
+      click: () => app.dispatch({ type: "unpin", index }),
+    }),
+  );
+}
+
+function positionChips(app: App, run: RunInfo, positions: readonly number[]): Child {
+  const { trajectory } = app.get().traits;
+  const isFollowing = !trajectory.positions.length;
+  const set = (next: readonly number[]) =>
+    app.dispatch({ type: "set", traits: { trajectory: { ...trajectory, positions: next } } });
+  return h(
+    "span",
+    { class: "lw-positions" },
+    isFollowing ? "at position " : "at ",
+    positions.map((position) => {
+      const token = tokenChip(
+        run.labels[String(run.tokens[position])] ?? ["", "none", ""],
+        run.tokens[position] ?? -1,
+      );
+      if (isFollowing) return h("span", { key: position }, `${position} `, token);
+      const title = `Stop charting position ${position}`;
+      return h(
+        "button",
+        {
+          key: position,
+          type: "button",
+          class: "lw-button lw-small",
+          title,
+          "aria-label": title,
+          on: { click: () => set(positions.filter((p) => p !== position)) },
+        },
+        `${position} `,
+        token,
+        " ×",
+      );
+    }),
+    isFollowing &&
+      button({
+        label: "hold",
+        className: "lw-small",
+        title: "Keep charting this position (t adds the focused one)",
+        click: () => set(positions),
+      }),
+  );
+}
+
+/** The pinned tokens and their course over the layers. */
+export function pinsView(app: App, run: RunInfo, width_px: number): Child {
+  const { traits, focus, connection } = app.get();
+  const { pins, trajectory } = traits;
+  const positions = chartedPositions(traits, focus, run);
+  const { lines, isExact } = linesOf(app, positions);
+  const layer = (focus ?? traits.selection)?.layer ?? run.n_layers - 1;
+  const pick = (next: number) =>
+    app.dispatch({ type: "focus", cell: { layer: next, position: positions[0] ?? 0 } });
+  const metrics = [
+    ["prob", "Probability"],
+    ["log_prob", "Log-prob"],
+    ["rank", "Rank"],
+  ] as const;
+  return h(
+    "section",
+    { class: "lw-pins", "aria-label": "Pinned tokens" },
+    h(
+      "div",
+      { class: "lw-pinbar" },
+      pins.length > 0 &&
+        h(
+          "ul",
+          { class: "lw-pinlist" },
+          pins.map((pin, index) => pinChip(app, pin, index, lines, layer)),
+        ),
+      searchBox(app, "pins", {
+        placeholder: "Pin a token…",
+        pick: ({ id, label }) => app.dispatch({ type: "pin", ids: [id], label: label[0] }),
+      }),
+    ),
+    pins.length > 0 && [
+      h(
+        "div",
+        { class: "lw-chartbar" },
+        select({
+          label: "Chart",
+          value: trajectory.metric,
+          options: metrics,
+          change: (metric) =>
+            app.dispatch({
+              type: "set",
+              traits: { trajectory: { ...trajectory, metric: metric as TrajectoryMetric } },
+            }),
+        }),
+        positionChips(app, run, positions),
+        !isExact &&
+          h(
+            "span",
+            { class: "lw-dim" },
+            connection === "offline" ? "stored top tokens only: gaps are not computed" : "fetching…",
+          ),
+      ),
+      chart({
+        lines,
+        metric: trajectory.metric,
+        n_layers: run.n_layers,
+        d_vocab: run.d_vocab,
+        width_px,
+        layer,
+        pick,
+      }),
+    ],
+  );
+}

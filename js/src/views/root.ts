@@ -1,0 +1,186 @@
+import type { App } from "../app.ts";
+import { delegate, h, patch } from "../dom.ts";
+import { layerPhrase } from "../format.ts";
+import { MAX_COL_PX, MIN_COL_PX } from "../layout.ts";
+import { runOf } from "../selectors.ts";
+import { keyOf, MAIN } from "../state.ts";
+import { followTheme } from "../theme.ts";
+import { cardView } from "./card.ts";
+import { describe } from "./describe.ts";
+import { GridView } from "./grid.ts";
+import { help } from "./help.ts";
+import { closeOne, focusOf, gridKey, moveFocus } from "./keys.ts";
+import { legend } from "./legend.ts";
+import { pinsView } from "./pins.ts";
+import { controls, infoLine, menu, notice, promptForm } from "./toolbar.ts";
+import { Tooltip } from "./tooltip.ts";
+
+const EVENTS = ["click", "change", "input", "keydown"];
+
+function section(className: string): HTMLDivElement {
+  const element = document.createElement("div");
+  element.className = className;
+  return element;
+}
+
+/** The whole widget in an element: its sections, and the events that need more than a handler. */
+export class Root {
+  readonly element = section("lenswidget");
+  readonly grid: GridView;
+  private readonly tooltip: Tooltip;
+  private readonly top = section("lw-top");
+  private readonly side = section("lw-side");
+  private readonly line = section("lw-line");
+  private readonly kept = section("lw-kept");
+  private readonly below = section("lw-below");
+  private readonly over = section("lw-over");
+  private width_px = 0;
+
+  constructor(
+    private readonly app: App,
+    host: HTMLElement,
+  ) {
+    const { element, line } = this;
+    const { signal } = app;
+    this.grid = new GridView(app);
+    this.tooltip = new Tooltip(app);
+    line.setAttribute("role", "status");
+    line.setAttribute("aria-live", "polite");
+    const main = section("lw-main");
+    const left = section("lw-left");
+    left.append(this.grid.element, line);
+    main.append(left, this.side);
+    element.append(this.top, main, this.kept, this.below, this.over, this.tooltip.element);
+    delegate(element, EVENTS, signal);
+    this.listen(signal);
+    followTheme((theme) => {
+      element.dataset.theme = theme;
+      app.setTheme(theme);
+    }, signal);
+    const observer = new ResizeObserver(() => this.resized());
+    observer.observe(element);
+    signal.addEventListener("abort", () => {
+      observer.disconnect();
+      element.remove();
+    });
+    host.append(element);
+  }
+
+  private listen(signal: AbortSignal): void {
+    const { element, app, grid } = this;
+    element.addEventListener("keydown", (event) => this.keydown(event), { signal });
+    grid.element.addEventListener(
+      "click",
+      (event) => {
+        const cell = grid.cellOf(event.target);
+        if (cell) app.dispatch({ type: "open", cell });
+      },
+      { signal },
+    );
+    grid.element.addEventListener(
+      "pointermove",
+      (event) => this.tooltip.show(grid.cellOf(event.target) ?? null, event),
+      { signal },
+    );
+    grid.element.addEventListener("pointerleave", () => this.tooltip.show(null), { signal });
+    grid.element.addEventListener("pointerdown", (event) => this.dragColumn(event), { signal });
+    // before the host's own listeners: a shortcut of the host must not fire from our keys, but Ctrl+S must
+    window.addEventListener("keydown", (event) => this.guard(event), { signal, capture: true });
+  }
+
+  /** JupyterLab skips its shortcuts below this attribute; it looks on the way down, so set it before it does. */
+  private guard(event: KeyboardEvent): void {
+    const isChord = (event.ctrlKey || event.metaKey) && event.key !== "Enter";
+    const suppress = !isChord && event.composedPath().includes(this.element);
+    this.element.toggleAttribute("data-lm-suppress-shortcuts", suppress);
+  }
+
+  private keydown(event: KeyboardEvent): void {
+    const target = event.composedPath()[0];
+    const isTyping = target instanceof Element && target.matches("input, textarea, select");
+    const isInGrid = target instanceof Node && this.grid.element.contains(target);
+    let isOurs = false;
+    if (event.key === "Escape" && !event.defaultPrevented) {
+      isOurs = closeOne(this.app);
+      const cell = isOurs && focusOf(this.app, this.grid);
+      if (cell) moveFocus(this.app, this.grid, cell);
+    } else if (isInGrid) isOurs = gridKey(this.app, this.grid, event, () => this.search());
+    else if (!isTyping && (event.key === "?" || event.key === "/")) {
+      isOurs = gridKey(this.app, this.grid, event, () => this.search());
+    }
+    if (isOurs) event.preventDefault();
+    // hosts listen further up; chords such as Ctrl+S stay theirs, and Tab and Escape lead out
+    const isTheirs =
+      event.ctrlKey || event.metaKey || event.key === "Tab" || (event.key === "Escape" && !isOurs);
+    if (isOurs || !isTheirs || (isTyping && event.key === "Enter")) event.stopPropagation();
+  }
+
+  /** Go to the search box of the card, or to that of the pins when no card is open. */
+  private search(): void {
+    const boxes = [...this.element.getElementsByTagName("input")].filter((box) => box.dataset.search);
+    (boxes.find((box) => box.dataset.search === MAIN) ?? boxes.at(-1))?.focus();
+  }
+
+  /** Drag the right edge of a column's header. */
+  private dragColumn(event: PointerEvent): void {
+    const header = event.target instanceof Element ? event.target.closest<HTMLElement>(".lw-colhead") : null;
+    const box = header?.getBoundingClientRect();
+    if (!header || !box || event.clientX < box.right - 7) return;
+    event.preventDefault();
+    const { app } = this;
+    const start = { x: event.clientX, width: app.get().traits.column_width_px };
+    const drag = new AbortController();
+    const signal = AbortSignal.any([drag.signal, app.signal]);
+    const move = ({ clientX }: PointerEvent) => {
+      const wide = Math.max(MIN_COL_PX, Math.min(MAX_COL_PX, start.width + clientX - start.x));
+      app.dispatch({ type: "set", traits: { column_width_px: Math.round(wide) } });
+    };
+    window.addEventListener("pointermove", move, { signal });
+    for (const end of ["pointerup", "pointercancel"])
+      window.addEventListener(end, () => drag.abort(), { signal });
+  }
+
+  private resized(): void {
+    const width = this.element.clientWidth;
+    if (!width || width === this.width_px) return;
+    this.width_px = width;
+    this.app.flush();
+  }
+
+  draw(): void {
+    const { app } = this;
+    const state = app.get();
+    const run = runOf(state.traits);
+    patch(this.top, [promptForm(app), infoLine(app), notice(app), controls(app), legend(app)]);
+    this.grid.draw();
+    patch(this.side, [help(app), this.mainCard(), !run && h("p", { class: "lw-dim" }, "No run yet.")]);
+    const refs = state.traits.cards;
+    patch(this.kept, [run && refs.map((ref) => cardView(app, keyOf(ref), ref, run))]);
+    patch(this.below, [run && pinsView(app, run, Math.max(280, this.width_px - 26))]);
+    patch(this.over, [menu(app)]);
+    const text = state.said || (state.focus ? describe(app, state.focus) : "");
+    if (this.line.textContent !== text) this.line.textContent = text;
+    this.tooltip.draw();
+  }
+
+  private mainCard() {
+    const { app } = this;
+    const { traits, cards } = app.get();
+    const run = runOf(traits);
+    if (!run) return null;
+    const { selection } = traits;
+    const card = cards[MAIN];
+    if (selection && card)
+      return cardView(app, MAIN, { ...selection, site: card.site, lens: card.lens }, run);
+    return h(
+      "div",
+      { class: "lw-hint" },
+      h("p", {}, "Click a cell: the kernel decodes it again and shows its top tokens here."),
+      h(
+        "p",
+        { class: "lw-dim" },
+        `Rows are layers: ${layerPhrase(-1)} at the bottom, the model’s own answer on top. Keys: press ? in the grid.`,
+      ),
+    );
+  }
+}

@@ -1,0 +1,284 @@
+import type { App } from "../app.ts";
+import { type Child, h } from "../dom.ts";
+import { percent, quoted } from "../format.ts";
+import { METRICS } from "../metrics.ts";
+import type { Metric, RunInfo, Traits } from "../protocol.ts";
+import { runOf } from "../selectors.ts";
+import type { State } from "../state.ts";
+import { button, checkbox, select } from "./parts.ts";
+
+/** The prompt, and the button that runs it. */
+export function promptForm(app: App): Child {
+  const { draft, running, connection } = app.get();
+  const offline = connection === "offline";
+  const run = () => app.dispatch({ type: "run" });
+  const keydown = (event: KeyboardEvent) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    run();
+  };
+  return h(
+    "div",
+    { class: "lw-prompt" },
+    h("textarea", {
+      rows: String(Math.min(6, draft.split("\n").length)),
+      "aria-label": "Prompt",
+      title: "Enter runs, Shift+Enter makes a new line",
+      spellcheck: "false",
+      dir: "auto",
+      readonly: offline,
+      value: draft,
+      on: {
+        keydown,
+        input: (event: Event) =>
+          app.dispatch({ type: "draft", text: (event.target as HTMLTextAreaElement).value }),
+      },
+    }),
+    running
+      ? button({
+          label: "Stop",
+          className: "lw-primary",
+          title: "Stop what is running",
+          click: () => app.dispatch({ type: "stop" }),
+        })
+      : button({
+          label: "Run",
+          className: "lw-primary",
+          title: offline ? "This needs the kernel" : "Run the model on this prompt (Enter)",
+          disabled: offline,
+          click: run,
+        }),
+  );
+}
+
+function set(app: App): (traits: Partial<Traits>) => void {
+  return (traits) => app.dispatch({ type: "set", traits });
+}
+
+/** A metric needs the token that it ranks: the model's own prediction, until another is chosen. */
+function setMetric(app: App, metric: Metric): void {
+  const { rank_token } = app.get().traits;
+  const cells = app.cells();
+  const last = cells
+    ? cells.top(
+        app.get().traits.site,
+        app.get().traits.lens,
+        cells.run.n_layers - 1,
+        cells.run.tokens.length - 1,
+      )
+    : undefined;
+  const chosen = app.get().traits.pins[0]?.ids[0] ?? last?.id ?? null;
+  set(app)(metric === "rank" && rank_token === null ? { metric, rank_token: chosen } : { metric });
+}
+
+function rankChoice(app: App, traits: Traits): Child {
+  if (traits.metric !== "rank") return null;
+  const cells = app.cells();
+  const ids = [
+    ...new Set([
+      ...(traits.rank_token === null ? [] : [traits.rank_token]),
+      ...traits.pins.flatMap((pin) => pin.ids),
+    ]),
+  ];
+  return select({
+    label: "of",
+    value: String(traits.rank_token ?? ""),
+    options: ids.map((id) => [String(id), cells?.label(id)[0] ?? `#${id}`] as const),
+    change: (id) => set(app)({ rank_token: Number(id) }),
+  });
+}
+
+/** What is looked at, and how. */
+export function controls(app: App): Child {
+  const { traits, panel } = app.get();
+  const run = runOf(traits);
+  if (!run) return null;
+  const put = set(app);
+  const metrics = Object.entries(METRICS).map(([name, { name: text }]) => [name, text] as const);
+  const strides = [...new Set([1, 2, 3, 4, 5, 8, 10, traits.stride])]
+    .filter((n) => n < Math.max(2, run.n_layers))
+    .sort((a, b) => a - b);
+  return h(
+    "div",
+    { class: "lw-controls", role: "toolbar", "aria-label": "View" },
+    select({
+      label: "Colour",
+      value: traits.metric,
+      options: metrics,
+      change: (metric) => setMetric(app, metric as Metric),
+    }),
+    rankChoice(app, traits),
+    run.sites.length > 1 &&
+      select({ label: "Site", value: traits.site, options: run.sites, change: (site) => put({ site }) }),
+    run.lenses.length > 1 &&
+      select({ label: "Lens", value: traits.lens, options: run.lenses, change: (lens) => put({ lens }) }),
+    select({
+      label: "Layers",
+      value: String(traits.stride),
+      options: strides.map((n) => [String(n), n === 1 ? "all" : `every ${n}`] as const),
+      change: (stride) => put({ stride: Number(stride) }),
+    }),
+    select({
+      label: "Down",
+      value: traits.orientation,
+      options: ["layers", "tokens"],
+      change: (orientation) => put({ orientation: orientation as Traits["orientation"] }),
+    }),
+    run.special.some(Boolean) &&
+      checkbox("hide special", traits.hide_special, (hide_special) => put({ hide_special })),
+    h("span", { class: "lw-gap" }),
+    button({
+      label: "⋯",
+      className: "lw-icon",
+      title: "More",
+      expanded: panel === "menu",
+      click: () => app.dispatch({ type: "local", patch: { panel: panel === "menu" ? null : "menu" } }),
+    }),
+    button({
+      label: "?",
+      className: "lw-icon",
+      title: "Keys (?)",
+      expanded: panel === "help",
+      click: () => app.dispatch({ type: "local", patch: { panel: panel === "help" ? null : "help" } }),
+    }),
+  );
+}
+
+/** The menu behind "⋯". */
+export function menu(app: App): Child {
+  const { traits, panel } = app.get();
+  if (panel !== "menu") return null;
+  const put = set(app);
+  const number = (
+    name: "k" | "card_k" | "column_width_px",
+    label: string,
+    min: number,
+    max: number,
+    step: number,
+  ) =>
+    h(
+      "label",
+      { class: "lw-field" },
+      h("span", {}, label),
+      h("input", {
+        type: "number",
+        min: String(min),
+        max: String(max),
+        step: String(step),
+        value: String(traits[name]),
+        on: {
+          change: (event: Event) => {
+            const value = Math.round(Number((event.target as HTMLInputElement).value));
+            if (value >= min && value <= max) put({ [name]: value });
+          },
+        },
+      }),
+    );
+  const act = (type: "png" | "reset") => () => {
+    app.dispatch({ type: "local", patch: { panel: null } });
+    app.dispatch({ type });
+  };
+  return h(
+    "div",
+    { class: "lw-panel lw-menu", role: "group", "aria-label": "More" },
+    number("column_width_px", "Column width, px", 24, 400, 4),
+    number("k", "Tokens kept per cell", 1, 100, 1),
+    number("card_k", "Tokens on a card", 1, 1000, 5),
+    button({ label: "Download PNG", click: act("png") }),
+    button({ label: "Reset view", click: act("reset") }),
+  );
+}
+
+/** The model's own answer, in words. */
+function prediction(app: App, run: RunInfo): Child {
+  const cells = app.cells();
+  const { site, lens } = app.get().traits;
+  const last = cells?.top(site, lens, run.n_layers - 1, run.tokens.length - 1);
+  if (!cells || !last) return null;
+  return h(
+    "span",
+    {},
+    "next: ",
+    h("strong", {}, h("bdi", {}, quoted(cells.label(last.id)))),
+    ` ${percent(Math.exp(last.log_prob))}`,
+  );
+}
+
+function badge(run: RunInfo): Child {
+  const { fidelity } = run;
+  if (!fidelity) return null;
+  const error = fidelity.max_abs_error;
+  const size = error === 0 ? "exact" : `±${error.toExponential(0)}`;
+  return h(
+    "span",
+    {
+      class: `lw-badge ${fidelity.ok ? "is-ok" : "is-bad"}`,
+      title: fidelity.text,
+      tabindex: "0",
+      role: "img",
+      "aria-label": `Fidelity: ${fidelity.text}`,
+    },
+    fidelity.ok ? `✓ faithful ${size}` : `⚠ not the model’s own logits: ${size}`,
+  );
+}
+
+/** What the kernel is doing, in a few words. */
+export function activity(state: State): { text: string; kind: string } {
+  const { connection, running, progress, traits } = state;
+  if (connection === "offline") return { text: "Saved view: no kernel", kind: "off" };
+  if (connection === "gone") return { text: "Kernel gone: run the cell again to reconnect", kind: "off" };
+  const amount = progress?.total ? ` ${Math.round((100 * progress.done) / progress.total)} %` : "";
+  if (running) return { text: `Running the model${amount}`, kind: "busy" };
+  if (connection === "waiting") return { text: "Waiting for the kernel", kind: "busy" };
+  if (traits.status.state === "working")
+    return { text: `${traits.status.text || "Working"}${amount}`, kind: "busy" };
+  if (traits.status.state === "error") return { text: traits.status.text, kind: "off" };
+  return { text: "Live", kind: "idle" };
+}
+
+/** The model, its answer, whether the numbers are its own, and the kernel's state. */
+export function infoLine(app: App): Child {
+  const state = app.get();
+  const run = runOf(state.traits);
+  const { text, kind } = activity(state);
+  return h(
+    "div",
+    { class: "lw-info" },
+    run &&
+      h(
+        "span",
+        { class: "lw-model", title: `${run.n_layers} layers, ${run.d_vocab} tokens in the vocabulary` },
+        `${run.model} · ${run.dtype}${run.quantization ? ` · ${run.quantization}` : ""}`,
+      ),
+    run && h("span", {}, `${run.tokens.length} tokens`),
+    run && prediction(app, run),
+    h("span", { class: "lw-gap" }),
+    run && badge(run),
+    h("span", { class: `lw-state is-${kind}`, role: "status" }, text),
+    kind === "busy" &&
+      !state.running &&
+      button({
+        label: "Stop",
+        className: "lw-small",
+        title: "Drop what is waiting",
+        click: () => app.dispatch({ type: "stop" }),
+      }),
+  );
+}
+
+/** An error in the kernel's own words, above the last good grid. */
+export function notice(app: App): Child {
+  const { notice: text } = app.get();
+  if (!text) return null;
+  return h(
+    "div",
+    { class: "lw-notice", role: "alert" },
+    h("span", {}, text),
+    button({
+      label: "×",
+      className: "lw-icon",
+      title: "Dismiss",
+      click: () => app.dispatch({ type: "local", patch: { notice: null } }),
+    }),
+  );
+}

@@ -1,0 +1,83 @@
+import type { App } from "../app.ts";
+import { type Child, h, patch } from "../dom.ts";
+import { fixed, joined, layerPhrase, percent } from "../format.ts";
+import { cellValue, METRICS } from "../metrics.ts";
+import type { CellRef } from "../protocol.ts";
+import { runOf } from "../selectors.ts";
+import { tokenChip } from "./parts.ts";
+
+const N_TOKENS = 5;
+const AWAY_PX = 14;
+
+function content(app: App, cell: CellRef): Child {
+  const { traits } = app.get();
+  const run = runOf(traits);
+  const cells = app.cells();
+  if (!run || !cells) return null;
+  const { layer, position } = cell;
+  const { site, lens, metric } = traits;
+  const id = run.tokens[position] ?? -1;
+  const whole = joined(run, position);
+  const tops = cells.tops(site, lens, layer, position, N_TOKENS);
+  const value = cellValue(cells, traits, layer, position);
+  const entropy = cells.scalar(site, lens, "entropy", layer, position);
+  const spec = METRICS[metric];
+  return [
+    h(
+      "p",
+      { class: "lw-dim" },
+      `${layerPhrase(layer)} · position ${position} after `,
+      tokenChip(cells.label(id), id),
+      whole && ` part of ${whole}`,
+    ),
+    !tops.length && h("p", {}, "not computed"),
+    h(
+      "ol",
+      {},
+      tops.map((top) =>
+        h(
+          "li",
+          { key: top.id },
+          tokenChip(cells.label(top.id), top.id),
+          h("span", { class: "lw-num" }, percent(Math.exp(top.log_prob))),
+        ),
+      ),
+    ),
+    metric !== "prob" &&
+      metric !== "entropy" &&
+      value !== undefined &&
+      h("p", {}, `${spec.name}: ${spec.format(value)}`),
+    entropy !== undefined && h("p", { class: "lw-dim" }, `entropy ${fixed(entropy)} nats`),
+  ];
+}
+
+/** The numbers of the cell under the pointer. It takes no events and is hidden from readers, who have the line below. */
+export class Tooltip {
+  readonly element = document.createElement("div");
+  private cell: CellRef | null = null;
+
+  constructor(private readonly app: App) {
+    this.element.className = "lw-tooltip";
+    this.element.setAttribute("aria-hidden", "true");
+    this.element.hidden = true;
+  }
+
+  show(cell: CellRef | null, event?: PointerEvent): void {
+    this.cell = cell;
+    this.draw();
+    if (!cell || !event) return;
+    const root = this.element.parentElement?.getBoundingClientRect();
+    if (!root) return;
+    const { offsetWidth: width, offsetHeight: height } = this.element;
+    const x = event.clientX - root.left + AWAY_PX;
+    const y = event.clientY - root.top + AWAY_PX;
+    const left = x + width > root.width ? Math.max(0, x - width - 2 * AWAY_PX) : x;
+    const top = event.clientY + AWAY_PX + height > window.innerHeight ? y - height - 2 * AWAY_PX : y;
+    this.element.style.transform = `translate(${left}px, ${top}px)`;
+  }
+
+  draw(): void {
+    this.element.hidden = !this.cell;
+    if (this.cell) patch(this.element, [content(this.app, this.cell)]);
+  }
+}
