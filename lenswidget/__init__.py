@@ -2,6 +2,8 @@
 
 from lenswidget.demo import demo_model
 from lenswidget.errors import LensError
+from lenswidget.model import LanguageModel
+from lenswidget.modules import TracedModel
 
 __version__ = "0.1.0"
-__all__ = ["LensError", "demo_model"]
+__all__ = ["LanguageModel", "LensError", "TracedModel", "demo_model"]

@@ -48,7 +48,7 @@ class OutOfOrderError(TraceError):
     """A write to a module that the forward has already passed."""
 
 
-class NotReachedError(TraceError, AttributeError):
+class NotReachedError(TraceError):
     """A read of a module that did not run in this forward."""
 
 

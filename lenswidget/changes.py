@@ -1,0 +1,112 @@
+"""What a trace's body has changed so far, kept so that another run can be changed the same way."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lenswidget.forward import Forward
+from lenswidget.order import Point
+from lenswidget.values import leaves, replace_leaves
+
+
+class Change(NamedTuple):
+    """One change: made while the forward waited at `at`, to the value at `target`."""
+
+    at: Point
+    target: Point
+    kind: str  # "assign", "skip", or "in place"
+    leaf: int  # which tensor of the value was changed in place
+    value: Any
+
+
+class Changes:
+    """Watches the values that the body holds, and remembers each change with the moment it was made.
+
+    An in-place change is noticed by the tensor's version counter, between the moment when the body is
+    given control and the moment when it gives it back: what the forward itself changes does not count.
+    """
+
+    def __init__(self) -> None:
+        self.made: list[Change] = []
+        self._held: list[list[Any]] = []  # point, leaf, tensor, version when the body took over
+        self._uncounted: list[tuple[Point, int, Tensor, Tensor]] = []  # without a version: a copy to compare
+        self._mutable: list[tuple[Point, Any, list[Any]]] = []  # containers whose items may be replaced
+
+    def hold(self, point: Point, value: Any) -> None:
+        """Watch the tensors of a value that the body is given, in the form in which the forward holds it."""
+        self._held = [held for held in self._held if held[0] != point]
+        found = leaves(value)
+        if isinstance(value, (list, dict)):
+            self._mutable = [held for held in self._mutable if held[0] != point] + [(point, value, found)]
+        for index, leaf in enumerate(found):
+            if not isinstance(leaf, Tensor):
+                continue
+            if leaf.is_inference():
+                self._uncounted.append((point, index, leaf, leaf.clone()))
+            else:
+                self._held.append([point, index, leaf, leaf._version])
+
+    def body_takes_over(self) -> None:
+        """From here on, changes are the body's."""
+        for held in self._held:
+            held[3] = held[2]._version
+
+    def body_gives_back(self, at: Point) -> None:
+        """Remember what the body has changed in place since it took over."""
+        for held in self._held:
+            if held[2]._version != held[3]:
+                self.made.append(Change(at, held[0], "in place", held[1], held[2].clone()))
+                held[3] = held[2]._version
+        for point, index, tensor, before in self._uncounted:
+            if not torch.equal(tensor, before):
+                self.made.append(Change(at, point, "in place", index, tensor.clone()))
+        for index, (point, value, before) in enumerate(self._mutable):
+            now = leaves(value)
+            if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
+                self.assigned(point, value, at)
+                self._mutable[index] = (point, value, now)
+        # only the value at hand is compared: to keep a copy of every value would double their memory
+        self._uncounted.clear()
+
+    def assigned(self, point: Point, value: Any, at: Point | None = None) -> None:
+        """Remember that the body has put `value` in the place of what the forward had."""
+        self.made.append(Change(at or point, point, "assign", 0, replace_leaves(value, _copy)))
+
+    def skipped(self, point: Point, value: Any) -> None:
+        """Remember that the module is not to run on the input that it has been given."""
+        self.made.append(Change(point, point, "skip", 0, replace_leaves(value, _copy)))
+
+    def stops(self) -> set[Point]:
+        """Where another run must stop to be changed the same way."""
+        return {change.at for change in self.made} | {change.target for change in self.made}
+
+    def apply(self, forward: Forward, values: dict[Point, Any]) -> None:
+        """Make the changes that belong where `forward` waits.
+
+        Args:
+            forward: another run of the same model, at one of `stops`.
+            values: that run's values at the stops before.
+        """
+        at = forward.position
+        assert at is not None
+        values[at] = forward.value
+        for change in self.made:
+            if change.at != at:
+                continue
+            if change.kind == "in place":
+                _overwrite(leaves(values[change.target])[change.leaf], change.value)
+            elif change.kind == "skip":
+                forward.skip(replace_leaves(change.value, _copy))
+            elif change.target == at:
+                values[at] = forward.reply = replace_leaves(change.value, _copy)
+
+
+def _overwrite(tensor: Tensor, value: Tensor) -> None:
+    # autograd refuses to change a leaf in place: the body did it without gradients, so this does too
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not (tensor.is_leaf and tensor.requires_grad)):
+        tensor.copy_(value)
+
+
+def _copy(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf

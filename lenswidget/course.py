@@ -1,0 +1,182 @@
+"""The way of a trace through its model: how far the forward has come, and how to get anywhere else."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from torch import nn
+
+from lenswidget import isolation
+from lenswidget.changes import Changes
+from lenswidget.forward import NOTHING, Forward
+from lenswidget.order import CallOrder, Place, Point
+from lenswidget.rerun import Inputs, run_to
+from lenswidget.tracebacks import name_module
+
+
+class Course:
+    """The forward in progress, and reruns where something has been passed.
+
+    Whether a point has been passed is known only where it was watched for. Elsewhere it is guessed from
+    earlier forwards, and the guess is checked: a forward that ended without meeting a point that was
+    thought to lie ahead is lost, and is run again to where it stood when it is next needed.
+
+    Attributes:
+        at: where the forward stands; None before its start and after its end.
+        value: what the forward had there.
+        reply: what the rest of the forward will see in its place.
+        has_ended: the body asked for the end, and it has been reached.
+        result: what the model returned, where it came to its end.
+        replayed: what the last rerun found.
+    """
+
+    def __init__(
+        self, inputs: Inputs, root: nn.Module, order: CallOrder, changes: Changes, *, is_generation: bool
+    ) -> None:
+        self.at: Point | None = None
+        self.value: Any = None
+        self.reply: Any = None
+        self.has_ended = False
+        self.result: Any = NOTHING
+        self.replayed: Any = None
+        self._inputs = inputs
+        self._root = root
+        self._order = order
+        self._changes = changes
+        self._is_generation = is_generation
+        self._ambient = isolation.take()
+        self._switch = isolation.Switch()
+        self._forward: Forward | None = None
+
+    @property
+    def step(self) -> int:
+        """How many calls of the root came before the one in progress."""
+        return self._forward.step if self._forward is not None else 0
+
+    def skip(self, value: Any) -> None:
+        """Let the module that has just been given its input return `value` unrun."""
+        self._standing().skip(value)
+
+    def has_passed(self, point: Point) -> bool:
+        """Whether the point lies behind: known in a generation, otherwise perhaps a guess."""
+        if self.has_ended or self.at is None:
+            return self.has_ended
+        known = self._forward.has_passed(point) if self._forward is not None else None
+        if known is not None:
+            return known
+        # where nothing is known, a rerun finds out without going further than the body has asked
+        return not (self._order.knows(point) and self._order.is_before(self.at, point))
+
+    def go_on(self, point: Point, place: Place, *also: Point) -> bool:
+        """Move the forward to the point, or to the first of the other points.
+
+        Returns:
+            whether it stands at one of them now; otherwise it has ended, and is lost.
+        """
+        forward = self._standing()
+        forward.watch(point, place.around)
+        reached = self._advance(forward, {point, *also})
+        if reached is None:
+            self.result, self._forward = forward.result, None
+            return False
+        self.at = reached
+        self.value = self.reply = forward.value
+        return True
+
+    def look_back(self, point: Point, place: Place) -> bool:
+        """Run the model again, with the changes made so far, to see what stood at a point that has passed.
+
+        Returns:
+            whether the rerun met the point before it came to where the forward stands; what stood there is
+            then in `replayed`. Otherwise the point lies ahead, if anywhere.
+        """
+        self._inputs.check_repeatable(f"{place.path or 'the model'}.{point.kind}")
+        stops = {point} if self.at is None else {point, self.at}
+        rerun = self._fresh(self._inputs.start_again)
+        rerun.watch(point, place.around)
+        with self._inputs.random_state_kept():
+            met = run_to(rerun, stops, self._changes, {})
+        self.replayed = rerun.value
+        rerun.close()
+        return met == point
+
+    def to_end(self) -> Any:
+        """Run to the end, as the body has asked; returns what the model returns."""
+        if not self.has_ended:
+            forward = self._standing()
+            self._advance(forward, ())
+            self.end(forward.result)
+        return self.result
+
+    def end(self, result: Any) -> None:
+        """The forward is at its end, as the body has asked, and this is what the model returned."""
+        self.result, self.has_ended, self.at, self._forward = result, True, None, None
+        self.value = self.reply = None
+
+    def called(self) -> list[nn.Module]:
+        """The modules that run in this forward, in order of their first call."""
+        if self._is_generation:
+            return self._forward.called() if self._forward is not None else []
+        self._scout(None)
+        return self._order.called()
+
+    def n_returned(self, place: Place) -> int | None:
+        """Of how many parts is the tuple that the module returns; None for anything but a tuple."""
+        seen = self._forward.returned if self._forward is not None else {}
+        if place.module not in seen and not self._order.has_returned(place.module):
+            self._scout(Point(place.module, "output"))
+        return seen.get(place.module, self._order.n_returned(place.module))
+
+    def close(self) -> None:
+        """End the forward wherever it is, and put the thread's state back."""
+        forward, self._forward = self._forward, None
+        self.value = self.reply = self.replayed = None
+        try:
+            if forward is not None:
+                forward.close()
+        finally:
+            self._switch.close()
+
+    def _standing(self) -> Forward:
+        """The forward in progress: begun now, or run again to where it stood if it was lost."""
+        if self._forward is None and self.at is None:
+            self._forward = self._fresh(self._inputs.start)
+        elif self._forward is None:
+            assert self.at is not None
+            self._inputs.check_repeatable("more of the model")
+            forward = self._fresh(self._inputs.start_again)
+            values: dict[Point, Any] = {}
+            with self._inputs.random_state_kept():
+                run_to(forward, {self.at}, self._changes, values)
+                self._changes.apply(forward, values)
+            self._forward = forward
+        return self._forward
+
+    def _advance(self, forward: Forward, stops: Collection[Point]) -> Point | None:
+        if self.at is not None:
+            forward.reply = self.reply
+        try:
+            return forward.advance(stops)
+        except BaseException as error:
+            self._forward = None
+            name_module(error, self._root)
+            raise
+
+    def _fresh(self, start: Callable[[], Any], *, watch_all: bool = False) -> Forward:
+        return Forward(
+            start,
+            self._root,
+            self._switch,
+            self._ambient,
+            self._order,
+            watch_all=watch_all or self._is_generation or not self._order.is_complete,
+            count_steps=self._is_generation,
+        )
+
+    def _scout(self, until: Point | None) -> None:
+        """Run once more, unchanged and watching everything, to learn what this model calls."""
+        if self._is_generation or (until is None and self._order.is_complete):
+            return
+        rerun = self._fresh(self._inputs.start_again, watch_all=True)
+        with self._inputs.random_state_kept():
+            run_to(rerun, set() if until is None else {until}, Changes(), {})
+        rerun.close()

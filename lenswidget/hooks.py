@@ -1,0 +1,93 @@
+"""Hooks set and removed at the cost of a dict entry, so that a trace that reads one value stays cheap.
+
+`register_forward_hook` does the same through a handle object; for a trace that sets a handful of hooks
+and removes them a millisecond later the handles would cost more than the hooks.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+InputHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
+OutputHook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
+# Asked at each call of a module that may be skipped: a pair of whether, and what it returns instead.
+SkipHook = Callable[[nn.Module], tuple[bool, Any]]
+
+
+class Hooks:
+    """The hooks of one forward: at most one on the input and one on the output of each module."""
+
+    def __init__(self, on_input: InputHook, on_output: OutputHook, on_forward: SkipHook) -> None:
+        self._on_input = on_input
+        self._on_output = on_output
+        self._on_forward = on_forward
+        self._inputs: set[nn.Module] = set()
+        self._outputs: set[nn.Module] = set()
+        self._stubs: list[_Stub] = []
+
+    def watch_input(self, module: nn.Module) -> None:
+        """From its next call on, `module` reports what it is given."""
+        if module not in self._inputs:
+            self._inputs.add(module)
+            # the object itself is the key: it is unique, and at hand for the removal
+            module._forward_pre_hooks[self] = self._on_input  # pyright: ignore
+            module._forward_pre_hooks_with_kwargs[self] = True  # pyright: ignore
+
+    def watch_output(self, module: nn.Module) -> None:
+        """From its next call on, `module` reports what it returns."""
+        if module not in self._outputs:
+            self._outputs.add(module)
+            module._forward_hooks[self] = self._on_output  # pyright: ignore
+
+    def watch_forward(self, module: nn.Module) -> None:
+        """From its next call on, `module` asks whether it is to be skipped.
+
+        A call settles what it will run before it looks for hooks, so `forward` itself must be stood in for.
+        """
+        stub = module.__dict__.get("forward")
+        if not isinstance(stub, _Stub):
+            stub = module.__dict__["forward"] = _Stub(module)
+        if self._on_forward not in stub.askers:
+            stub.askers.append(self._on_forward)
+            self._stubs.append(stub)
+
+    def remove(self) -> None:
+        """Take every hook away; calling it again does nothing."""
+        for module in self._inputs:
+            module._forward_pre_hooks.pop(self, None)  # pyright: ignore
+            module._forward_pre_hooks_with_kwargs.pop(self, None)  # pyright: ignore
+        for module in self._outputs:
+            module._forward_hooks.pop(self, None)  # pyright: ignore
+        for stub in self._stubs:
+            stub.forget(self._on_forward)
+        self._inputs.clear()
+        self._outputs.clear()
+        self._stubs.clear()
+        del self._on_input, self._on_output, self._on_forward  # they hold the forward, which holds this
+
+
+class _Stub:
+    """Stands in for a module's `forward` while any forward may skip it; several may, and end in any order."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.askers: list[SkipHook] = []
+        self._module = module
+        self._had_own = "forward" in module.__dict__  # accelerate puts one there
+        self._forward = module.forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for asker in self.askers:
+            is_skipped, value = asker(self._module)
+            if is_skipped:
+                return value
+        return self._forward(*args, **kwargs)
+
+    def forget(self, asker: SkipHook) -> None:
+        self.askers.remove(asker)
+        attributes = self._module.__dict__
+        if not self.askers and attributes.get("forward") is self:
+            if self._had_own:
+                attributes["forward"] = self._forward
+            else:
+                del attributes["forward"]

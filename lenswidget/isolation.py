@@ -1,0 +1,141 @@
+"""The ambient state of torch, taken and put back whenever the body and the forward change places.
+
+Torch keeps grad mode, inference mode, autocast, the default dtype and device, function and dispatch
+modes and saved-tensor hooks per thread. Body and forward share a thread, so each would otherwise see
+what the other has switched on.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils import _device as device_module
+from torch.utils import _python_dispatch
+
+C: Any = torch._C  # pyright: ignore
+_AUTOGRAD: Any = C._autograd
+_DISPATCH: Any = _python_dispatch
+_DEFAULT_DEVICE: Any = torch._GLOBAL_DEVICE_CONTEXT  # pyright: ignore
+_autocast_devices = ("cpu",)
+
+
+class TorchState(NamedTuple):
+    """What torch would do at one moment, beyond what a call itself says."""
+
+    is_inference: bool
+    is_grad: bool
+    dtype: torch.dtype
+    autocast: tuple[Any, ...]
+    function_modes: tuple[Any, ...]
+    dispatch_modes: tuple[Any, ...]
+    saved_tensor_hooks: tuple[Any, ...]
+    device: Any
+    default_device: Any
+
+
+def take() -> TorchState:
+    """The state of this thread as it is now; costs about a microsecond."""
+    n_function_modes = C._len_torch_function_stack()
+    return TorchState(
+        torch.is_inference_mode_enabled(),
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        _autocast(),
+        tuple(C._get_function_stack_at(i) for i in range(n_function_modes)) if n_function_modes else (),
+        tuple(_DISPATCH._get_current_dispatch_mode_stack()) if C._len_torch_dispatch_stack() else (),
+        _saved_tensor_hooks(),
+        device_module.CURRENT_DEVICE,
+        getattr(_DEFAULT_DEVICE, "device_context", None),
+    )
+
+
+class Switch:
+    """Puts states back, and undoes what that needed when it is closed.
+
+    Inference mode can be set only by a guard that restores, when it dies, what was there when it was
+    made. The guards are therefore kept until the end, and the first is made before anything changes.
+    """
+
+    def __init__(self) -> None:
+        self._guards: list[Any] = []
+        is_grad = torch.is_grad_enabled()
+        self._guard(torch.is_inference_mode_enabled())
+        C._set_grad_enabled(is_grad)
+
+    def put(self, state: TorchState) -> None:
+        """Make `state` the state of this thread; costs about a microsecond where nothing differs."""
+        now = take()
+        if now == state:
+            return
+        if now.is_inference != state.is_inference:
+            self._guard(state.is_inference)
+            now = take()  # a guard sets the grad mode and the dispatch keys behind autocast too
+        _put_all_but_inference(now, state)
+
+    def _guard(self, is_inference: bool) -> None:
+        guard = C._InferenceMode(is_inference)
+        guard.__enter__()
+        self._guards.append(guard)
+
+    def close(self) -> None:
+        """Drop the guards, last first; what they undo on the way out is put right again."""
+        state = take()
+        while self._guards:
+            self._guards.pop().__exit__(None, None, None)
+        _put_all_but_inference(take(), state)
+
+
+def _put_all_but_inference(now: TorchState, state: TorchState) -> None:
+    if now.is_grad != state.is_grad:
+        C._set_grad_enabled(state.is_grad)
+    if now.dtype != state.dtype:
+        torch.set_default_dtype(state.dtype)
+    if now.autocast != state.autocast:
+        C.set_autocast_cache_enabled(state.autocast[0])
+        for name, is_on, dtype in state.autocast[1:]:
+            C.set_autocast_enabled(name, is_on)
+            C.set_autocast_dtype(name, dtype)
+    if now.function_modes != state.function_modes:
+        for _ in now.function_modes:
+            C._pop_torch_function_stack()
+        for mode in state.function_modes:
+            C._push_on_torch_function_stack(mode)
+    if now.dispatch_modes != state.dispatch_modes:
+        for _ in now.dispatch_modes:
+            _DISPATCH._pop_mode()
+        for mode in state.dispatch_modes:
+            _DISPATCH._push_mode(mode)
+    if now.saved_tensor_hooks != state.saved_tensor_hooks:
+        for _ in now.saved_tensor_hooks:
+            _AUTOGRAD._pop_saved_tensors_default_hooks()
+        for pack, unpack in state.saved_tensor_hooks:
+            _AUTOGRAD._push_saved_tensors_default_hooks(pack, unpack)
+    if now.device != state.device:
+        device_module.CURRENT_DEVICE = state.device
+    if now.default_device is not state.default_device:
+        _DEFAULT_DEVICE.device_context = state.default_device
+
+
+def _autocast() -> tuple[Any, ...]:
+    global _autocast_devices
+    if len(_autocast_devices) == 1 and torch.cuda.is_initialized():
+        _autocast_devices = ("cpu", "cuda")
+    return (
+        C.is_autocast_cache_enabled(),
+        *[(name, C.is_autocast_enabled(name), C.get_autocast_dtype(name)) for name in _autocast_devices],
+    )
+
+
+def _saved_tensor_hooks() -> tuple[Any, ...]:
+    """The stack of default hooks, oldest first: only its top can be looked at, so it is unstacked."""
+    top = _AUTOGRAD._top_saved_tensors_default_hooks(False)
+    if top is None:
+        return ()
+    stack: list[Any] = []
+    while top is not None:
+        stack.append(top)
+        _AUTOGRAD._pop_saved_tensors_default_hooks()
+        top = _AUTOGRAD._top_saved_tensors_default_hooks(False)
+    stack.reverse()
+    for pack, unpack in stack:
+        _AUTOGRAD._push_saved_tensors_default_hooks(pack, unpack)
+    return tuple(stack)

@@ -1,0 +1,167 @@
+"""A causal language model: loaded, given prompts, traced, and looked into."""
+
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, BatchEncoding
+
+from lenswidget.errors import LensError, PromptError
+from lenswidget.modules import TracedModel
+from lenswidget.order import Place
+from lenswidget.prompts import encode
+from lenswidget.rerun import Inputs
+from lenswidget.tracing import Trace
+
+
+class LanguageModel(TracedModel):
+    """A Hugging Face causal LM, ready to be traced and read through a lens.
+
+    Args:
+        name_or_hf_model: a hub name or folder, or a loaded model. A loaded model is used as it is.
+        tokenizer: its tokenizer, or the name of one; None with a loaded model to trace token ids alone.
+        blocks: path of the `ModuleList` of decoder blocks, where watching the model does not find it.
+        final_norm: path of the final norm, likewise.
+        unembed: path of the module that makes the logits, likewise.
+        from_pretrained_kwargs: handed on to `AutoModelForCausalLM.from_pretrained`.
+    """
+
+    def __init__(
+        self,
+        name_or_hf_model: str | nn.Module,
+        tokenizer: Any = None,
+        *,
+        blocks: str | None = None,
+        final_norm: str | None = None,
+        unembed: str | None = None,
+        **from_pretrained_kwargs: Any,
+    ) -> None:
+        if isinstance(name_or_hf_model, nn.Module):
+            hf_model = name_or_hf_model
+        else:
+            hf_model = AutoModelForCausalLM.from_pretrained(name_or_hf_model, **from_pretrained_kwargs).eval()
+            tokenizer = tokenizer or name_or_hf_model
+        super().__init__(hf_model)
+        self.hf_model: nn.Module = hf_model
+        self.tokenizer: Any = (
+            AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        )
+        self._given = {"blocks": blocks, "final_norm": final_norm, "unembed": unembed}
+
+    @property
+    def device(self) -> torch.device:
+        """Where prompts go: the device of the first weight that is on one, or on which accelerate puts it."""
+        hook = getattr(self.hf_model, "_hf_hook", None)
+        found = getattr(hook, "execution_device", None)
+        if found is not None:
+            return torch.device(found)
+        weights = (*self.hf_model.parameters(), *self.hf_model.buffers())
+        return next(
+            (weight.device for weight in weights if weight.device.type != "meta"), torch.device("cpu")
+        )
+
+    def tokenize(self, prompt: Any, *, side: str | None = None) -> BatchEncoding:
+        """A prompt as the model's keyword arguments, on its device: see `prompts.encode`.
+
+        Args:
+            prompt: string or strings, token ids, an encoding, or embeddings `[batch, seq, d_model]`.
+            side: where a batch is padded, "left" or "right"; the tokenizer's own unless given.
+        Raises:
+            PromptError: a prompt that the model cannot take.
+        """
+        return encode(prompt, self.tokenizer, self.hf_model, self.device, side=side)
+
+    def trace(self, *prompt: Any, **kwargs: Any) -> Trace:
+        """A trace of one forward on a prompt, to be opened by `with`.
+
+        Args:
+            prompt: whatever `tokenize` takes; or leave it out and give `input_ids=` or `inputs_embeds=`.
+            kwargs: handed on to the model's forward, as `use_cache=False`.
+        Raises:
+            PromptError: no prompt, several, or one that the model cannot take.
+        """
+        return self._open(Inputs(self.hf_model, (), self._inputs(prompt, kwargs, None)))
+
+    def generate(self, *prompt: Any, **kwargs: Any) -> Trace:
+        """A trace of a generation, to be opened by `with`; `tracer.steps` are its calls of the model.
+
+        Args:
+            prompt: whatever `tokenize` takes; a batch is padded on the left.
+            kwargs: handed on to the model's `generate`, as `max_new_tokens=5`.
+        Raises:
+            PromptError: as `trace`.
+        """
+        inputs = self._inputs(prompt, kwargs, "left")
+        inputs.pop("position_ids", None)  # generate keeps count of positions itself, from the mask
+        generate: Any = self.hf_model.generate
+        return self._open(Inputs(generate, (), inputs), is_generation=True)
+
+    @functools.cached_property
+    def anatomy(self) -> Any:
+        """What one watched forward tells about the model: its blocks, final norm, unembed, sites."""
+        from lenswidget.anatomy import discover
+
+        with self.lock:
+            return discover(self.hf_model, **self._given)
+
+    @functools.cached_property
+    def tail(self) -> Any:
+        """The model's own map from the last block's output to its logits, in float32."""
+        from lenswidget.tail import Tail
+
+        with self.lock:
+            return Tail(self.hf_model, self.anatomy)
+
+    @property
+    def layers(self) -> Any:
+        """The decoder blocks with their sites, as `model.layers[5].resid_post` inside a trace."""
+        from lenswidget.sites import Layers
+
+        return Layers(self)
+
+    def run(self, prompt: Any, **kwargs: Any) -> Any:
+        """Run the model once and keep what the readouts need: see `LocalEngine.run`."""
+        from lenswidget.engine import LocalEngine
+
+        return LocalEngine(self).run(prompt, **kwargs)
+
+    def lens(self, prompt: Any, **kwargs: Any) -> Any:
+        """The widget on a prompt: see `LensWidget`."""
+        from lenswidget.widget import LensWidget
+
+        return LensWidget(self, prompt, **kwargs)
+
+    def _inputs(self, prompt: tuple[Any, ...], kwargs: dict[str, Any], side: str | None) -> dict[str, Any]:
+        if len(prompt) > 1:
+            raise PromptError(
+                f"{len(prompt)} prompts were given one by one. Give a list: trace([first, second])."
+            )
+        if not prompt and not {"input_ids", "inputs_embeds"} & set(kwargs):
+            raise PromptError("No prompt was given. Write trace(prompt), with a string, ids or an encoding.")
+        if not prompt:
+            return {**self.tokenize(kwargs)}
+        return {**self.tokenize(prompt[0], side=side), **kwargs}
+
+    def _is_block(self, place: Place) -> bool:
+        # only elements of a list can be blocks: all else is settled without looking at the model
+        return place.path.rpartition(".")[2].isdigit() and place.path in self._block_paths
+
+    @functools.cached_property
+    def _block_paths(self) -> frozenset[str]:
+        try:
+            return frozenset(self.anatomy.blocks)
+        except (LensError, ImportError):
+            return frozenset(_longest_list(self.hf_model))
+
+
+def _longest_list(hf_model: nn.Module) -> list[str]:
+    """The longest module list that is in no other: its elements pass for blocks if all else fails."""
+    lists = {path: module for path, module in hf_model.named_modules() if isinstance(module, nn.ModuleList)}
+    lengths = {
+        path: len(module)
+        for path, module in lists.items()
+        if not any(path.startswith(f"{other}.") for other in lists)
+    }
+    longest = max(lengths, key=lengths.__getitem__, default="")
+    return [f"{longest}.{index}" for index in range(lengths.get(longest, 0))]

@@ -1,0 +1,273 @@
+"""The tree of a traced model: every module of it, with the values that it takes and returns."""
+
+import difflib
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from lenswidget.errors import NotReachedError, TraceError
+from lenswidget.locks import ModelLock, lock_of
+from lenswidget.order import CallOrder, Place
+from lenswidget.rerun import Inputs
+from lenswidget.tracing import Trace, innermost_trace
+from lenswidget.values import plain
+
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+
+
+class TracedModule:
+    """One module of a traced model.
+
+    Submodules are reached as in the model itself, by attribute and by index; every other attribute is the
+    wrapped module's own. A submodule whose name is taken here (BERT has some called `output`) is reached
+    with `get`.
+    """
+
+    __slots__ = ("__weakref__", "_model", "_place")
+
+    def __init__(self, model: "TracedModel | None", place: Place) -> None:
+        object.__setattr__(self, "_model", model)
+        object.__setattr__(self, "_place", place)
+
+    @property
+    def path(self) -> str:
+        """Where the module is in the model, as `"transformer.h.5.mlp"`; empty for the model itself."""
+        return self._place.path
+
+    @property
+    def wrapped(self) -> nn.Module:
+        """The module itself."""
+        return self._place.module
+
+    @property
+    def output(self) -> Any:
+        """What the module returns in this trace: tensors, tuples and model outputs as they are.
+
+        A decoder block's output is usable both as the hidden states `[batch, seq, d_model]` and as the tuple
+        that holds them: see `BlockOutput`. Reading it runs the forward until it is there, and no further.
+        Reading what the forward has already passed runs it again from the start, with the changes made so
+        far: right, but one forward dearer. Assigning it changes what the rest of the forward sees; so does
+        changing it in place.
+
+        Raises:
+            NotReachedError: the module does not run in this forward.
+            OutOfOrderError: on assignment, the forward has passed it; on reading, a generation has.
+            ShapeError: on assignment, another shape, dtype, device or structure.
+            TraceError: no trace of this model is open.
+        """
+        return self._trace("output").read(self._place, "output")
+
+    @output.setter
+    def output(self, value: Any) -> None:
+        self._trace("output").write(self._place, "output", value)
+
+    @property
+    def inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the module is given in this trace: positional and keyword arguments. Otherwise as `output`."""
+        return self._trace("inputs").read(self._place, "input")
+
+    @inputs.setter
+    def inputs(self, value: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+        self._trace("inputs").write(self._place, "input", value)
+
+    @property
+    def input(self) -> Any:
+        """The first positional argument of the module; the first keyword argument where there is none.
+
+        Otherwise as `output`.
+        """
+        args, kwargs = self.inputs
+        if not args and not kwargs:
+            raise NotReachedError(f"Asked for {self.path}.input, but it is called without arguments.")
+        return args[0] if args else next(iter(kwargs.values()))
+
+    @input.setter
+    def input(self, value: Any) -> None:
+        args, kwargs = self.inputs
+        if args:
+            args = (value, *args[1:])
+        else:
+            kwargs = {**kwargs, next(iter(kwargs), ""): value}
+        self._trace("input").write(self._place, "input", (args, kwargs))
+
+    def skip(self, value: Any) -> None:
+        """Let the module return `value` in this trace without running.
+
+        Args:
+            value: what it would have returned. For a decoder block, hidden states `[batch, seq, d_model]` do,
+                also where the block returns a tuple.
+        Raises:
+            OutOfOrderError: the module has run, or is running.
+        """
+        self._trace("skip()").skip(self._place, value)
+
+    @property
+    def calls(self) -> "Calls":
+        """The module's calls within one forward, where there are several: `module.calls[1].output`."""
+        return Calls(self._root, self._place)
+
+    def get(self, path: str) -> "TracedModule":
+        """The module at a path below this one, as `"h.5.mlp"`; an empty path is the module itself.
+
+        Raises:
+            TraceError: there is none.
+        """
+        found: TracedModule = self
+        for name in path.split(".") if path else ():
+            found = found._child(name)
+        return found
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module on these values now, in a trace or outside; a run in progress is not touched."""
+        args, kwargs = plain(args), plain(kwargs)
+        with self._root.lock:
+            return self._place.module(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        module = self._place.module
+        if name in module._modules:
+            return self._child(name)
+        try:
+            return getattr(module, name)
+        except AttributeError:
+            close = difflib.get_close_matches(name, module._modules, 1)
+            raise AttributeError(
+                f"{self._label()} has no attribute {name!r}"
+                + (
+                    f"; did you mean {close[0]!r}?"
+                    if close
+                    else f". Its modules: {', '.join(module._modules) or 'none'}."
+                )
+            ) from None
+
+    def __getitem__(self, index: Any) -> Any:
+        module = self._place.module
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        if isinstance(index, str):
+            return self._child(index)
+        position = operator.index(index)
+        names = list(module._modules)
+        if not isinstance(module, (nn.ModuleList, nn.Sequential)):
+            raise TypeError(f"{self._label()} is a {type(module).__name__}, which is not indexed by number.")
+        if not -len(names) <= position < len(names):
+            raise IndexError(f"Asked for {self._label()}[{position}], which has {len(names)} modules.")
+        return self._child(names[position])
+
+    def __iter__(self) -> Iterator["TracedModule"]:
+        return iter([self._child(name) for name in self._place.module._modules])
+
+    def __len__(self) -> int:
+        return len(self._place.module._modules)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._place.module._modules]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TracedModule) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._label()}: {type(self._place.module).__name__}>"
+
+    @property
+    def _root(self) -> "TracedModel":
+        assert self._model is not None
+        return self._model
+
+    def _identity(self) -> tuple[nn.Module, Place]:
+        return self._root.wrapped, self._place
+
+    def _trace(self, asked: str) -> Trace:
+        return innermost_trace(self._root.wrapped, f"{self._label()}.{asked}")
+
+    def _label(self) -> str:
+        return self.path or "the model"
+
+    def _child(self, name: str) -> "TracedModule":
+        place = self._place
+        child = place.module._modules.get(name)
+        if child is None:
+            names = ", ".join(place.module._modules) or "none"
+            raise TraceError(f"Asked for module {name!r} of {self._label()}, whose modules are: {names}.")
+        around = place.around if isinstance(place.module, _CONTAINERS) else (*place.around, place.module)
+        return TracedModule(self._root, Place(f"{place.path}.{name}" if place.path else name, child, around))
+
+
+class Calls:
+    """The calls of a module within one forward, from 0; each is read and changed like the module."""
+
+    def __init__(self, model: "TracedModel", place: Place) -> None:
+        self._model = model
+        self._place = place
+
+    def __getitem__(self, index: int) -> TracedModule:
+        return TracedModule(self._model, self._place._replace(call=operator.index(index)))
+
+    def __iter__(self) -> Iterator[TracedModule]:
+        index = 0
+        while True:
+            call = self[index]
+            try:
+                _ = call.inputs
+            except NotReachedError:
+                return
+            yield call
+            index += 1
+
+
+class TracedModel(TracedModule):
+    """Any `torch.nn.Module`, ready to be traced.
+
+    `with TracedModel(module).trace(x) as tracer:` runs the body of the block beside `module(x)`; inside,
+    every module of the tree has `.output`, `.input`, `.inputs` and `.skip(value)`, and can be called.
+
+    Args:
+        module: any module; it is used as it is, never copied or changed.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(None, Place("", module, ()))
+        self._order = CallOrder()
+
+    @property
+    def lock(self) -> ModelLock:
+        """Held by whoever traces or calls this model; one per module, however often it is wrapped."""
+        return lock_of(self._place.module)
+
+    def trace(self, *args: Any, **kwargs: Any) -> Trace:
+        """A trace of the model called with these arguments, to be opened by `with`.
+
+        Raises:
+            TraceError: there are no arguments.
+        """
+        if not args and not kwargs:
+            raise TraceError("trace() was given no input. Give it what the model's forward takes.")
+        return self._open(Inputs(self._place.module, args, kwargs))
+
+    def _open(self, inputs: Inputs, *, is_generation: bool = False) -> Trace:
+        return Trace(
+            self._place.module,
+            inputs,
+            self._order,
+            self.lock,
+            is_block=self._is_block,
+            is_generation=is_generation,
+        )
+
+    def _is_block(self, place: Place) -> bool:
+        """Whether the output of this module has two faces; nothing of a plain module's has."""
+        return False
+
+    @property
+    def _root(self) -> "TracedModel":
+        return self

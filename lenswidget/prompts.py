@@ -1,0 +1,157 @@
+"""Prompts of every kind, as the keyword arguments that a causal LM takes."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BatchEncoding
+
+from lenswidget.errors import PromptError
+
+_KINDS = "a string, a list of strings, token ids, an encoding, or embeddings [batch, seq, d_model]"
+
+
+def encode(
+    prompt: Any, tokenizer: Any, hf_model: nn.Module, device: Any, *, side: str | None = None
+) -> BatchEncoding:
+    """A prompt as the model's keyword arguments, on its device.
+
+    Args:
+        prompt: a string; a list of strings; token ids, as a list, a list of lists or a tensor `[seq]` or
+            `[batch, seq]`; an encoding (a mapping with `input_ids`); or embeddings `[batch, seq, d_model]`.
+            Prompts of different length make one batch, padded on `side`.
+        tokenizer: the model's own; needed for strings only.
+        hf_model: the model, asked for what its forward takes and how long a prompt may be.
+        device: where the tensors go.
+        side: "left" or "right"; the tokenizer's own unless given.
+    Returns:
+        `input_ids [batch, seq]` and `attention_mask [batch, seq]`, or `inputs_embeds [batch, seq, d_model]`;
+        with padding, `position_ids [batch, seq]` as well, where the model takes them: so every row is as
+        it would be alone.
+    Raises:
+        PromptError: an empty prompt, one longer than the model's context, ids outside the vocabulary, a
+            string without a tokenizer, or something else altogether.
+    """
+    if isinstance(prompt, Mapping):
+        encoding = {str(key): value for key, value in prompt.items()}
+    elif isinstance(prompt, Tensor) and prompt.is_floating_point():
+        encoding = {"inputs_embeds": prompt if prompt.ndim == 3 else prompt[None]}
+    else:
+        rows = _rows(prompt, tokenizer)
+        side = side or getattr(tokenizer, "padding_side", "right")
+        encoding = _padded(rows, _pad_id(tokenizer, hf_model), left=side == "left")
+    encoding = {
+        key: value.to(device) if isinstance(value, Tensor) else value for key, value in encoding.items()
+    }
+    _check(encoding, hf_model)
+    _add_positions(encoding, hf_model)
+    return BatchEncoding(encoding)
+
+
+def _rows(prompt: Any, tokenizer: Any) -> list[list[int]]:
+    if isinstance(prompt, str):
+        return [_ids(prompt, tokenizer)]
+    if isinstance(prompt, Tensor):
+        return prompt.reshape(-1, prompt.shape[-1]).tolist() if prompt.ndim in (1, 2) else _refuse(prompt)
+    if not isinstance(prompt, Sequence) or not prompt:
+        return _refuse(prompt)
+    items: list[Any] = list(prompt)
+    if all(isinstance(item, str) for item in items):
+        return [_ids(item, tokenizer) for item in items]
+    if all(_is_id(item) for item in items):
+        return [[int(item) for item in items]]
+    if all(isinstance(item, (Sequence, Tensor)) and not isinstance(item, str) for item in items):
+        rows = [item.tolist() if isinstance(item, Tensor) else list(item) for item in items]
+        if all(_is_id(token) for row in rows for token in row):
+            return [[int(token) for token in row] for row in rows]
+    return _refuse(prompt)
+
+
+def _is_id(item: Any) -> bool:
+    return (
+        hasattr(item, "__index__")
+        and not isinstance(item, bool)
+        and not (isinstance(item, Tensor) and item.ndim)
+    )
+
+
+def _ids(text: str, tokenizer: Any) -> list[int]:
+    if tokenizer is None:
+        raise PromptError(
+            "The prompt is a string, but the model was loaded without a tokenizer. "
+            "Give token ids, or LanguageModel(hf_model, tokenizer)."
+        )
+    return list(tokenizer(text)["input_ids"])
+
+
+def _refuse(prompt: Any) -> Any:
+    if isinstance(prompt, Sequence) and not prompt:
+        raise PromptError("The prompt is empty: it holds no token. Give at least one.")
+    found = f"a tensor {list(prompt.shape)}" if isinstance(prompt, Tensor) else f"a {type(prompt).__name__}"
+    raise PromptError(f"The prompt is {found}. Give {_KINDS}.")
+
+
+def _pad_id(tokenizer: Any, hf_model: Any) -> int:
+    config = getattr(hf_model, "config", None)
+    for source in (tokenizer, config):
+        for name in ("pad_token_id", "eos_token_id"):
+            value = getattr(source, name, None)
+            if isinstance(value, int) and value >= 0:
+                return value
+    return 0  # padding is masked: which id it has does not matter
+
+
+def _padded(rows: list[list[int]], pad_id: int, *, left: bool) -> dict[str, Tensor]:
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for index, row in enumerate(rows):
+        if not row:
+            raise PromptError("The prompt is empty: it holds no token. Give at least one.")
+        where = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[index, where] = torch.tensor(row)
+        mask[index, where] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _check(encoding: dict[str, Any], hf_model: Any) -> None:
+    ids = encoding.get("input_ids")
+    given = ids if ids is not None else encoding.get("inputs_embeds")
+    if not isinstance(given, Tensor):
+        raise PromptError(
+            f"The encoding holds {', '.join(encoding) or 'nothing'}. It needs input_ids or inputs_embeds."
+        )
+    if given.ndim < 2 or given.shape[0] == 0 or given.shape[1] == 0:
+        raise PromptError(
+            f"The prompt is empty: it has the shape {list(given.shape)}. Give at least one token."
+        )
+    config = getattr(hf_model, "config", None)
+    longest = getattr(config, "max_position_embeddings", None)
+    if isinstance(longest, int) and 0 < longest < given.shape[1]:
+        raise PromptError(
+            f"The prompt has {given.shape[1]} tokens, but the model takes {longest}. Shorten it."
+        )
+    d_vocab = getattr(config, "vocab_size", None)
+    if ids is not None and isinstance(d_vocab, int):
+        least, most = int(ids.min()), int(ids.max())
+        if least < 0 or most >= d_vocab:
+            wrong = least if least < 0 else most
+            raise PromptError(
+                f"The prompt has token id {wrong}, but ids run from 0 to {d_vocab - 1}. Check the tokenizer."
+            )
+
+
+def _add_positions(encoding: dict[str, Any], hf_model: nn.Module) -> None:
+    """Where padding comes first, a token's position is its place among the tokens, not in the row."""
+    mask = encoding.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or "position_ids" in encoding or bool(mask[:, 0].all()):
+        return
+    if takes(hf_model, "position_ids"):
+        encoding["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def takes(hf_model: nn.Module, name: str) -> bool:
+    """Whether the model's forward has an argument of that name."""
+    return name in inspect.signature(hf_model.forward).parameters

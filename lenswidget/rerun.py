@@ -1,0 +1,102 @@
+"""Running a model again from the start: the same inputs, the same random numbers, the same changes."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lenswidget.changes import Changes
+from lenswidget.errors import TraceError
+from lenswidget.forward import Forward
+from lenswidget.order import Point
+from lenswidget.values import leaves, replace_leaves
+
+
+class Inputs:
+    """What a model was called with, kept so that it can be called so again.
+
+    Args:
+        function: the model, or its `generate`.
+        args: positional arguments.
+        kwargs: keyword arguments.
+    """
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._function = function
+        self._args = args
+        self._kwargs = kwargs
+        self._own_copies: dict[int, Tensor] = {}
+        self._random: list[Any] = []
+
+    def start(self) -> Any:
+        """Run the model on the inputs as the user gave them."""
+        self._random = _random_state()
+        return self._function(*self._args, **self._kwargs)
+
+    def start_again(self) -> Any:
+        """Run the model on the inputs as they were at the first start."""
+        if self._random:
+            _set_random_state(self._random)
+        args, kwargs = replace_leaves((self._args, self._kwargs), lambda x: self._own_copies.get(id(x), x))
+        return self._function(*args, **kwargs)
+
+    @contextmanager
+    def random_state_kept(self) -> Generator[None]:
+        """Whatever runs inside draws its own random numbers, and leaves those of the trace as they are."""
+        state = _random_state()
+        try:
+            yield
+        finally:
+            _set_random_state(state)
+
+    def protect(self, value: Any) -> None:
+        """Copy those inputs that the body, being given `value`, could change in place."""
+        ours = {id(leaf): leaf for leaf in leaves((self._args, self._kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in leaves(value):
+            for key in (id(leaf), id(getattr(leaf, "_base", None))):
+                if key in ours and key not in self._own_copies:
+                    self._own_copies[key] = ours[key].clone()
+
+    def check_repeatable(self, place: str) -> None:
+        """Refuse to run again what a first run has changed.
+
+        Raises:
+            TraceError: the inputs hold a cache, which the first run has filled.
+        """
+        cache = self._kwargs.get("past_key_values")
+        if cache is not None:
+            raise TraceError(
+                f"Asked for {place}, which the forward has already passed; it cannot be run again, because "
+                "the past_key_values that it was given are filled by now. Read it earlier in the body."
+            )
+
+
+def run_to(forward: Forward, stops: set[Point], changes: Changes, values: dict[Point, Any]) -> Point | None:
+    """Run a fresh forward to the first of `stops`, making on the way the changes made so far.
+
+    Args:
+        values: gets the values at the stops on the way, which later changes may need.
+    Returns:
+        the stop, where the changes that belong there are still to be made; None if the forward ended.
+    """
+    on_the_way = changes.stops()
+    while True:
+        point = forward.advance(on_the_way | stops)
+        if point is None or point in stops:
+            return point
+        changes.apply(forward, values)
+
+
+def _random_state() -> list[Any]:
+    state: list[Any] = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():
+        state += torch.cuda.get_rng_state_all()
+    return state
+
+
+def _set_random_state(state: list[Any]) -> None:
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.cuda.set_rng_state_all(state[1:])

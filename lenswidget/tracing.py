@@ -1,0 +1,338 @@
+"""A trace: the body of a `with` block and a model's forward, taking turns on one thread."""
+
+import contextvars
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+from lenswidget.changes import Changes
+from lenswidget.course import Course
+from lenswidget.errors import NotReachedError, OutOfOrderError, TraceError
+from lenswidget.forward import NOTHING
+from lenswidget.locks import ModelLock
+from lenswidget.order import CallOrder, Place, Point
+from lenswidget.rerun import Inputs
+from lenswidget.saving import begin_saving, end_saving
+from lenswidget.steps import Steps
+from lenswidget.tracebacks import nearest_path, tidy
+from lenswidget.values import block_output, check_fit, plain, replace_first
+
+_open_traces: contextvars.ContextVar[tuple["Trace", ...]] = contextvars.ContextVar("open_traces", default=())
+
+
+class Trace:
+    """One run of a model, open while its `with` block runs. `TracedModel.trace` makes it.
+
+    The body of the block and the model's forward take turns: asking for a value lets the forward run
+    until the value is there, and no further. What the body never asks for is never computed.
+
+    Args:
+        root: the module that is run.
+        inputs: the function to run (the module, or its `generate`) and what to call it with.
+        order: what is known of the order of the module's calls.
+        lock: held while the trace is open.
+        is_block: whether a module is a decoder block, whose output has two faces.
+        is_generation: whether the root is called several times, each call being a step.
+    """
+
+    def __init__(
+        self,
+        root: nn.Module,
+        inputs: Inputs,
+        order: CallOrder,
+        lock: ModelLock,
+        *,
+        is_block: Callable[[Place], bool] = lambda place: False,
+        is_generation: bool = False,
+    ) -> None:
+        self.root = root
+        self._inputs = inputs
+        self._order = order
+        self._lock = lock
+        self._is_block = is_block
+        self._is_generation = is_generation
+        self._thread: threading.Thread | None = None
+        self._state = "new"  # then open, stopped, closed
+        self._step = 0
+        self._values: dict[Point, Any] = {}  # as the forward has them
+        self._views: dict[Point, Any] = {}  # as the body is given them, where that differs
+        self._paths: dict[nn.Module, str] = {root: ""}
+        self._result: Any = NOTHING
+
+    def __enter__(self) -> "Trace":
+        if self._state != "new":
+            raise TraceError("This trace has been entered before. Open another: `with model.trace(prompt):`.")
+        self._lock.acquire()
+        self._thread = threading.current_thread()
+        self._changes = Changes()
+        self._course = Course(
+            self._inputs, self.root, self._order, self._changes, is_generation=self._is_generation
+        )
+        _open_traces.set((*_open_traces.get(), self))
+        begin_saving()
+        self._state = "open"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._state = "closed"
+        try:
+            self._course.close()
+        finally:
+            _open_traces.set(tuple(trace for trace in _open_traces.get() if trace is not self))
+            end_saving()
+            self._values.clear()
+            self._views.clear()
+            self._lock.release(self._thread)
+        if error is not None:
+            tidy(error)
+
+    @property
+    def result(self) -> Any:
+        """What the model returns: asking for it runs the forward to its end.
+
+        Stays after the trace has closed, where it was asked for inside.
+
+        Raises:
+            TraceError: the trace is closed, and did not run to the end.
+        """
+        if self._result is NOTHING:
+            self._check_open("the result")
+            self._give_back()
+            self._end(self._course.to_end())
+        return self._result
+
+    @property
+    def steps(self) -> Steps:
+        """The calls of the model in a generation, one after the other; one step in a plain trace.
+
+        `for step in tracer.steps:` moves on from step to step; inside the loop every module's `.output` and
+        `.input` are those of that step.
+        """
+        return Steps(self._to_step)
+
+    def stop(self) -> None:
+        """End the forward here: nothing more is needed. What has been read stays."""
+        self._check_open("the end")
+        self._course.close()
+        self._state = "stopped"
+
+    # --- used by the modules of the tree
+
+    def read(self, place: Place, kind: str) -> Any:
+        """The value of a module's call: what it returned, or the pair of what it was given.
+
+        Args:
+            kind: "output" or "input".
+        Raises:
+            NotReachedError: the module does not run in this forward.
+            OutOfOrderError: it ran in a generation, which has passed it.
+        """
+        point = self._reach(place, kind)
+        return self._views.get(point, self._values.get(point))
+
+    def write(self, place: Place, kind: str, value: Any, name: str = "") -> None:
+        """Let the rest of the forward see another value.
+
+        Raises:
+            OutOfOrderError: the forward has passed it.
+            ShapeError: the value does not fit.
+        """
+        point = self._reach(place, kind, to_write=True)
+        found = self._values[point]
+        if kind == "output" and self._is_block(place):
+            states = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+            value = replace_first(found, plain(states)) if isinstance(states, Tensor) else value
+        value = plain(value)
+        check_fit(value, found, name or self._name(point))
+        self._give_back()
+        self._course.reply = value
+        self._changes.assigned(point, value)
+        self._arrive(point, place, value)
+
+    def skip(self, place: Place, value: Any) -> None:
+        """Let a module return `value` without running.
+
+        Raises:
+            OutOfOrderError: the module has run, or is running.
+        """
+        value = plain(value)
+        if isinstance(value, Tensor) and self._is_block(place):
+            n_parts = self._course.n_returned(place)
+            value = value if n_parts is None else (value, *[None] * (n_parts - 1))
+        point = self._reach(place, "input", to_write=True)
+        self._give_back()
+        self._course.skip(value)
+        self._changes.skipped(point, value)
+
+    # --- moving
+
+    def _reach(self, place: Place, kind: str, *, to_write: bool = False) -> Point:
+        """Bring the forward to a point, or find what stood there: its value is then in `_values`."""
+        point = Point(place.module, kind, place.call, self._step)
+        if point in self._values and (not to_write or point == self._course.at):
+            return point
+        self._paths[place.module] = place.path
+        self._check_open(self._name(point))
+        self._give_back()
+        try:
+            if self._is_generation:
+                self._reach_in_step(point, place, to_write)
+            else:
+                self._reach_in_forward(point, place, to_write)
+        finally:
+            self._changes.body_takes_over()
+        return point
+
+    def _reach_in_forward(self, point: Point, place: Place, to_write: bool) -> None:
+        course = self._course
+        if point in self._values:
+            raise OutOfOrderError(self._too_late(point))
+        if not course.has_passed(point) and course.go_on(point, place):
+            return self._arrive(point, place, course.value)
+        if course.look_back(point, place):
+            if to_write:
+                raise OutOfOrderError(self._too_late(point))
+            return self._arrive(point, place, course.replayed)
+        # it has not been passed after all: it was not watched for in time, or the guess was wrong
+        if not course.has_ended and course.go_on(point, place):
+            return self._arrive(point, place, course.value)
+        raise self._not_reached(point)
+
+    def _reach_in_step(self, point: Point, place: Place, to_write: bool) -> None:
+        course = self._course
+        if course.has_passed(point):
+            raise OutOfOrderError(self._too_late(point) if to_write else self._too_late_to_read(point))
+        end_of_step = Point(self.root, "output", 0, self._step)
+        if not course.go_on(point, place, end_of_step):
+            raise self._not_reached(point)
+        assert course.at is not None
+        self._arrive(course.at, place, course.value)
+        if course.at != point:
+            raise self._not_reached(point)
+
+    def _arrive(self, point: Point, place: Place, value: Any) -> None:
+        self._values[point] = value
+        self._views.pop(point, None)
+        if point.kind == "output" and point.module is place.module and self._is_block(place):
+            self._views[point] = block_output(value)
+        if not self._is_generation:
+            self._inputs.protect(value)
+            if point == self._course.at:
+                self._changes.hold(point, value)
+
+    def _give_back(self) -> None:
+        """The body is about to let the forward go on: settle what it has done where the forward stands."""
+        at = self._course.at
+        if at is None or self._state != "open":
+            return
+        if not self._is_generation:
+            self._changes.body_gives_back(at)
+        view = self._views.get(at)
+        if isinstance(view, Tensor) and view.requires_grad:
+            # the forward goes on from the very tensor that the body holds, so that gradients reach it
+            self._course.reply = replace_first(self._values[at], plain(view))
+
+    def _to_step(self, step: int) -> bool:
+        """Move on to the beginning of a step; False where the generation ends before it."""
+        self._check_open(f"step {step}")
+        if step < self._step:
+            raise OutOfOrderError(
+                f"Asked for step {step}, but the generation is at step {self._step}. Read it there."
+            )
+        if step == self._step:
+            return not self._course.has_ended
+        if not self._is_generation or self._course.has_ended:
+            return False
+        self._give_back()
+        start_of_step = Point(self.root, "input", 0, step)
+        if not self._course.go_on(start_of_step, Place("", self.root, ())):
+            self._end(self._course.result)
+            return False
+        self._values.clear()
+        self._views.clear()
+        self._step = step
+        self._arrive(start_of_step, Place("", self.root, ()), self._course.value)
+        return True
+
+    def _end(self, result: Any) -> None:
+        self._course.end(result)
+        self._result = result
+        if not self._is_generation:
+            self._values.setdefault(Point(self.root, "output"), result)
+
+    # --- saying what is wrong
+
+    def _check_open(self, asked: str) -> None:
+        if self._state == "open" and threading.current_thread() is self._thread:
+            return
+        if self._state == "open":
+            raise TraceError(
+                f"Asked for {asked} on thread {threading.current_thread().name!r}, but this trace was opened "
+                "on another. Read it there and hand the value over."
+            )
+        found = "was stopped" if self._state == "stopped" else "is not open"
+        raise TraceError(
+            f"Asked for {asked}, but this trace {found}. "
+            "Read it inside the `with` block, before any tracer.stop()."
+        )
+
+    def _name(self, point: Point) -> str:
+        path = self._paths.get(point.module) or type(point.module).__name__
+        call = f" (call {point.call})" if point.call else ""
+        step = f" in step {point.step}" if self._is_generation else ""
+        return f"{path}.{point.kind}{call}{step}"
+
+    def _too_late(self, point: Point) -> str:
+        at = self._course.at
+        where = self._name(at) if at is not None else "its end"
+        return (
+            f"Asked to change {self._name(point)}, but the forward has passed it and stands at {where}. "
+            f"Change it before asking for {where}, or open another trace."
+        )
+
+    def _too_late_to_read(self, point: Point) -> str:
+        return (
+            f"Asked for {self._name(point)}, but the generation has passed it, and is not run again. "
+            "Read it earlier in the step, in the order of the forward."
+        )
+
+    def _not_reached(self, point: Point) -> NotReachedError:
+        called = self._course.called()
+        name = self._name(point)
+        if isinstance(point.module, (nn.ModuleList, nn.ModuleDict)):
+            return NotReachedError(
+                f"Asked for {name}, but a {type(point.module).__name__} never runs. Index it."
+            )
+        if point.call and point.module in called:
+            return NotReachedError(f"Asked for {name}, but it is not called that often. Calls count from 0.")
+        nearest = nearest_path(self.root, self._paths[point.module], called)
+        return NotReachedError(
+            f"Asked for {name}, but it does not run in this forward. The nearest module that does is "
+            f"{nearest or 'the model itself'}."
+        )
+
+
+def innermost_trace(root: nn.Module, asked: str) -> Trace:
+    """The trace of this model that was opened last and is still open.
+
+    Raises:
+        TraceError: none is open.
+    """
+    open_traces = _open_traces.get()
+    for trace in reversed(open_traces):
+        if trace.root is root:
+            return trace
+    found = (
+        f"the open trace is of another model ({type(open_traces[-1].root).__name__})"
+        if open_traces
+        else "none is open"
+    )
+    raise TraceError(
+        f"Asked for {asked}, which exists only in a trace of its model, but {found}. "
+        "Write `with model.trace(prompt):` around it."
+    )

@@ -1,0 +1,95 @@
+"""Small seeded models and a small tokenizer, built here: nothing is downloaded."""
+
+import functools
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import lenswidget as lw
+
+TEXT = "The Eiffel Tower is in the city of Paris, the heart of France. " * 3
+PROMPT = "The Eiffel Tower is in the city of"
+
+
+def gpt2(n_layer=4, **changes):
+    """GPT-2's architecture with random weights: blocks return tuples or tensors, by release."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        n_layer=n_layer,
+        n_embd=32,
+        n_head=2,
+        n_positions=64,
+        vocab_size=300,
+        bos_token_id=0,
+        eos_token_id=0,
+        **changes,
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+def llama(n_layer=4, **changes):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        num_hidden_layers=n_layer,
+        hidden_size=32,
+        intermediate_size=64,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vocab_size=300,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=None,
+        **changes,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@functools.cache
+def tokenizer():
+    """A byte-level BPE of 300 tokens, as GPT-2's is made."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    raw.train_from_iterator(
+        [TEXT], trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=raw)
+
+
+def language_model(make=gpt2, **changes):
+    return lw.LanguageModel(make(**changes), tokenizer())
+
+
+def n_hooks(module: nn.Module) -> int:
+    """How many hooks a model carries; transformers may add its own, so compare before with after."""
+    kinds = (
+        "_forward_hooks",
+        "_forward_pre_hooks",
+        "_forward_hooks_with_kwargs",
+        "_forward_pre_hooks_with_kwargs",
+    )
+    own_forwards = sum("forward" in part.__dict__ for part in module.modules())
+    return own_forwards + sum(len(getattr(part, kind)) for part in module.modules() for kind in kinds)
+
+
+class Counted(nn.Module):
+    """A stack of blocks that counts how often each has run."""
+
+    def __init__(self, n_blocks=6, width=8):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Linear(width, width)
+        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(n_blocks))
+        self.head = nn.Linear(width, width)
+        self.runs = [0] * n_blocks
+
+    def forward(self, x):
+        x = self.embed(x)
+        for index, block in enumerate(self.blocks):
+            self.runs[index] += 1
+            x = torch.tanh(block(x))
+        return self.head(x)
