@@ -1,0 +1,155 @@
+"""One cell, decoded again in full: the numbers of a cell card.
+
+A card never reuses the grid's numbers: it takes the cell's state, carries it through the lens and the tail,
+and reads the whole vocabulary, so that the two can be held against each other.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from lenswidget.errors import CellError
+from lenswidget.lenses import as_lens
+
+N_MOVED = 5
+
+
+@dataclass(frozen=True)
+class Card:
+    """What one cell says.
+
+    Attributes:
+        layer, position: the cell; layer -1 is the embedding.
+        site, lens: what was read, and how it was carried to the tail.
+        temperature: the logits are divided by it before the softmax; `logits` are as the tail gave them.
+        ids, log_probs, logits: the top k, most probable first, ties by the lower id; `[k]`.
+        entropy_nats: of the whole distribution.
+        layer_below: the row the cell is compared with, or None in the lowest row.
+        rank_below: rank of each top id in the row below, 0 is the top; `[k]`, None without a row below.
+        promoted, suppressed: `(id, change of probability)` of the ids that gained and lost most since then.
+        tracked: `(id, log_prob, rank)` of the ids asked for.
+    """
+
+    run_id: str
+    layer: int
+    position: int
+    site: str
+    lens: str
+    temperature: float
+    ids: list[int]
+    log_probs: list[float]
+    logits: list[float]
+    entropy_nats: float
+    layer_below: int | None
+    rank_below: list[int | None]
+    promoted: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
+    suppressed: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
+    tracked: list[tuple[int, float, int]] = field(default_factory=list[tuple[int, float, int]])
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def decode(
+    run: Any,
+    layer: int,
+    position: int,
+    *,
+    lens: Any = None,
+    site: str = "resid_post",
+    k: int = 20,
+    temperature: float = 1.0,
+    track: tuple[int, ...] = (),
+) -> Card:
+    """Decode one cell of a run again: its state through the lens, the final norm and the unembed.
+
+    Args:
+        run: a `Run`.
+        layer: -1 (embedding) to `n_layers - 1`.
+        position: 0 to `seq - 1`.
+        lens: how the state is carried to the tail; None is the logit lens.
+        k: how many top tokens.
+        temperature: above 0.
+        track: ids whose log-prob and rank are wanted besides.
+    Raises:
+        CellError: a layer, position, k or id outside the run or its vocabulary.
+    """
+    lens = as_lens(lens)
+    check_cell(run, layer, position, site)
+    rows = [layer] if layer == lowest_row(site) else [layer, layer - 1]
+    with run.lock, torch.no_grad():
+        states = run.states(site, rows, [position] * len(rows))
+        carried = torch.cat([lens.transport(row, states[i : i + 1]) for i, row in enumerate(rows)])
+        logits = run.tail(carried)
+    d_vocab = logits.shape[-1]
+    if not 1 <= k <= d_vocab:
+        raise CellError(f"k is {k}, but the vocabulary has {d_vocab} tokens: choose 1 to {d_vocab}.")
+    for token_id in track:
+        if not 0 <= token_id < d_vocab:
+            raise CellError(f"Token {token_id} is outside the vocabulary of {d_vocab} ids.")
+    log_probs = torch.log_softmax(logits / temperature, dim=-1)
+    probs = log_probs.exp()
+    ids = top_ids(logits[0], k)
+    moved = _moved(probs) if len(rows) == 2 else ([], [])
+    ranks_below = ranks(logits[1], ids).tolist() if len(rows) == 2 else [None] * k
+    tracked = torch.tensor(track, dtype=torch.long, device=logits.device)
+    tracked_ranks = ranks(logits[0], tracked).tolist()
+    return Card(
+        run_id=run.id,
+        layer=layer,
+        position=position,
+        site=site,
+        lens=lens.name,
+        temperature=temperature,
+        ids=ids.tolist(),
+        log_probs=log_probs[0, ids].tolist(),
+        logits=logits[0, ids].tolist(),
+        # 0 log 0 is 0: a probability that underflowed adds nothing
+        entropy_nats=-torch.special.xlogy(probs[0], probs[0]).sum().item(),
+        layer_below=layer - 1 if len(rows) == 2 else None,
+        rank_below=ranks_below,
+        promoted=moved[0],
+        suppressed=moved[1],
+        tracked=list(zip(track, log_probs[0, tracked].tolist(), tracked_ranks, strict=True)),
+    )
+
+
+def lowest_row(site: str) -> int:
+    """The lowest layer of a site's grid: the residual stream also has the embedding's row, -1."""
+    return -1 if site == "resid_post" else 0
+
+
+def check_cell(run: Any, layer: int, position: int, site: str = "resid_post") -> None:
+    """Raise a CellError unless the run has this cell."""
+    lowest = lowest_row(site)
+    if not lowest <= layer < run.n_layers:
+        embedding = " (-1 is the embedding)" if lowest < 0 else ""
+        raise CellError(
+            f"Layer {layer} was asked for; {site} has layers {lowest} to {run.n_layers - 1}{embedding}."
+        )
+    if not 0 <= position < run.seq:
+        raise CellError(f"Position {position} was asked for; this run has 0 to {run.seq - 1}.")
+
+
+def top_ids(logits: torch.Tensor, k: int) -> torch.Tensor:
+    """The k largest of `[d_vocab]`, largest first, ties by the lower id."""
+    threshold = logits.topk(k).values[-1]
+    candidates = (logits >= threshold).nonzero().flatten()
+    if not len(candidates):  # NaN compares with nothing
+        return torch.arange(k, device=logits.device)
+    return candidates[logits[candidates].sort(descending=True, stable=True).indices][:k]
+
+
+def ranks(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """How many of `[d_vocab]` score strictly higher than each id; `[ids]`, 0 is the top."""
+    return (logits[None, :] > logits[ids][:, None]).sum(dim=-1)
+
+
+def _moved(probs: torch.Tensor) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+    change = probs[0] - probs[1]
+    n = min(N_MOVED, change.shape[-1])
+    up, down = change.topk(n), change.topk(n, largest=False)
+    gained = [(i, d) for i, d in zip(up.indices.tolist(), up.values.tolist(), strict=True) if d > 0]
+    lost = [(i, d) for i, d in zip(down.indices.tolist(), down.values.tolist(), strict=True) if d < 0]
+    return gained, lost

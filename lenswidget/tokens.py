@@ -1,0 +1,198 @@
+"""Token ids -> labels a person can read.
+
+Ids are identity, labels are for the eye: several ids may carry one label, and a label is never turned back
+into an id. Bytes that are no whole character are shown in hex, white space as glyphs, and nothing is lost.
+"""
+
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, Literal
+
+Kind = Literal["text", "space", "bytes", "special", "none"]
+
+SPACE_GLYPHS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+ZERO_WIDTH_JOINER = "\u200d"
+
+
+@dataclass(frozen=True)
+class Label:
+    """How one token id is shown.
+
+    Attributes:
+        text: what the eye gets; never empty, no control characters.
+        kind: `text`; `space` (only white space); `bytes` (part of a character, `text` in hex); `special`
+            (control token of the model); `none` (the tokenizer has no such id).
+        raw: the decoded string; for `bytes` the hex of the bytes, for `none` the empty string.
+    """
+
+    text: str
+    kind: Kind
+    raw: str
+
+
+class Labels:
+    """The labels of one tokenizer's ids.
+
+    Args:
+        tokenizer: a transformers tokenizer, or None, in which case ids are shown as numbers.
+        d_vocab: how many ids the model's logits have; may exceed the tokenizer's.
+    """
+
+    def __init__(self, tokenizer: Any, d_vocab: int):
+        self.tokenizer = tokenizer
+        self.d_vocab = d_vocab
+        self._labels: dict[int, Label] = {}
+
+    def __getitem__(self, token_id: int) -> Label:
+        """The label of one id; any integer is accepted, ids without a token read `#id`."""
+        label = self._labels.get(token_id)
+        if label is None:
+            label = self._labels[token_id] = self._make(token_id)
+        return label
+
+    def of(self, token_ids: Iterable[int]) -> dict[int, Label]:
+        """The labels of all distinct ids given, by id."""
+        return {token_id: self[token_id] for token_id in sorted(set(token_ids))}
+
+    def is_special(self, token_id: int) -> bool:
+        return token_id in self._special_ids
+
+    def joined(self, token_ids: Sequence[int]) -> list[str | None]:
+        """For each token that is a fragment of a character: the whole character, where its neighbours give it.
+
+        Args:
+            token_ids: a prompt's ids, in order.
+        Returns:
+            One entry per id: the character the fragment belongs to, or None.
+        """
+        joined: list[str | None] = [None] * len(token_ids)
+        pending = b""
+        start = 0
+        for i, token_id in enumerate(token_ids):
+            if self[token_id].kind != "bytes":
+                pending = b""
+                continue
+            if not pending:
+                start = i
+            pending += bytes.fromhex(self[token_id].raw)
+            try:
+                character = pending.decode()
+            except UnicodeDecodeError:
+                continue
+            joined[start : i + 1] = [character] * (i + 1 - start)
+            pending = b""
+        return joined
+
+    def search(self, text: str, k: int = 20) -> list[int]:
+        """Ids whose string is like `text`: the same first, then the same but for space and case, then prefixes.
+
+        Args:
+            text: what a person typed; empty gives nothing.
+            k: at most this many ids.
+        """
+        if not text:
+            return []
+        wanted = text.strip().casefold() or text
+        hits: list[tuple[int, int, int]] = []
+        for token_id, (raw, folded) in enumerate(self._vocabulary):
+            if wanted in folded or (raw and raw == text):
+                order = 0 if raw == text else 1 if folded == wanted else 2 if folded.startswith(wanted) else 3
+                hits.append((order, len(raw), token_id))
+        return [token_id for _, _, token_id in sorted(hits)[:k]]
+
+    @cached_property
+    def _vocabulary(self) -> list[tuple[str, str]]:
+        raws = [self[token_id].raw for token_id in range(self.d_vocab)]
+        return [(raw, raw.strip().casefold() or raw) for raw in raws]
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(getattr(self.tokenizer, "all_special_ids", ()))
+
+    @cached_property
+    def _n_tokens(self) -> int:
+        return 0 if self.tokenizer is None else len(self.tokenizer)
+
+    @cached_property
+    def _is_byte_level(self) -> bool:
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return hasattr(self.tokenizer, "byte_decoder")
+        spec = json.loads(backend.to_str())
+        return "ByteLevel" in json.dumps([spec.get("decoder"), spec.get("pre_tokenizer")])
+
+    @cached_property
+    def _added(self) -> dict[int, str]:
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        return {token_id: str(token) for token_id, token in added.items()}
+
+    def _make(self, token_id: int) -> Label:
+        if not 0 <= token_id < self._n_tokens:
+            return Label(f"#{token_id}", "none", "")
+        if token_id in self._special_ids or token_id in self._added:
+            raw = self._added.get(token_id) or str(self.tokenizer.convert_ids_to_tokens(token_id))
+            return Label(visible(raw), "special" if token_id in self._special_ids else "text", raw)
+        piece = self.tokenizer.convert_ids_to_tokens(token_id)
+        if piece is None:
+            return Label(f"#{token_id}", "none", "")
+        raw = self._bytes(piece)
+        if raw is None:
+            text = self.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+            # sentencepiece drops the space that opens a sequence, so take it from the piece
+            raw = piece.replace("▁", " ") if "▁" in piece else text or str(piece)
+        elif isinstance(raw, bytes):
+            try:
+                raw = raw.decode()
+            except UnicodeDecodeError:
+                return Label(raw.hex(" ").upper(), "bytes", raw.hex())
+        return Label(visible(raw), "space" if raw.isspace() else "text", raw)
+
+    def _bytes(self, piece: Any) -> bytes | None:
+        """The bytes a vocabulary piece stands for, where the tokenizer works on bytes."""
+        if isinstance(piece, bytes):
+            return piece
+        if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+            return bytes([int(piece[3:5], 16)])
+        if not self._is_byte_level:
+            return None
+        table = byte_of_character()
+        if any(character not in table for character in piece):
+            return None
+        return bytes(table[character] for character in piece)
+
+
+@cache
+def byte_of_character() -> dict[str, int]:
+    """GPT-2's printable stand-in of each byte, inverted.
+
+    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (byte-level BPE).
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in set(printable)]
+    table = {chr(byte): byte for byte in printable}
+    table.update({chr(0x100 + i): byte for i, byte in enumerate(hidden)})
+    return table
+
+
+def visible(raw: str) -> str:
+    """`raw` with everything that the eye would miss made visible; never empty."""
+    if not raw:
+        return "∅"
+    has_ink = any(not unicodedata.category(c).startswith(("C", "Z", "M")) for c in raw)
+    shown = "".join(_glyph(c, has_ink) for c in raw)
+    # a combining mark alone would sit on its neighbour
+    return f"◌{shown}" if unicodedata.category(raw[0]).startswith("M") else shown
+
+
+def _glyph(character: str, has_ink: bool) -> str:
+    if character in SPACE_GLYPHS:
+        return SPACE_GLYPHS[character]
+    if character == ZERO_WIDTH_JOINER and has_ink:
+        return character  # holds emoji sequences together
+    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Zs", "Zl", "Zp"}:
+        # controls, format characters (bidi overrides among them), odd spaces
+        return f"⟨{ord(character):04X}⟩"
+    return character

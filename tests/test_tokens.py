@@ -1,0 +1,78 @@
+"""Labels: what the eye gets for each id."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lenswidget.tokens import Labels, byte_of_character, visible
+
+
+def test_every_byte_has_one_stand_in():
+    assert sorted(byte_of_character().values()) == list(range(256))
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        (" Paris", "␣Paris"),
+        ("\n\n", "⏎⏎"),
+        ("\t", "⇥"),
+        ("", "∅"),
+        ("\u202egnp", "⟨202E⟩gnp"),
+        ("\u0301", "◌\u0301"),
+        ("👩\u200d💻", "👩\u200d💻"),
+        ("\u200d", "⟨200D⟩"),
+        ("<img src=x onerror=alert(1)>", "<img␣src=x␣onerror=alert(1)>"),
+    ],
+)
+def test_visible(raw: str, shown: str):
+    assert visible(raw) == shown
+
+
+@given(st.text(min_size=1))
+def test_visible_leaves_nothing_unseen(raw: str):
+    shown = visible(raw)
+    assert shown
+    assert not shown.isspace()
+    assert all(unicodedata.category(c) not in {"Cc", "Zs", "Zl", "Zp"} for c in shown)
+
+
+def test_labels_of_smollm2_are_the_tokenizers_bytes(demo):
+    """The labels' bytes, joined, are the text that was encoded."""
+    labels = Labels(demo.tokenizer, 49_152)
+    text = "héllo 日本 🙂\n\tend ﷽ नमस्ते"
+    shown = [labels[i] for i in demo.tokenizer.encode(text)]
+    parts = [bytes.fromhex(label.raw) if label.kind == "bytes" else label.raw.encode() for label in shown]
+    assert b"".join(parts).decode() == text
+
+
+def test_fragments_are_joined_into_their_character(demo):
+    labels = Labels(demo.tokenizer, 49_152)
+    ids = demo.tokenizer.encode("a🫠b")
+    fragments = [i for i in ids if labels[i].kind == "bytes"]
+    assert len(fragments) > 1
+    assert [c for c in labels.joined(ids) if c] == ["🫠"] * len(fragments)
+
+
+def test_ids_that_print_alike_are_told_apart_in_hex(demo):
+    labels = Labels(demo.tokenizer, 49_152)
+    alike = [i for i in range(49_152) if demo.tokenizer.decode([i]) == "\ufffd"]
+    assert len(alike) > 100
+    assert len({labels[i].text for i in alike}) == len(alike)
+
+
+def test_special_and_missing_ids(demo):
+    labels = Labels(demo.tokenizer, 50_000)
+    assert labels[demo.tokenizer.eos_token_id].kind == "special"
+    assert (labels[49_999].text, labels[49_999].kind) == ("#49999", "none")
+    assert Labels(None, 10)[3].text == "#3"
+
+
+def test_search_puts_the_same_string_first(demo):
+    labels = Labels(demo.tokenizer, 49_152)
+    hits = labels.search(" Paris")
+    assert labels[hits[0]].raw == " Paris"
+    assert {labels[i].raw for i in labels.search("paris", 3)} >= {"Paris", " Paris"}
+    assert labels.search("") == []
