@@ -87,7 +87,7 @@ class Labels:
         return joined
 
     def search(self, text: str, k: int = 20) -> list[int]:
-        """Ids whose string is like `text`: the same first, then the same but for space and case, then prefixes.
+        """Ids whose string is like `text`: the same first, then alike but for space and case, then prefixes.
 
         Args:
             text: what a person typed; empty gives nothing.

@@ -1,23 +1,22 @@
 """The widget: traits that Python and the page share, and the messages between them. No arithmetic here."""
 
-import math
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import anywidget
-import numpy as np
 import traitlets as t
 
 from lenswidget import snippets
-from lenswidget.card import Card, check_cell, decode, lowest_row
+from lenswidget.card import check_cell, decode, lowest_row
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import CellError, FidelityError, LensError, PromptError
 from lenswidget.lenses import as_lens
+from lenswidget.messages import card_message, readout_message, run_message
 from lenswidget.readout import Cells, Readout
 from lenswidget.tasks import Tasks, drain
 from lenswidget.tokens import Labels
-from lenswidget.wire import DecodeRequest, Packed, ReadRequest, json_number, label_to_list, pack
+from lenswidget.wire import DecodeRequest, Packed, ReadRequest, label_to_list
 
 STATIC = Path(__file__).parent / "static"
 # VS Code moves about 1 MB a second between kernel and page, so what comes first must be small
@@ -141,7 +140,11 @@ class LensWidget(anywidget.AnyWidget):
         """
         token_id = self._token_id(token)
         if all(token_id not in pin["ids"] for pin in self.pins):
-            pin = {"ids": [token_id], "label": label or self._labels[token_id].text, "color": self._free_color()}
+            pin = {
+                "ids": [token_id],
+                "label": label or self._labels[token_id].text,
+                "color": self._free_color(),
+            }
             self.pins = [*self.pins, pin]
         return self.readout(track=(token_id,), k=1)
 
@@ -189,54 +192,32 @@ class LensWidget(anywidget.AnyWidget):
         """Show the run that `prompt` made."""
         self._run, self._next_run = self._next_run, None
         with self.hold_sync():
-            self.set_trait("run", self._describe(self._run))
+            self.set_trait("run", run_message(self._run, self._labels, tuple(self._lenses)))
             self.set_trait("snapshot", self._snapshot())
             selection, self.selection = self.selection, None
             if selection is not None and selection["position"] < self._run.seq:
                 self.selection = selection
-
-    def _describe(self, run: Any) -> dict[str, Any]:
-        tokens = run.token_ids.tolist()
-        labels = self._labels.of(tokens)
-        fidelity = run.fidelity
-        return {
-            "id": run.id,
-            "prompt": "".join(labels[i].raw if labels[i].kind != "bytes" else "" for i in tokens)
-            if not isinstance(run.prompt, str)
-            else run.prompt,
-            "model": run.model["name"],
-            "dtype": run.model["dtype"],
-            "quantization": run.model["quantization"],
-            "n_layers": run.n_layers,
-            "d_vocab": self._labels.d_vocab,
-            "tokens": tokens,
-            "labels": {str(i): label_to_list(label) for i, label in labels.items()},
-            "joined": self._labels.joined(tokens),
-            "special": [self._labels.is_special(i) for i in tokens],
-            "sites": list(run.sites),
-            "lenses": list(self._lenses),
-            "max_length": run.model["max_length"],
-            "fidelity": {
-                "ok": fidelity.ok,
-                "max_abs_error": json_number(fidelity.max_abs_error),
-                "tolerance": fidelity.tolerance,
-                "text": fidelity.text,
-            },
-        }
 
     def _all_cells(self) -> Cells:
         layers = range(lowest_row(self.site), self._run.n_layers)
         return Cells.grid(list(layers), list(range(self._run.seq)))
 
     def _snapshot(self) -> dict[str, Any]:
-        """The whole grid where it is small; else as many of the newest columns, the last layer first, as fit."""
+        """The whole grid where it is small; else as many of the newest columns as fit."""
         layers = list(range(lowest_row(self.site), self._run.n_layers))
         per_cell = 8 * self.k + 16 + 12 * min(self.k, 2)
         n_cells = max(1, SNAPSHOT_BYTES // per_cell)
         columns = min(self._run.seq, max(1, n_cells // len(layers)))
         positions = list(range(self._run.seq - columns, self._run.seq))
         request = ReadRequest(
-            self._run.id, layers[-n_cells:], positions, self.site, self.lens, self.k, [], ["entropy", "agrees"]
+            self._run.id,
+            layers[-n_cells:],
+            positions,
+            self.site,
+            self.lens,
+            self.k,
+            [],
+            ["entropy", "agrees"],
         )
         packed = drain(self._pack_slices(request))
         return {"header": packed.header, "buffers": packed.buffers}
@@ -271,28 +252,7 @@ class LensWidget(anywidget.AnyWidget):
                 k=min(self.card_k, self._labels.d_vocab),
                 track=tuple(dict.fromkeys(i for pin in self.pins for i in pin["ids"])),
             )
-            self.set_trait("decoded", self._card(card))
-
-    def _card(self, card: Card) -> dict[str, Any]:
-        """A card as JSON, with the labels of every id on it."""
-        ids = [*card.ids, *(i for i, *_ in (*card.promoted, *card.suppressed, *card.tracked))]
-        labels = {str(i): label_to_list(label) for i, label in self._labels.of(ids).items()}
-        moved = {
-            name: [{"id": i, "label": labels[str(i)], "delta": json_number(d)} for i, d in getattr(card, name)]
-            for name in ("promoted", "suppressed")
-        }
-        tracked = [{"id": i, "log_prob": json_number(lp), "rank": rank} for i, lp, rank in card.tracked]
-        numbers = {name: [json_number(v) for v in getattr(card, name)] for name in ("log_probs", "logits")}
-        entropy = json_number(card.entropy_nats)
-        return {
-            **card.to_dict(),
-            **numbers,
-            **moved,
-            "entropy_nats": entropy,
-            "tracked": tracked,
-            "k": len(card.ids),
-            "labels": labels,
-        }
+            self.set_trait("decoded", card_message(card, self._labels))
 
     # messages
 
@@ -312,7 +272,10 @@ class LensWidget(anywidget.AnyWidget):
         elif kind in handlers:
             self._tasks.start(message.get("id"), handlers[kind](message))
         else:
-            error = {"type": "LensError", "message": f"The page asked for {kind!r}, which the kernel does not know."}
+            error = {
+                "type": "LensError",
+                "message": f"The page asked for {kind!r}, which the kernel does not know.",
+            }
             self._reply(message.get("id"), error=error)
 
     def _reply(self, request_id: Any, *, value: Any = None, error: Any = None) -> None:
@@ -342,18 +305,17 @@ class LensWidget(anywidget.AnyWidget):
         yield from ()
         request = DecodeRequest.parse(message)
         self._check_current(request.run_id)
-        card = self._card(
-            decode(
-                self._run,
-                request.layer,
-                request.position,
-                lens=self._lens(request.lens),
-                site=request.site,
-                k=min(request.k, self._labels.d_vocab),
-                temperature=request.temperature,
-                track=tuple(request.track),
-            )
+        decoded = decode(
+            self._run,
+            request.layer,
+            request.position,
+            lens=self._lens(request.lens),
+            site=request.site,
+            k=min(request.k, self._labels.d_vocab),
+            temperature=request.temperature,
+            track=tuple(request.track),
         )
+        card = card_message(decoded, self._labels)
         if message.get("select", True):
             with self.hold_sync():
                 self.set_trait("decoded", card)
@@ -382,30 +344,15 @@ class LensWidget(anywidget.AnyWidget):
             metrics=tuple(request.metrics),
         )
         readout = yield from slices
-        shape = (len(request.layers), len(request.positions))
-        flat = vars(readout)
-        arrays = {
-            name: np.reshape(array, (*shape, *np.shape(array)[1:]))
-            for name, array in flat.items()
-            if isinstance(array, np.ndarray) and np.shape(array)[:1] == (math.prod(shape),)
-        }
-        ids = [*np.unique(readout.ids).tolist(), *request.track]
-        header = {
-            "run_id": request.run_id,
-            "site": request.site,
-            "lens": request.lens,
-            "k": request.k,
-            "layers": request.layers,
-            "positions": request.positions,
-            "tracked_ids": request.track,
-        }
-        return pack(arrays, self._labels.of(ids), **header)
+        return readout_message(readout, request, self._labels)
 
     # small things
 
     def _check_current(self, run_id: str) -> None:
         if run_id != self._run.id:
-            raise CellError("The page asked about an earlier run of this widget; it has been run again since.")
+            raise CellError(
+                "The page asked about an earlier run of this widget; it has been run again since."
+            )
 
     def _lens(self, name: str) -> Any:
         if name not in self._lenses:
@@ -422,7 +369,9 @@ class LensWidget(anywidget.AnyWidget):
         ids = self._model.tokenizer.encode(token, add_special_tokens=False)
         if len(ids) != 1:
             pieces = ", ".join(repr(self._labels[i].text) for i in ids) or "nothing"
-            raise CellError(f"{token!r} is {len(ids)} tokens ({pieces}), not one: give one of them, or an id.")
+            raise CellError(
+                f"{token!r} is {len(ids)} tokens ({pieces}), not one: give one of them, or an id."
+            )
         return ids[0]
 
     def _free_color(self) -> int:

@@ -140,7 +140,9 @@ def temperature(value: Any) -> float:
     """
     if isinstance(value, (int, float)) and math.isfinite(value) and value > 0:
         return float(value)
-    raise LensError(f"The temperature is {value!r}. It must be a finite number above 0; 1 leaves logits as is.")
+    raise LensError(
+        f"The temperature is {value!r}. It must be a finite number above 0; 1 leaves logits as is."
+    )
 
 
 def json_number(value: float) -> float | str:

@@ -1,0 +1,83 @@
+"""Runs, readouts and cards as the page receives them: JSON and buffers, each id with its label."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lenswidget.card import Card
+from lenswidget.tokens import Labels
+from lenswidget.wire import Packed, ReadRequest, json_number, label_to_list, pack
+
+
+def run_message(run: Any, labels: Labels, lenses: Sequence[str]) -> dict[str, Any]:
+    """What the page knows of a run: the model, the prompt's tokens, what can be asked."""
+    tokens = run.token_ids.tolist()
+    fidelity = run.fidelity
+    return {
+        "id": run.id,
+        "prompt": run.prompt if isinstance(run.prompt, str) else "".join(labels[i].raw for i in tokens),
+        "model": run.model["name"],
+        "dtype": run.model["dtype"],
+        "quantization": run.model["quantization"],
+        "n_layers": run.n_layers,
+        "d_vocab": labels.d_vocab,
+        "tokens": tokens,
+        "labels": labels_message(labels, tokens),
+        "joined": labels.joined(tokens),
+        "special": [labels.is_special(i) for i in tokens],
+        "sites": list(run.sites),
+        "lenses": list(lenses),
+        "max_length": run.model["max_length"],
+        "fidelity": {
+            "ok": fidelity.ok,
+            "max_abs_error": json_number(fidelity.max_abs_error),
+            "tolerance": fidelity.tolerance,
+            "text": fidelity.text,
+        },
+    }
+
+
+def readout_message(readout: Any, request: ReadRequest, labels: Labels) -> Packed:
+    """A rectangle's readout, its flat cells laid out `[layers, positions, ...]`."""
+    shape = (len(request.layers), len(request.positions))
+    arrays = {
+        name: np.reshape(array, (*shape, *array.shape[1:]))
+        for name, array in vars(readout).items()
+        if isinstance(array, np.ndarray) and array.shape[:1] == (math.prod(shape),)
+    }
+    return pack(
+        arrays,
+        labels.of([*np.unique(readout.ids).tolist(), *request.track]),
+        run_id=request.run_id,
+        site=request.site,
+        lens=request.lens,
+        k=request.k,
+        layers=request.layers,
+        positions=request.positions,
+        tracked_ids=request.track,
+    )
+
+
+def card_message(card: Card, labels: Labels) -> dict[str, Any]:
+    """A cell card with the labels of every id on it."""
+    ids = [*card.ids, *(i for i, *_ in (*card.promoted, *card.suppressed, *card.tracked))]
+    message = card.to_dict()
+    for name in ("log_probs", "logits"):
+        message[name] = [json_number(value) for value in message[name]]
+    for name in ("promoted", "suppressed"):
+        message[name] = [
+            {"id": i, "label": label_to_list(labels[i]), "delta": json_number(delta)}
+            for i, delta in message[name]
+        ]
+    message["tracked"] = [
+        {"id": i, "log_prob": json_number(lp), "rank": rank} for i, lp, rank in card.tracked
+    ]
+    message["entropy_nats"] = json_number(card.entropy_nats)
+    return {**message, "k": len(card.ids), "labels": labels_message(labels, ids)}
+
+
+def labels_message(labels: Labels, token_ids: Sequence[int]) -> dict[str, list[str]]:
+    """`{id: [text, kind, raw]}`; JSON's keys are strings."""
+    return {str(i): label_to_list(label) for i, label in labels.of(token_ids).items()}

@@ -1,0 +1,98 @@
+"""A card's numbers against a float64 computation of the same cell, from the model's own modules."""
+
+import math
+
+import pytest
+import torch
+
+from lenswidget.card import decode, ranks, top_ids
+from lenswidget.errors import CellError, LensError
+
+PROMPT = "The Eiffel Tower is in the city of"
+
+
+@pytest.fixture(scope="module")
+def run(demo):
+    return demo.run(PROMPT)
+
+
+def float64_logits(demo, layer: int, position: int) -> torch.Tensor:
+    """Hugging Face's own hidden state, through the final norm and the head written out in float64."""
+    hf = demo.hf_model
+    ids = demo.tokenizer(PROMPT, return_tensors="pt").input_ids
+    grabbed = []
+    module = hf.model.embed_tokens if layer < 0 else hf.model.layers[layer]
+    hook = module.register_forward_hook(
+        lambda _m, _a, out: grabbed.append(out[0] if isinstance(out, tuple) else out)
+    )
+    with torch.no_grad():
+        hf(ids)
+    hook.remove()
+    state = grabbed[0][0, position].double()
+    norm = hf.model.norm
+    normed = state / torch.sqrt(state.pow(2).mean() + norm.variance_epsilon) * norm.weight.double()
+    return normed @ hf.lm_head.weight.double().T
+
+
+@pytest.mark.parametrize(("layer", "position"), [(-1, 0), (0, 3), (12, 4), (20, 8), (29, 8)])
+def test_card_equals_float64(demo, run, layer, position):
+    card = decode(run, layer, position, k=20)
+    logits = float64_logits(demo, layer, position)
+    log_probs = logits.log_softmax(-1)
+    order = logits.argsort(descending=True)
+    assert card.ids == order[:20].tolist()
+    # float32 rounding of a 576-wide product of values up to a few hundred
+    torch.testing.assert_close(torch.tensor(card.logits).double(), logits[card.ids], rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(torch.tensor(card.log_probs).double(), log_probs[card.ids], rtol=0, atol=1e-4)
+    assert card.entropy_nats == pytest.approx(-(log_probs.exp() * log_probs).sum().item(), abs=1e-4)
+    if layer >= 0:
+        below = float64_logits(demo, layer - 1, position)
+        assert card.rank_below == [(below > below[i]).sum().item() for i in card.ids]
+        change = log_probs.exp() - below.log_softmax(-1).exp()
+        assert card.promoted[0][0] == change.argmax().item()
+        assert card.suppressed[0][0] == change.argmin().item()
+    else:
+        assert card.layer_below is None
+        assert card.rank_below == [None] * 20
+
+
+def test_last_row_says_paris(demo, run):
+    card = decode(run, 29, run.seq - 1, k=1)
+    assert demo.tokenizer.decode(card.ids) == " Paris"
+
+
+def test_temperature_divides_the_logits(run):
+    plain, warm = decode(run, 20, 8), decode(run, 20, 8, temperature=2.0)
+    assert warm.logits == plain.logits
+    gap = (plain.log_probs[0] - plain.log_probs[5]) / 2
+    assert warm.log_probs[0] - warm.log_probs[5] == pytest.approx(gap, abs=1e-5)
+
+
+def test_tracked_tokens_have_their_rank(demo, run):
+    paris = demo.tokenizer.encode(" Paris")[0]
+    (token, log_prob, rank), *_ = decode(run, 29, run.seq - 1, track=(paris,)).tracked
+    assert (token, rank) == (paris, 0)
+    assert -math.log(2) < log_prob < 0
+
+
+@pytest.mark.parametrize(
+    ("layer", "position", "options", "said"),
+    [
+        (30, 0, {}, "Layer 30"),
+        (-2, 0, {}, "Layer -2"),
+        (0, 99, {}, "Position 99"),
+        (0, 0, {"k": 0}, "k is 0"),
+        (0, 0, {"track": (10**6,)}, "Token 1000000"),
+    ],
+)
+def test_cells_outside_the_run_are_refused(run, layer, position, options, said):
+    with pytest.raises(CellError, match=said):
+        decode(run, layer, position, **options)
+    assert issubclass(CellError, LensError)
+
+
+def test_ties_go_to_the_lower_id():
+    logits = torch.tensor([1.0, 3.0, 2.0, 3.0, 2.0])
+    assert top_ids(logits, 4).tolist() == [1, 3, 2, 4]
+    assert top_ids(logits, 3).tolist() == [1, 3, 2]
+    assert ranks(logits, torch.tensor([3, 4, 0])).tolist() == [0, 2, 4]
