@@ -61,7 +61,7 @@ class Labels:
         return token_id in self._special_ids
 
     def joined(self, token_ids: Sequence[int]) -> list[str | None]:
-        """For each token that is a fragment of a character: the whole character, where its neighbours give it.
+        """For each token that is a fragment of a character: the whole character, if its neighbours give it.
 
         Args:
             token_ids: a prompt's ids, in order.

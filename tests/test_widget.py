@@ -1,0 +1,208 @@
+"""The widget from Python: traits, messages, and what bad input leaves standing."""
+
+import itertools
+
+import pytest
+import torch
+
+from lenswidget.errors import CellError, LensError, PromptError
+from lenswidget.widget import LensWidget
+from lenswidget.wire import unpack
+
+PROMPT = "The Eiffel Tower is in the city of"
+
+
+class Page:
+    """A page's end of the messages, without a page."""
+
+    def __init__(self, widget):
+        self.widget, self.sent, self.ids = widget, [], itertools.count()
+        widget.send = lambda content, buffers=None: self.sent.append((content, buffers))
+
+    def ask(self, kind, **fields):
+        request_id = f"test:{next(self.ids)}"
+        self.widget._receive(self.widget, {"id": request_id, "kind": kind, **fields}, [])
+        replies = [(c, b) for c, b in self.sent if c["id"] == request_id and "kind" not in c]
+        assert len(replies) == 1, "every request gets one reply"
+        return replies[0]
+
+
+@pytest.fixture
+def widget(demo):
+    return LensWidget(demo, PROMPT)
+
+
+@pytest.fixture
+def page(widget):
+    return Page(widget)
+
+
+def test_first_state_is_enough_to_draw(demo, widget):
+    ids = demo.tokenizer.encode(PROMPT)
+    assert widget.run["tokens"] == ids
+    assert [widget.run["labels"][str(i)][2] for i in ids] == [demo.tokenizer.decode([i]) for i in ids]
+    assert widget.run["fidelity"]["ok"]
+    header = widget.snapshot["header"]
+    assert header["layers"] == list(range(-1, 30))
+    assert header["positions"] == list(range(len(ids)))
+    arrays = unpack(header, widget.snapshot["buffers"])
+    assert arrays["ids"].shape == (31, len(ids), 5)
+    assert demo.tokenizer.decode(arrays["ids"][-1, -1, :1].tolist()) == " Paris"
+    assert sum(map(len, widget.snapshot["buffers"])) <= 50_000
+
+
+def test_grid_and_card_agree(widget, page):
+    grid = unpack(widget.snapshot["header"], widget.snapshot["buffers"])
+    card, _ = page.ask(
+        "decode",
+        run_id=widget.run["id"],
+        layer=12,
+        position=4,
+        site="resid_post",
+        lens="logit",
+        k=5,
+        temperature=1,
+    )
+    assert card["value"]["ids"] == grid["ids"][13, 4].tolist()
+    torch.testing.assert_close(
+        torch.tensor(card["value"]["log_probs"]), torch.tensor(grid["log_probs"][13, 4]), rtol=0, atol=2e-5
+    )
+
+
+def test_a_click_sets_selection_and_decoded(widget, page):
+    seen = []
+    widget.observe(lambda change: seen.append(change["name"]), ["selection", "decoded"])
+    page.ask("decode", run_id=widget.run["id"], layer=3, position=2, site="resid_post", lens="logit", k=20)
+    assert widget.selection == {"layer": 3, "position": 2}
+    assert widget.decoded["layer"] == 3
+    assert len(widget.decoded["ids"]) == 20
+    assert sorted(seen) == ["decoded", "selection"]
+
+
+def test_python_sets_the_selection(widget):
+    widget.selection = {"layer": 29, "position": 8}
+    assert widget.decoded["labels"][str(widget.decoded["ids"][0])][2] == " Paris"
+    widget.selection = None
+    assert widget.decoded is None
+
+
+@pytest.mark.parametrize("cell", [{"layer": 30, "position": 0}, {"layer": 0, "position": -1}, {"layer": "x"}])
+def test_a_bad_selection_raises_and_loses_nothing(widget, cell):
+    widget.selection = {"layer": 1, "position": 1}
+    card = widget.decoded
+    with pytest.raises(CellError):
+        widget.selection = cell
+    assert widget.selection == {"layer": 1, "position": 1}
+    assert widget.decoded == card
+
+
+@pytest.mark.parametrize("prompt", ["", "word " * 9000])
+def test_a_bad_prompt_raises_and_loses_nothing(widget, page, prompt):
+    before = (widget.prompt, widget.run, widget.snapshot)
+    with pytest.raises(PromptError):
+        widget.prompt = prompt
+    reply, _ = page.ask("run", prompt=prompt)
+    assert reply["error"]["type"] == "PromptError"
+    assert (widget.prompt, widget.run, widget.snapshot) == before
+    assert widget.status["state"] == "idle"
+
+
+def test_a_new_prompt_runs_and_keeps_the_selected_cell(widget):
+    widget.selection = {"layer": 29, "position": 3}
+    first = widget.decoded
+    widget.prompt = "One two three four five"
+    assert widget.run["prompt"] == "One two three four five"
+    assert widget.snapshot["header"]["run_id"] == widget.run["id"]
+    assert widget.selection == {"layer": 29, "position": 3}
+    assert widget.decoded["run_id"] != first["run_id"]
+    widget.prompt = "One"
+    assert widget.selection is None
+
+
+def test_read_gives_a_rectangle_with_tracked_tokens(demo, widget, page):
+    paris = demo.tokenizer.encode(" Paris")[0]
+    reply, buffers = page.ask(
+        "read",
+        run_id=widget.run["id"],
+        layers=[29, 0],
+        positions=[8, 7, 6],
+        site="resid_post",
+        lens="logit",
+        k=3,
+        track=[paris],
+        metrics=["entropy", "kl", "agrees"],
+    )
+    arrays = unpack(reply["value"], buffers)
+    assert arrays["ids"].shape == (2, 3, 3)
+    assert arrays["tracked_ranks"][0, 0, 0] == 0
+    assert arrays["tracked_log_probs"].shape == (2, 3, 1)
+    assert arrays["kl_from_final"][0].max() < 1e-5
+    assert arrays["agrees"][0].all()
+    assert str(paris) in reply["value"]["labels"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "said"),
+    [
+        ("read", {"layers": [30]}, "30"),
+        ("read", {"run_id": "gone"}, "earlier run"),
+        ("read", {"lens": "none"}, "No lens"),
+        ("decode", {"layer": -5}, "Layer -5"),
+        ("decode", {"temperature": 0}, "temperature"),
+        ("unheard", {}, "unheard"),
+    ],
+)
+def test_a_bad_message_gets_the_kernels_words(widget, page, kind, fields, said):
+    good = {"run_id": widget.run["id"], "site": "resid_post", "lens": "logit", "k": 3}
+    good |= {"layer": 0, "position": 0} if kind == "decode" else {"layers": [0], "positions": [0]}
+    reply, _ = page.ask(kind, **{**good, **fields})
+    assert said in reply["error"]["message"]
+
+
+def test_copied_code_reproduces_the_card(demo, widget, page):
+    asked = {"layer": 20, "position": 8, "site": "resid_post", "lens": "logit", "k": 7, "temperature": 0.5}
+    code, _ = page.ask("code", **asked)
+    card, _ = page.ask("decode", run_id=widget.run["id"], **asked)
+    names = {"model": demo}
+    exec(code["value"]["code"], names)
+    assert names["top"].indices.tolist() == card["value"]["ids"]
+    torch.testing.assert_close(
+        names["top"].values.log(), torch.tensor(card["value"]["log_probs"]), rtol=0, atol=1e-5
+    )
+
+
+def test_state_begins_another_widget(demo, widget):
+    widget.k, widget.metric, widget.selection = 3, "entropy", {"layer": 2, "position": 1}
+    widget.track(" Paris")
+    again = LensWidget(demo, PROMPT, state=widget.state)
+    assert again.state == widget.state
+    assert again.decoded["ids"] == widget.decoded["ids"]
+
+
+def test_track_pins_and_reads_every_cell(demo, widget):
+    readout = widget.track(" Paris")
+    assert widget.pins == [{"ids": demo.tokenizer.encode(" Paris"), "label": "␣Paris", "color": 0}]
+    assert readout.tracked_ranks.shape == (31 * 9, 1)
+    assert readout.tracked_ranks[-1, 0] == 0
+    widget.track(" London")
+    assert [pin["color"] for pin in widget.pins] == [0, 1]
+    with pytest.raises(CellError, match="tokens"):
+        widget.track("Supercalifragilistic expialidocious")
+
+
+def test_two_widgets_on_one_model_do_not_disturb_each_other(demo, widget):
+    other = LensWidget(demo, "Two and two make")
+    widget.selection = {"layer": 29, "position": 8}
+    other.selection = {"layer": 29, "position": 3}
+    assert other.decoded["run_id"] == other.run["id"] != widget.decoded["run_id"]
+
+
+def test_ids_without_a_tokenizer_are_shown_as_numbers(demo):
+    import lenswidget as lw
+
+    bare = lw.LanguageModel(demo.hf_model, None)
+    widget = LensWidget(bare, [504, 414, 46682])
+    assert widget.run["labels"]["504"][0] == "#504"
+    assert widget.prompt == [504, 414, 46682]
+    with pytest.raises(LensError, match="tokenizer"):
+        widget.prompt = "text"
