@@ -12,14 +12,14 @@ PROMPT = "The Eiffel Tower is in the city of"
 
 
 @pytest.fixture(scope="module")
-def run(demo):
-    return demo.run(PROMPT)
+def run(demo_model):
+    return demo_model.run(PROMPT)
 
 
-def float64_logits(demo, layer: int, position: int) -> torch.Tensor:
+def float64_logits(demo_model, layer: int, position: int) -> torch.Tensor:
     """Hugging Face's own hidden state, through the final norm and the head written out in float64."""
-    hf = demo.hf_model
-    ids = demo.tokenizer(PROMPT, return_tensors="pt").input_ids
+    hf = demo_model.hf_model
+    ids = demo_model.tokenizer(PROMPT, return_tensors="pt").input_ids
     grabbed = []
     module = hf.model.embed_tokens if layer < 0 else hf.model.layers[layer]
     hook = module.register_forward_hook(
@@ -35,9 +35,9 @@ def float64_logits(demo, layer: int, position: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("layer", "position"), [(-1, 0), (0, 3), (12, 4), (20, 8), (29, 8)])
-def test_card_equals_float64(demo, run, layer, position):
+def test_card_equals_float64(demo_model, run, layer, position):
     card = decode(run, layer, position, k=20)
-    logits = float64_logits(demo, layer, position)
+    logits = float64_logits(demo_model, layer, position)
     log_probs = logits.log_softmax(-1)
     order = logits.argsort(descending=True)
     assert card.ids == order[:20].tolist()
@@ -46,7 +46,7 @@ def test_card_equals_float64(demo, run, layer, position):
     torch.testing.assert_close(torch.tensor(card.log_probs).double(), log_probs[card.ids], rtol=0, atol=1e-4)
     assert card.entropy_nats == pytest.approx(-(log_probs.exp() * log_probs).sum().item(), abs=1e-4)
     if layer >= 0:
-        below = float64_logits(demo, layer - 1, position)
+        below = float64_logits(demo_model, layer - 1, position)
         assert card.rank_below == [(below > below[i]).sum().item() for i in card.ids]
         change = log_probs.exp() - below.log_softmax(-1).exp()
         assert card.promoted[0][0] == change.argmax().item()
@@ -56,9 +56,9 @@ def test_card_equals_float64(demo, run, layer, position):
         assert card.rank_below == [None] * 20
 
 
-def test_last_row_says_paris(demo, run):
+def test_last_row_says_paris(demo_model, run):
     card = decode(run, 29, run.seq - 1, k=1)
-    assert demo.tokenizer.decode(card.ids) == " Paris"
+    assert demo_model.tokenizer.decode(card.ids) == " Paris"
 
 
 def test_temperature_divides_the_logits(run):
@@ -68,8 +68,8 @@ def test_temperature_divides_the_logits(run):
     assert warm.log_probs[0] - warm.log_probs[5] == pytest.approx(gap, abs=1e-5)
 
 
-def test_tracked_tokens_have_their_rank(demo, run):
-    paris = demo.tokenizer.encode(" Paris")[0]
+def test_tracked_tokens_have_their_rank(demo_model, run):
+    paris = demo_model.tokenizer.encode(" Paris")[0]
     (token, log_prob, rank), *_ = decode(run, 29, run.seq - 1, track=(paris,)).tracked
     assert (token, rank) == (paris, 0)
     assert -math.log(2) < log_prob < 0

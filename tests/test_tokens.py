@@ -39,39 +39,39 @@ def test_visible_leaves_nothing_unseen(raw: str):
     assert all(unicodedata.category(c) not in {"Cc", "Zs", "Zl", "Zp"} for c in shown)
 
 
-def test_labels_of_smollm2_are_the_tokenizers_bytes(demo):
+def test_labels_of_smollm2_are_the_tokenizers_bytes(demo_model):
     """The labels' bytes, joined, are the text that was encoded."""
-    labels = Labels(demo.tokenizer, 49_152)
+    labels = Labels(demo_model.tokenizer, 49_152)
     text = "héllo 日本 🙂\n\tend ﷽ नमस्ते"
-    shown = [labels[i] for i in demo.tokenizer.encode(text)]
+    shown = [labels[i] for i in demo_model.tokenizer.encode(text)]
     parts = [bytes.fromhex(label.raw) if label.kind == "bytes" else label.raw.encode() for label in shown]
     assert b"".join(parts).decode() == text
 
 
-def test_fragments_are_joined_into_their_character(demo):
-    labels = Labels(demo.tokenizer, 49_152)
-    ids = demo.tokenizer.encode("a🫠b")
+def test_fragments_are_joined_into_their_character(demo_model):
+    labels = Labels(demo_model.tokenizer, 49_152)
+    ids = demo_model.tokenizer.encode("a🫠b")
     fragments = [i for i in ids if labels[i].kind == "bytes"]
     assert len(fragments) > 1
     assert [c for c in labels.joined(ids) if c] == ["🫠"] * len(fragments)
 
 
-def test_ids_that_print_alike_are_told_apart_in_hex(demo):
-    labels = Labels(demo.tokenizer, 49_152)
-    alike = [i for i in range(49_152) if demo.tokenizer.decode([i]) == "\ufffd"]
+def test_ids_that_print_alike_are_told_apart_in_hex(demo_model):
+    labels = Labels(demo_model.tokenizer, 49_152)
+    alike = [i for i in range(49_152) if demo_model.tokenizer.decode([i]) == "\ufffd"]
     assert len(alike) > 100
     assert len({labels[i].text for i in alike}) == len(alike)
 
 
-def test_special_and_missing_ids(demo):
-    labels = Labels(demo.tokenizer, 50_000)
-    assert labels[demo.tokenizer.eos_token_id].kind == "special"
+def test_special_and_missing_ids(demo_model):
+    labels = Labels(demo_model.tokenizer, 50_000)
+    assert labels[demo_model.tokenizer.eos_token_id].kind == "special"
     assert (labels[49_999].text, labels[49_999].kind) == ("#49999", "none")
     assert Labels(None, 10)[3].text == "#3"
 
 
-def test_search_puts_the_same_string_first(demo):
-    labels = Labels(demo.tokenizer, 49_152)
+def test_search_puts_the_same_string_first(demo_model):
+    labels = Labels(demo_model.tokenizer, 49_152)
     hits = labels.search(" Paris")
     assert labels[hits[0]].raw == " Paris"
     assert {labels[i].raw for i in labels.search("paris", 3)} >= {"Paris", " Paris"}

@@ -28,8 +28,8 @@ class Page:
 
 
 @pytest.fixture
-def widget(demo):
-    return LensWidget(demo, PROMPT)
+def widget(demo_model):
+    return LensWidget(demo_model, PROMPT)
 
 
 @pytest.fixture
@@ -37,17 +37,17 @@ def page(widget):
     return Page(widget)
 
 
-def test_first_state_is_enough_to_draw(demo, widget):
-    ids = demo.tokenizer.encode(PROMPT)
+def test_first_state_is_enough_to_draw(demo_model, widget):
+    ids = demo_model.tokenizer.encode(PROMPT)
     assert widget.run["tokens"] == ids
-    assert [widget.run["labels"][str(i)][2] for i in ids] == [demo.tokenizer.decode([i]) for i in ids]
+    assert [widget.run["labels"][str(i)][2] for i in ids] == [demo_model.tokenizer.decode([i]) for i in ids]
     assert widget.run["fidelity"]["ok"]
     header = widget.snapshot["header"]
     assert header["layers"] == list(range(-1, 30))
     assert header["positions"] == list(range(len(ids)))
     arrays = unpack(header, widget.snapshot["buffers"])
     assert arrays["ids"].shape == (31, len(ids), 5)
-    assert demo.tokenizer.decode(arrays["ids"][-1, -1, :1].tolist()) == " Paris"
+    assert demo_model.tokenizer.decode(arrays["ids"][-1, -1, :1].tolist()) == " Paris"
     assert sum(map(len, widget.snapshot["buffers"])) <= 50_000
 
 
@@ -119,8 +119,8 @@ def test_a_new_prompt_runs_and_keeps_the_selected_cell(widget):
     assert widget.selection is None
 
 
-def test_read_gives_a_rectangle_with_tracked_tokens(demo, widget, page):
-    paris = demo.tokenizer.encode(" Paris")[0]
+def test_read_gives_a_rectangle_with_tracked_tokens(demo_model, widget, page):
+    paris = demo_model.tokenizer.encode(" Paris")[0]
     reply, buffers = page.ask(
         "read",
         run_id=widget.run["id"],
@@ -159,11 +159,11 @@ def test_a_bad_message_gets_the_kernels_words(widget, page, kind, fields, said):
     assert said in reply["error"]["message"]
 
 
-def test_copied_code_reproduces_the_card(demo, widget, page):
+def test_copied_code_reproduces_the_card(demo_model, widget, page):
     asked = {"layer": 20, "position": 8, "site": "resid_post", "lens": "logit", "k": 7, "temperature": 0.5}
     code, _ = page.ask("code", **asked)
     card, _ = page.ask("decode", run_id=widget.run["id"], **asked)
-    names = {"model": demo}
+    names = {"model": demo_model}
     exec(code["value"]["code"], names)
     assert names["top"].indices.tolist() == card["value"]["ids"]
     torch.testing.assert_close(
@@ -171,17 +171,17 @@ def test_copied_code_reproduces_the_card(demo, widget, page):
     )
 
 
-def test_state_begins_another_widget(demo, widget):
+def test_state_begins_another_widget(demo_model, widget):
     widget.k, widget.metric, widget.selection = 3, "entropy", {"layer": 2, "position": 1}
     widget.track(" Paris")
-    again = LensWidget(demo, PROMPT, state=widget.state)
+    again = LensWidget(demo_model, PROMPT, state=widget.state)
     assert again.state == widget.state
     assert again.decoded["ids"] == widget.decoded["ids"]
 
 
-def test_track_pins_and_reads_every_cell(demo, widget):
+def test_track_pins_and_reads_every_cell(demo_model, widget):
     readout = widget.track(" Paris")
-    assert widget.pins == [{"ids": demo.tokenizer.encode(" Paris"), "label": "␣Paris", "color": 0}]
+    assert widget.pins == [{"ids": demo_model.tokenizer.encode(" Paris"), "label": "␣Paris", "color": 0}]
     assert readout.tracked_ranks.shape == (31 * 9, 1)
     assert readout.tracked_ranks[-1, 0] == 0
     widget.track(" London")
@@ -190,17 +190,17 @@ def test_track_pins_and_reads_every_cell(demo, widget):
         widget.track("Supercalifragilistic expialidocious")
 
 
-def test_two_widgets_on_one_model_do_not_disturb_each_other(demo, widget):
-    other = LensWidget(demo, "Two and two make")
+def test_two_widgets_on_one_model_do_not_disturb_each_other(demo_model, widget):
+    other = LensWidget(demo_model, "Two and two make")
     widget.selection = {"layer": 29, "position": 8}
     other.selection = {"layer": 29, "position": 3}
     assert other.decoded["run_id"] == other.run["id"] != widget.decoded["run_id"]
 
 
-def test_ids_without_a_tokenizer_are_shown_as_numbers(demo):
+def test_ids_without_a_tokenizer_are_shown_as_numbers(demo_model):
     import lenswidget as lw
 
-    bare = lw.LanguageModel(demo.hf_model, None)
+    bare = lw.LanguageModel(demo_model.hf_model, None)
     widget = LensWidget(bare, [504, 414, 46682])
     assert widget.run["labels"]["504"][0] == "#504"
     assert widget.prompt == [504, 414, 46682]
