@@ -14,13 +14,17 @@ from lenswidget.errors import Cancelled, LensError
 logger = logging.getLogger("lenswidget")
 
 
-def drain(work: Generator[Any, None, Any]) -> Any:
-    """Run work that comes in slices through at once; its value."""
+def drain(
+    work: Generator[tuple[int, int], None, Any], progress: Callable[[int, int], None] | None = None
+) -> Any:
+    """Run work that comes in slices through at once; its value. `progress` is called after each slice."""
     while True:
         try:
-            next(work)
+            step = next(work)
         except StopIteration as stop:
             return stop.value
+        if progress is not None:
+            progress(*step)
 
 
 class Tasks:

@@ -1,26 +1,25 @@
 """The widget: traits that Python and the page share, and the messages between them. No arithmetic here."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets as t
 
-from lenswidget import snippets
-from lenswidget.card import check_cell, decode, lowest_row
-from lenswidget.engine import LocalEngine
-from lenswidget.errors import CellError, FidelityError, LensError, PromptError
-from lenswidget.lenses import as_lens
-from lenswidget.messages import card_message, readout_message, run_message
-from lenswidget.readout import Cells, Readout
+from lenswidget.card import check_cell, lowest_row
+from lenswidget import shown
+from lenswidget.errors import CellError, LensError
+from lenswidget.readout import Readout
+from lenswidget.session import Session
 from lenswidget.tasks import Tasks, drain
-from lenswidget.tokens import Labels
-from lenswidget.wire import DecodeRequest, Packed, ReadRequest, label_to_list
+from lenswidget.wire import DecodeRequest, Packed, ReadRequest
 
 STATIC = Path(__file__).parent / "static"
 # VS Code moves about 1 MB a second between kernel and page, so what comes first must be small
 SNAPSHOT_BYTES = 50_000
+BYTES_PER_TOKEN = 14  # id, log-prob, and a label for about every other token
+BYTES_PER_CELL = 8
 METRICS = ("prob", "log_prob", "entropy", "kl", "rank", "agrees")
 CHOICES = (
     "selection",
@@ -38,6 +37,7 @@ CHOICES = (
     "trajectory",
     "rank_token",
 )
+IDLE = {"state": "idle", "text": "", "done": 0, "total": 0}
 
 
 class LensWidget(anywidget.AnyWidget):
@@ -47,7 +47,7 @@ class LensWidget(anywidget.AnyWidget):
         model: a `LanguageModel`.
         prompt: text, ids, or an encoding of one prompt.
         lens: how mid-layer states are carried to the tail: None (logit lens), a `Lens`, or a callable.
-        lenses: more lenses to switch between, by name or each with a `name`.
+        lenses: more lenses to switch between: a sequence, or a mapping from name to lens.
         strict: refuse a model whose decoded last row is not its own logits; False shows it with a red badge.
         state: `w.state` of an earlier widget, to begin with its choices.
         choices: any trait of the widget, `k=10` or `metric="entropy"` say.
@@ -58,11 +58,13 @@ class LensWidget(anywidget.AnyWidget):
     _esm = STATIC / "widget.js"
     _css = STATIC / "widget.css"
 
+    # what the kernel tells
     run = t.Dict(read_only=True).tag(sync=True)
     snapshot = t.Dict(read_only=True).tag(sync=True)
     decoded = t.Dict(allow_none=True, default_value=None, read_only=True).tag(sync=True)
-    status = t.Dict({"state": "idle", "text": "", "done": 0, "total": 0}, read_only=True).tag(sync=True)
+    status = t.Dict(IDLE, read_only=True).tag(sync=True)
 
+    # what a person chooses, in the page or from Python
     prompt = t.Union([t.Unicode(), t.List(t.Int())]).tag(sync=True)
     selection = t.Dict(allow_none=True, default_value=None).tag(sync=True)
     metric = t.Enum(METRICS, default_value="prob").tag(sync=True)
@@ -85,23 +87,20 @@ class LensWidget(anywidget.AnyWidget):
         prompt: Any,
         *,
         lens: Any = None,
-        lenses: Sequence[Any] = (),
+        lenses: Any = None,
         strict: bool = True,
         state: dict[str, Any] | None = None,
         **choices: Any,
     ):
-        self._model = model
-        self._engine = LocalEngine(model)
-        self._strict = strict
+        self._session = Session(model, lens, lenses, strict=strict)
         self._tasks = Tasks(self._reply, self._progress)
-        chosen = as_lens(lens)
-        self._lenses = {each.name: each for each in (chosen, *map(as_lens, lenses), as_lens(None))}
-        self._labels = Labels(model.tokenizer, model.anatomy.d_vocab)
-        self._run: Any = None
-        self._next_run = self._execute(prompt)
-        shown = {**(state or {}), "lens": chosen.name, **choices}
-        selection = shown.pop("selection", None)
-        super().__init__(prompt=as_trait(prompt, self._next_run), **shown)
+        begin = {**(state or {}), **choices}
+        if lens is not None or begin.get("lens") not in self._session.lenses:
+            begin["lens"] = self._session.first_lens
+        selection = begin.pop("selection", None)
+        self._next_run: Any = self._session.execute(prompt)
+        prompt = prompt if isinstance(prompt, str) else self._next_run.token_ids.tolist()
+        super().__init__(prompt=prompt, **begin)
         self._publish()
         self.selection = selection
         self.on_msg(self._receive)
@@ -120,14 +119,17 @@ class LensWidget(anywidget.AnyWidget):
             cells: a `Cells`; None is all of them.
             options: of `lenswidget.readout.read`, in place of the widget's own choices.
         """
-        cells = self._all_cells() if cells is None else cells
-        track = tuple(dict.fromkeys(i for pin in self.pins for i in pin["ids"]))
-        asked = {"lens": self._lenses[self.lens], "site": self.site, "k": self.k, "track": track, **options}
-        return self._engine.read(self._run, cells, **asked)
+        asked = {"site": self.site, "lens": self.lens, "k": self.k, "track": tuple(self._pinned())}
+        return self._session.readout(cells, **{**asked, **options})
 
     def to_dataframe(self, **options: Any) -> Any:
         """`readout().to_dataframe()`: a row per cell and top token."""
         return self.readout(**options).to_dataframe()
+
+    def to_csv(self, path: str | Path, **options: Any) -> Path:
+        """Write `to_dataframe()` as a CSV file; returns its path."""
+        self.to_dataframe(**options).to_csv(path, index=False)
+        return Path(path)
 
     def track(self, token: str | int, *, label: str | None = None) -> Readout:
         """Pin a token and read it at every layer and position.
@@ -138,14 +140,12 @@ class LensWidget(anywidget.AnyWidget):
         Returns:
             A readout whose `tracked_log_probs` and `tracked_ranks` are `[cells, 1]`.
         """
-        token_id = self._token_id(token)
-        if all(token_id not in pin["ids"] for pin in self.pins):
-            pin = {
-                "ids": [token_id],
-                "label": label or self._labels[token_id].text,
-                "color": self._free_color(),
-            }
-            self.pins = [*self.pins, pin]
+        token_id = self._session.token_id(token)
+        if token_id not in self._pinned():
+            taken = {pin["color"] for pin in self.pins}
+            color = next(i for i in range(len(taken) + 1) if i not in taken)
+            name = label or self._session.labels[token_id].text
+            self.pins = [*self.pins, {"ids": [token_id], "label": name, "color": color}]
         return self.readout(track=(token_id,), k=1)
 
     def save(self, path: str | Path, **options: Any) -> Path:
@@ -154,88 +154,108 @@ class LensWidget(anywidget.AnyWidget):
 
         return save(self, path, **options)
 
-    def to_csv(self, path: str | Path, **options: Any) -> Path:
-        """Write `to_dataframe()` as a CSV file; returns its path."""
-        path = Path(path)
-        self.to_dataframe(**options).to_csv(path, index=False)
-        return path
+    def packed_grid(
+        self,
+        *,
+        k: int | None = None,
+        metrics: tuple[str, ...] = ("entropy", "agrees"),
+        newest: int | None = None,
+        progress: Any = None,
+    ) -> Packed:
+        """The grid as the page takes it, with the widget's site, lens and pins.
+
+        Args:
+            k: top tokens of each cell; None is the widget's.
+            metrics: of `lenswidget.readout.read`.
+            newest: only so many of the last positions.
+            progress: called with `(done, total)` cells.
+        """
+        run = self._session.run
+        request = ReadRequest(
+            run_id=run.id,
+            layers=self._session.layers(self.site),
+            positions=list(range(max(0, run.seq - (newest or run.seq)), run.seq)),
+            site=self.site,
+            lens=self.lens,
+            k=k or self.k,
+            track=self._pinned(),
+            metrics=list(metrics),
+        )
+        return drain(self._session.read(request), progress)
+
+    def close(self) -> None:
+        """Close the comm and let the run's states go; Python may still ask, and then the model runs again."""
+        super().close()
+        self._session.release()
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        shown.note(self)
+        return super()._repr_mimebundle_(**options)
 
     # the run
-
-    def _execute(self, prompt: Any) -> Any:
-        run = self._engine.run(prompt)
-        if self._strict and not run.fidelity.ok:
-            raise FidelityError(
-                f"The last row does not reproduce {run.model['name']}'s own logits: {run.fidelity.text}. "
-                "Pass strict=False to see it all the same."
-            )
-        return run
 
     @t.validate("prompt")
     def _validate_prompt(self, proposal: Any) -> Any:
         # run before the trait changes, so that a prompt that fails leaves everything as it was
-        prompt = proposal["value"]
         if self._next_run is None:
-            self._set_status("working", "Running the model")
+            self.set_trait("status", {**IDLE, "state": "working", "text": "Running the model"})
             try:
-                self._next_run = self._execute(prompt)
+                self._next_run = self._session.execute(proposal["value"])
             finally:
-                self._set_status("idle")
-        return prompt
+                self.set_trait("status", IDLE)
+        return proposal["value"]
 
     @t.observe("prompt")
     def _on_prompt(self, _change: Any) -> None:
-        if self._run is not None:
+        if self._session.is_shown:
             self._publish()
 
     def _publish(self) -> None:
         """Show the run that `prompt` made."""
-        self._run, self._next_run = self._next_run, None
+        self._next_run = self._session.show(self._next_run)
         with self.hold_sync():
-            self.set_trait("run", run_message(self._run, self._labels, tuple(self._lenses)))
-            self.set_trait("snapshot", self._snapshot())
-            selection, self.selection = self.selection, None
-            if selection is not None and selection["position"] < self._run.seq:
-                self.selection = selection
+            self.set_trait("run", self._session.describe())
+            self._on_reading(None)
 
-    def _all_cells(self) -> Cells:
-        layers = range(lowest_row(self.site), self._run.n_layers)
-        return Cells.grid(list(layers), list(range(self._run.seq)))
+    @t.validate("site", "lens")
+    def _validate_reading(self, proposal: Any) -> Any:
+        name, value = proposal["trait"].name, proposal["value"]
+        known = self._session.lenses if name == "lens" else (self._next_run or self._session.run).sites
+        if value not in known:
+            raise LensError(f"No {name} is called {value!r} here; this widget has {', '.join(known)}.")
+        return value
+
+    @t.observe("site", "lens", "k")
+    def _on_reading(self, _change: Any) -> None:
+        """Another run, or another way to read it: the snapshot and the card follow."""
+        if not self._session.is_shown:
+            return
+        with self.hold_sync():
+            self.set_trait("snapshot", self._snapshot())
+            cell, self.selection = self.selection, None
+            if cell and cell["position"] < self._session.run.seq and cell["layer"] >= lowest_row(self.site):
+                self.selection = cell
 
     def _snapshot(self) -> dict[str, Any]:
         """The whole grid where it is small; else as many of the newest columns as fit."""
-        layers = list(range(lowest_row(self.site), self._run.n_layers))
-        per_cell = 8 * self.k + 16 + 12 * min(self.k, 2)
-        n_cells = max(1, SNAPSHOT_BYTES // per_cell)
-        columns = min(self._run.seq, max(1, n_cells // len(layers)))
-        positions = list(range(self._run.seq - columns, self._run.seq))
-        request = ReadRequest(
-            self._run.id,
-            layers[-n_cells:],
-            positions,
-            self.site,
-            self.lens,
-            self.k,
-            [],
-            ["entropy", "agrees"],
-        )
-        packed = drain(self._pack_slices(request))
+        n_cells = SNAPSHOT_BYTES // (BYTES_PER_CELL + BYTES_PER_TOKEN * self.k)
+        packed = self.packed_grid(newest=max(1, n_cells // len(self._session.layers(self.site))))
         return {"header": packed.header, "buffers": packed.buffers}
 
-    # one cell
+    # the selected cell, the pins
 
     @t.validate("selection")
     def _validate_selection(self, proposal: Any) -> Any:
         cell = proposal["value"]
-        if cell is not None:
-            try:
-                layer, position = int(cell["layer"]), int(cell["position"])
-            except (KeyError, TypeError, ValueError):
-                raise CellError(
-                    f'The selection is {cell!r}. It must be {{"layer": i, "position": j}} or None.'
-                ) from None
-            check_cell(self._run, layer, position, self.site)
-            cell = {"layer": layer, "position": position}
+        if cell is None:
+            return None
+        try:
+            cell = {"layer": int(cell["layer"]), "position": int(cell["position"])}
+        except (KeyError, TypeError, ValueError):
+            raise CellError(
+                f'The selection is {cell!r}. It must be {{"layer": i, "position": j}} or None.'
+            ) from None
+        check_cell(self._session.run, **cell, site=self.site)
         return cell
 
     @t.observe("selection")
@@ -244,144 +264,67 @@ class LensWidget(anywidget.AnyWidget):
         if cell is None:
             self.set_trait("decoded", None)
         elif self.decoded is None or any(self.decoded[name] != cell[name] for name in cell):
-            card = decode(
-                self._run,
-                **cell,
-                lens=self._lenses[self.lens],
-                site=self.site,
-                k=min(self.card_k, self._labels.d_vocab),
-                track=tuple(dict.fromkeys(i for pin in self.pins for i in pin["ids"])),
-            )
-            self.set_trait("decoded", card_message(card, self._labels))
+            reading = {"site": self.site, "lens": self.lens, "k": self.card_k, "temperature": 1.0}
+            request = DecodeRequest(run_id=self._session.run.id, **cell, **reading, track=self._pinned())
+            self.set_trait("decoded", self._session.decode(request))
+
+    @t.validate("pins")
+    def _validate_pins(self, proposal: Any) -> Any:
+        for pin in proposal["value"]:
+            ids = pin.get("ids")
+            if not ids or not all(isinstance(i, int) for i in ids):
+                raise CellError(
+                    f'A pin is {pin!r}. It must be {{"ids": [token ids], "label": text, "color": number}}.'
+                )
+            for i in ids:
+                self._session.token_id(i)
+        return proposal["value"]
+
+    def _pinned(self) -> list[int]:
+        return list(dict.fromkeys(i for pin in self.pins for i in pin["ids"]))
 
     # messages
 
     def _receive(self, _widget: Any, message: dict[str, Any], _buffers: Any) -> None:
-        handlers = {
-            "ping": self._on_ping,
-            "run": self._on_run,
-            "read": self._on_read,
-            "decode": self._on_decode,
-            "search": self._on_search,
-            "code": self._on_code,
-        }
-        kind = message.get("kind")
-        if kind == "cancel":
+        request_id = message.get("id")
+        if message.get("kind") == "cancel":
             self._tasks.cancel(message.get("target"))
-            self._reply(message.get("id"), value={})
-        elif kind in handlers:
-            self._tasks.start(message.get("id"), handlers[kind](message))
+            self._reply(request_id, value={})
         else:
-            error = {
-                "type": "LensError",
-                "message": f"The page asked for {kind!r}, which the kernel does not know.",
-            }
-            self._reply(message.get("id"), error=error)
+            self._tasks.start(request_id, self._answer(message))
+
+    def _answer(self, message: dict[str, Any]) -> Generator[tuple[int, int], None, Any]:
+        """One request's work, in slices; returns the reply's value."""
+        session = self._session
+        match message.get("kind"):
+            case "read":
+                return (yield from session.read(ReadRequest.parse(message)))
+            case "decode":
+                card = session.decode(DecodeRequest.parse(message))
+                if message.get("select", True):
+                    with self.hold_sync():
+                        self.set_trait("decoded", card)
+                        self.selection = {"layer": card["layer"], "position": card["position"]}
+                return card
+            case "run":
+                self.prompt = message.get("prompt")
+                return {"run_id": session.run.id}
+            case "search":
+                return session.search(str(message.get("text", "")), int(message.get("k", 20)))
+            case "code":
+                request = DecodeRequest.parse({**message, "run_id": session.run.id})
+                cell = {name: getattr(request, name) for name in ("layer", "position", "site", "lens", "k")}
+                return {"code": session.code(self.prompt, {**cell, "temperature": request.temperature})}
+            case "ping":
+                return {}
+            case kind:
+                raise LensError(f"The page asked for {kind!r}, which this kernel does not know.")
 
     def _reply(self, request_id: Any, *, value: Any = None, error: Any = None) -> None:
-        buffers = None
         if isinstance(value, Packed):
-            value, buffers = value.header, value.buffers
-        self.send({"id": request_id, **({"error": error} if error else {"value": value})}, buffers=buffers)
+            self.send({"id": request_id, "value": value.header}, buffers=value.buffers)
+        else:
+            self.send({"id": request_id, **({"error": error} if error else {"value": value})})
 
     def _progress(self, request_id: Any, done: int, total: int) -> None:
         self.send({"kind": "progress", "id": request_id, "done": done, "total": total})
-
-    def _on_ping(self, _message: Any) -> Generator[tuple[int, int], None, dict[str, Any]]:
-        yield from ()
-        return {}
-
-    def _on_run(self, message: Any) -> Generator[tuple[int, int], None, dict[str, Any]]:
-        yield from ()
-        self.prompt = message["prompt"]
-        return {"run_id": self._run.id}
-
-    def _on_read(self, message: Any) -> Generator[tuple[int, int], None, Packed]:
-        request = ReadRequest.parse(message)
-        self._check_current(request.run_id)
-        return (yield from self._pack_slices(request))
-
-    def _on_decode(self, message: Any) -> Generator[tuple[int, int], None, dict[str, Any]]:
-        yield from ()
-        request = DecodeRequest.parse(message)
-        self._check_current(request.run_id)
-        decoded = decode(
-            self._run,
-            request.layer,
-            request.position,
-            lens=self._lens(request.lens),
-            site=request.site,
-            k=min(request.k, self._labels.d_vocab),
-            temperature=request.temperature,
-            track=tuple(request.track),
-        )
-        card = card_message(decoded, self._labels)
-        if message.get("select", True):
-            with self.hold_sync():
-                self.set_trait("decoded", card)
-                self.selection = {"layer": request.layer, "position": request.position}
-        return card
-
-    def _on_search(self, message: Any) -> Generator[tuple[int, int], None, dict[str, Any]]:
-        yield from ()
-        ids = self._labels.search(message["text"], message.get("k", 20))
-        return {"matches": [{"id": i, "label": label_to_list(self._labels[i])} for i in ids]}
-
-    def _on_code(self, message: Any) -> Generator[tuple[int, int], None, dict[str, Any]]:
-        yield from ()
-        asked = {name: message[name] for name in ("layer", "position", "site", "lens", "k", "temperature")}
-        return {"code": snippets.cell_code(self.prompt, load=snippets.load_code(self._model), **asked)}
-
-    def _pack_slices(self, request: ReadRequest) -> Generator[tuple[int, int], None, Packed]:
-        cells = Cells.grid(request.layers, request.positions)
-        slices = self._engine.read_slices(
-            self._run,
-            cells,
-            lens=self._lens(request.lens),
-            site=request.site,
-            k=request.k,
-            track=tuple(request.track),
-            metrics=tuple(request.metrics),
-        )
-        readout = yield from slices
-        return readout_message(readout, request, self._labels)
-
-    # small things
-
-    def _check_current(self, run_id: str) -> None:
-        if run_id != self._run.id:
-            raise CellError(
-                "The page asked about an earlier run of this widget; it has been run again since."
-            )
-
-    def _lens(self, name: str) -> Any:
-        if name not in self._lenses:
-            raise LensError(f"No lens is called {name!r} here; this widget has {', '.join(self._lenses)}.")
-        return self._lenses[name]
-
-    def _token_id(self, token: str | int) -> int:
-        if isinstance(token, int):
-            if not 0 <= token < self._labels.d_vocab:
-                raise CellError(f"Token {token} is outside the vocabulary of {self._labels.d_vocab} ids.")
-            return token
-        if self._model.tokenizer is None:
-            raise PromptError(f"{token!r} is text, but this model has no tokenizer: give a token id.")
-        ids = self._model.tokenizer.encode(token, add_special_tokens=False)
-        if len(ids) != 1:
-            pieces = ", ".join(repr(self._labels[i].text) for i in ids) or "nothing"
-            raise CellError(
-                f"{token!r} is {len(ids)} tokens ({pieces}), not one: give one of them, or an id."
-            )
-        return ids[0]
-
-    def _free_color(self) -> int:
-        taken = {pin["color"] for pin in self.pins}
-        return next(color for color in range(len(taken) + 1) if color not in taken)
-
-    def _set_status(self, state: str, text: str = "", done: int = 0, total: int = 0) -> None:
-        self.set_trait("status", {"state": state, "text": text, "done": done, "total": total})
-
-
-def as_trait(prompt: Any, run: Any) -> str | list[int]:
-    """The prompt as the page can hold it: the text, or the ids that were run."""
-    return prompt if isinstance(prompt, str) else run.token_ids.tolist()

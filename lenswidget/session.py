@@ -1,0 +1,162 @@
+"""What a widget's requests are answered from: a model, its lenses, its labels and the run on show."""
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from lenswidget import snippets
+from lenswidget.card import decode, lowest_row
+from lenswidget.engine import LocalEngine
+from lenswidget.errors import CellError, FidelityError, LensError, PromptError
+from lenswidget.lenses import as_lens, lenses_by_name
+from lenswidget.messages import card_message, readout_message, run_message
+from lenswidget.readout import Cells, Readout
+from lenswidget.tokens import Labels
+from lenswidget.wire import DecodeRequest, ReadRequest, label_to_list
+
+Slices = Generator[tuple[int, int], None, Any]
+
+
+class Session:
+    """A model and the run on show.
+
+    Args:
+        model: a `LanguageModel`.
+        lens: the lens to begin with: None, a name among `lenses`, a lens or a function.
+        lenses: more to switch between: a sequence, or a mapping from name to lens.
+        strict: refuse a run whose decoded last row is not the model's own logits.
+
+    Attributes:
+        first_lens: the name of the lens to begin with.
+    """
+
+    def __init__(self, model: Any, lens: Any = None, lenses: Any = None, *, strict: bool = True):
+        self.model = model
+        self._run: Any = None
+        self._prompt: Any = None
+        self.labels = Labels(model.tokenizer, model.anatomy.d_vocab)
+        self.lenses, self.first_lens = _named(lens, lenses)
+        self._engine = LocalEngine(model)
+        self._strict = strict
+
+    def execute(self, prompt: Any) -> Any:
+        """Run the model; the run on show stays until `run` is set.
+
+        Raises:
+            PromptError: a prompt the model cannot take.
+            FidelityError: strict, and the last row is not the model's own logits.
+        """
+        run = self._engine.run(prompt)
+        if self._strict and not run.fidelity.ok:
+            raise FidelityError(
+                f"The last row of {run.model['name']} is not its own logits. {run.fidelity.text} "
+                "Pass strict=False to see it all the same."
+            )
+        return run
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether a run has been put on show."""
+        return self._prompt is not None
+
+    @property
+    def run(self) -> Any:
+        """The run on show; one that was let go is made again."""
+        if self._run is None:
+            self._run = self.execute(self._prompt)
+        return self._run
+
+    def show(self, run: Any) -> None:
+        """Put a run on show."""
+        self._run, self._prompt = run, run.prompt
+
+    def release(self) -> None:
+        """Let the states of the run on show go."""
+        self._run = None
+
+    def describe(self) -> dict[str, Any]:
+        """The run on show, as the page takes it."""
+        return run_message(self.run, self.labels, tuple(self.lenses))
+
+    def layers(self, site: str) -> list[int]:
+        """The rows of a site's grid, lowest first."""
+        return list(range(lowest_row(site), self.run.n_layers))
+
+    def readout(self, cells: Any, *, site: str, lens: str, **options: Any) -> Readout:
+        """`read` on the run on show; `cells` None is the whole grid of the site."""
+        if cells is None:
+            cells = Cells.grid(self.layers(site), range(self.run.seq))
+        return self._engine.read(self.run, cells, site=site, lens=self.lens(lens), **options)
+
+    def read(self, request: ReadRequest) -> Slices:
+        """A rectangle of cells, in slices; returns it packed."""
+        run = self._current(request.run_id)
+        readout = yield from self._engine.read_slices(
+            run,
+            Cells.grid(request.layers, request.positions),
+            lens=self.lens(request.lens),
+            site=request.site,
+            k=min(request.k, self.labels.d_vocab),
+            track=tuple(request.track),
+            metrics=tuple(request.metrics),
+        )
+        return readout_message(readout, request, self.labels)
+
+    def decode(self, request: DecodeRequest) -> dict[str, Any]:
+        """One cell decoded again, as a card message."""
+        card = decode(
+            self._current(request.run_id),
+            request.layer,
+            request.position,
+            lens=self.lens(request.lens),
+            site=request.site,
+            k=min(request.k, self.labels.d_vocab),
+            temperature=request.temperature,
+            track=tuple(request.track),
+        )
+        # the widget's name of the lens, which may not be the lens's own
+        return {**card_message(card, self.labels), "lens": request.lens}
+
+    def search(self, text: str, k: int) -> dict[str, Any]:
+        """Tokens like `text`, best first."""
+        ids = self.labels.search(text, k)
+        return {"matches": [{"id": i, "label": label_to_list(self.labels[i])} for i in ids]}
+
+    def code(self, prompt: Any, cell: dict[str, Any]) -> str:
+        """The trace that reproduces a card."""
+        return snippets.cell_code(prompt, load=snippets.load_code(self.model), **cell)
+
+    def lens(self, name: str) -> Any:
+        if name not in self.lenses:
+            raise LensError(f"No lens is called {name!r} here; this widget has {', '.join(self.lenses)}.")
+        return self.lenses[name]
+
+    def token_id(self, token: str | int) -> int:
+        """The id of a token given as id or as text that is exactly one token."""
+        d_vocab = self.labels.d_vocab
+        if isinstance(token, int):
+            if not 0 <= token < d_vocab:
+                raise CellError(f"Token {token} was asked for; the vocabulary has ids 0 to {d_vocab - 1}.")
+            return token
+        if self.model.tokenizer is None:
+            raise PromptError(f"{token!r} is text, but this model has no tokenizer. Give a token id.")
+        ids: Sequence[int] = self.model.tokenizer.encode(token, add_special_tokens=False)
+        if len(ids) != 1:
+            pieces = ", ".join(repr(self.labels[i].text) for i in ids) or "none"
+            raise CellError(f"{token!r} is {len(ids)} tokens ({pieces}). Give one of them, or an id.")
+        return ids[0]
+
+    def _current(self, run_id: str) -> Any:
+        if run_id != self.run.id:
+            raise CellError("The page asked about an earlier run; the model has been run again since.")
+        return self.run
+
+
+def _named(lens: Any, lenses: Any) -> tuple[dict[str, Any], str]:
+    """The lenses to switch between, by name, and the name of the one to begin with."""
+    named = lenses_by_name(lenses)
+    if lens is None:
+        return named, "logit"
+    if isinstance(lens, str) and lens in named:
+        return named, lens
+    chosen = as_lens(lens)
+    return {chosen.name: chosen, **named}, chosen.name
