@@ -7,8 +7,8 @@ from typing import Any
 import anywidget
 import traitlets as t
 
-from lenswidget.card import check_cell, lowest_row
 from lenswidget import shown
+from lenswidget.card import check_cell, lowest_row
 from lenswidget.errors import CellError, LensError
 from lenswidget.readout import Readout
 from lenswidget.session import Session
@@ -212,7 +212,8 @@ class LensWidget(anywidget.AnyWidget):
 
     def _publish(self) -> None:
         """Show the run that `prompt` made."""
-        self._next_run = self._session.show(self._next_run)
+        self._session.show(self._next_run)
+        self._next_run = None
         with self.hold_sync():
             self.set_trait("run", self._session.describe())
             self._on_reading(None)
