@@ -4,6 +4,7 @@ A card never reuses the grid's numbers: it takes the cell's state, carries it th
 and reads the whole vocabulary, so that the two can be held against each other.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -42,7 +43,7 @@ class Card:
     logits: list[float]
     entropy_nats: float
     layer_below: int | None
-    rank_below: list[int | None]
+    rank_below: Sequence[int | None]
     promoted: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     suppressed: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     tracked: list[tuple[int, float, int]] = field(default_factory=list[tuple[int, float, int]])

@@ -143,7 +143,7 @@ class Labels:
             text = self.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
             # sentencepiece drops the space that opens a sequence, so take it from the piece
             raw = piece.replace("▁", " ") if "▁" in piece else text or str(piece)
-        elif isinstance(raw, bytes):
+        else:
             try:
                 raw = raw.decode()
             except UnicodeDecodeError:

@@ -119,7 +119,7 @@ class LensWidget(anywidget.AnyWidget):
             cells: a `Cells`; None is all of them.
             options: of `lenswidget.readout.read`, in place of the widget's own choices.
         """
-        asked = {"site": self.site, "lens": self.lens, "k": self.k, "track": tuple(self._pinned())}
+        asked: dict[str, Any] = {"site": self.site, "lens": self.lens, "k": self.k, "track": tuple(self._pinned())}
         return self._session.readout(cells, **{**asked, **options})
 
     def to_dataframe(self, **options: Any) -> Any:
@@ -142,10 +142,11 @@ class LensWidget(anywidget.AnyWidget):
         """
         token_id = self._session.token_id(token)
         if token_id not in self._pinned():
-            taken = {pin["color"] for pin in self.pins}
+            pins: list[dict[str, Any]] = self.pins
+            taken = [pin["color"] for pin in pins]
             color = next(i for i in range(len(taken) + 1) if i not in taken)
             name = label or self._session.labels[token_id].text
-            self.pins = [*self.pins, {"ids": [token_id], "label": name, "color": color}]
+            self.pins = [*pins, {"ids": [token_id], "label": name, "color": color}]
         return self.readout(track=(token_id,), k=1)
 
     def save(self, path: str | Path, **options: Any) -> Path:
@@ -261,12 +262,20 @@ class LensWidget(anywidget.AnyWidget):
 
     @t.observe("selection")
     def _on_selection(self, _change: Any) -> None:
-        cell = self.selection
+        cell: Any = self.selection
         if cell is None:
             self.set_trait("decoded", None)
         elif self.decoded is None or any(self.decoded[name] != cell[name] for name in cell):
-            reading = {"site": self.site, "lens": self.lens, "k": self.card_k, "temperature": 1.0}
-            request = DecodeRequest(run_id=self._session.run.id, **cell, **reading, track=self._pinned())
+            request = DecodeRequest(
+                run_id=self._session.run.id,
+                layer=cell["layer"],
+                position=cell["position"],
+                site=self.site,
+                lens=self.lens,
+                k=self.card_k,
+                temperature=1.0,
+                track=self._pinned(),
+            )
             self.set_trait("decoded", self._session.decode(request))
 
     @t.validate("pins")
@@ -282,7 +291,8 @@ class LensWidget(anywidget.AnyWidget):
         return proposal["value"]
 
     def _pinned(self) -> list[int]:
-        return list(dict.fromkeys(i for pin in self.pins for i in pin["ids"]))
+        pins: list[dict[str, Any]] = self.pins
+        return list(dict.fromkeys(i for pin in pins for i in pin["ids"]))
 
     # messages
 
