@@ -32,7 +32,7 @@ $(STAMPS)/venv: pyproject.toml constraints.txt scripts/make_venv | $(STAMPS)
 	@touch $@
 
 $(STAMPS)/npm: $(wildcard js/package-lock.json) $(STAMPS)/venv | $(STAMPS)
-	@if [ -f js/package.json ]; then echo "npm packages ..."; cd js && npm ci --no-fund --no-audit --silent; fi
+	@if [ -f js/package.json ]; then echo "npm packages ..."; cd js && npm ci --no-fund --no-audit --loglevel=error; fi
 	@touch $@
 
 $(STAMPS)/build: $(SOURCES) $(STAMPS)/npm
