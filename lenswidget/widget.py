@@ -119,7 +119,12 @@ class LensWidget(anywidget.AnyWidget):
             cells: a `Cells`; None is all of them.
             options: of `lenswidget.readout.read`, in place of the widget's own choices.
         """
-        asked: dict[str, Any] = {"site": self.site, "lens": self.lens, "k": self.k, "track": tuple(self._pinned())}
+        asked: dict[str, Any] = {
+            "site": self.site,
+            "lens": self.lens,
+            "k": self.k,
+            "track": tuple(self._pinned()),
+        }
         return self._session.readout(cells, **{**asked, **options})
 
     def to_dataframe(self, **options: Any) -> Any:

@@ -30,8 +30,8 @@ declare global {
   }
 }
 
-/** A socket that hands on each message only after the time that VS Code's pipe takes for its size. */
-function pipe(msPerMb: number): typeof WebSocket {
+/** A socket that hands on each message only after the time that VS Code's pipe takes for its size, noted in `sizes`. */
+function pipe(msPerMb: number, sizes: number[]): typeof WebSocket {
   return class extends WebSocket {
     #free = 0;
     #handler: ((event: MessageEvent) => void) | null = null;
@@ -45,6 +45,7 @@ function pipe(msPerMb: number): typeof WebSocket {
       super.onmessage = (event) => {
         const bytes = typeof event.data === "string" ? event.data.length : event.data.byteLength;
         const now = performance.now();
+        sizes.push(bytes);
         // One message after the other, in order, as on the real one.
         this.#free = Math.max(this.#free, now) + (bytes / 1e6) * msPerMb;
         setTimeout(() => handler?.(event), this.#free - now);
@@ -54,12 +55,14 @@ function pipe(msPerMb: number): typeof WebSocket {
 }
 
 class Host {
-  readonly log: string[] = [];
   private readonly outputs: Promise<void>[] = [];
 
+  /** `log` says what was loaded, `sizes` how large each message from the kernel was, in bytes. */
   constructor(
     readonly kernel: Kernel.IKernelConnection,
     readonly manager: Manager,
+    readonly log: string[],
+    readonly sizes: number[],
   ) {}
 
   /** Runs a cell; its widgets appear below one another. Returns what it printed. */
@@ -102,12 +105,13 @@ window.openLensHost = async ({ base, token, pipeMsPerMb }) => {
   const { activate } = await import(bundle);
   activate();
   window.vscIPyWidgets8.load();
+  const sizes: number[] = [];
   const serverSettings = ServerConnection.makeSettings({
     baseUrl: base,
     wsUrl: base.replace("http", "ws"),
     token,
     appendToken: true,
-    WebSocket: pipe(pipeMsPerMb),
+    WebSocket: pipe(pipeMsPerMb, sizes),
   });
   const kernels = new KernelManager({ serverSettings });
   await kernels.ready;
@@ -126,5 +130,5 @@ window.openLensHost = async ({ base, token, pipeMsPerMb }) => {
   };
   const container = document.getElementById("container");
   const manager = new window.vscIPyWidgets.WidgetManager(kernel, container, loader, () => {});
-  window.lensHost = Object.assign(new Host(kernel, manager), { log: lines });
+  window.lensHost = new Host(kernel, manager, lines, sizes);
 };
