@@ -7,14 +7,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from lenswidget.errors import AnatomyError
+from lenswidget.examine import BlockSites, LoneBlock, examine, refusal
 from lenswidget.fidelity import Fidelity, compare
+from lenswidget.report import describe
 from lenswidget.skipping import Skipping
 from lenswidget.stream import Slot, Stream, layouts
 from lenswidget.tailpath import Step, trace_tail
 from lenswidget.watch import Call, Watched, inference, probe_ids, watch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Anatomy:
     """A model's decoder as found by watching it, and how well it verified.
 
@@ -24,9 +26,11 @@ class Anatomy:
         final_norm: module path of the norm between the last block and the unembed, if there is one.
         d_model: width of the stream per position (all streams together, where a model carries several).
         d_vocab: how many logits the model gives per position.
+        n_calls: how often each block runs in one forward; the last time counts.
         streams: where each block takes and gives the stream.
         tail_steps: the modules between the last block and the unembed, where they form a plain chain
             that was verified; None where only the model's own forward reproduces what happens there.
+        sites: per block, what can be read and edited inside it, and why the rest cannot.
         fidelity: last block's output decoded through the model's own forward, against its own logits.
     """
 
@@ -36,15 +40,22 @@ class Anatomy:
     final_norm: str | None
     d_model: int
     d_vocab: int
-    streams: tuple[Stream, ...] = field(repr=False)
-    tail_steps: tuple[Step, ...] | None = field(repr=False)
+    n_calls: tuple[int, ...]
+    streams: tuple[Stream, ...]
+    tail_steps: tuple[Step, ...] | None
     fidelity: Fidelity
-    skipping: Skipping = field(repr=False, compare=False)
-    probe: Watched = field(repr=False, compare=False)
+    sites: tuple[BlockSites, ...]
+    skipping: Skipping = field(compare=False)
+    probe: Watched = field(compare=False)
 
     @property
     def n_layers(self) -> int:
         return len(self.blocks)
+
+    def __str__(self) -> str:
+        return describe(self)
+
+    __repr__ = __str__
 
 
 def discover(
@@ -84,7 +95,7 @@ def discover(
 
 
 def _candidates(hf_model: nn.Module, seen: Watched, asked: str | None) -> list[tuple[str, list[str]]]:
-    """Containers whose elements ran in order, longest first, outermost first."""
+    """Containers whose elements ran in order: longest first, then the one that ends nearest the logits."""
     calls = seen.by_path()
     found: list[tuple[str, list[str]]] = []
     for name, container in hf_model.named_modules():
@@ -102,7 +113,7 @@ def _candidates(hf_model: nn.Module, seen: Watched, asked: str | None) -> list[t
             f'Asked for blocks="{asked}", found no such module with children that ran in order in '
             f"{type(hf_model).__name__}. {_containers(hf_model)}"
         )
-    return sorted(found, key=lambda item: (-len(item[1]), item[0].count(".")))
+    return sorted(found, key=lambda item: (-len(item[1]), -calls[item[1][-1]][-1].ended))
 
 
 def _containers(hf_model: nn.Module) -> str:
@@ -175,9 +186,11 @@ def _verified(
                 final_norm=None,
                 d_model=last.shape[-1],
                 d_vocab=seen.logits.shape[-1],
+                n_calls=tuple(len(calls[path]) for path in paths),
                 streams=tuple(streams),
                 tail_steps=None,
                 fidelity=fidelity,
+                sites=(),
                 skipping=chosen,
                 probe=seen,
             )
@@ -209,7 +222,21 @@ def _with_tail(hf_model: nn.Module, seen: Watched, found: Anatomy, final_norm: s
             f'Asked for final_norm="{final_norm}", found no such module in the forward of '
             f"{type(hf_model).__name__}. Pass the path of the norm before {found.unembed}."
         )
-    return replace(found, tail_steps=steps, final_norm=norm)
+    return replace(found, tail_steps=steps, final_norm=norm, sites=tuple(_sites(hf_model, seen, found)))
+
+
+def _sites(hf_model: nn.Module, seen: Watched, found: Anatomy) -> Iterator[BlockSites]:
+    calls = seen.by_path()
+    known: dict[tuple[str, ...], BlockSites] = {}
+    for path, stream in zip(found.blocks, found.streams, strict=True):
+        if len(calls[path]) > 1:
+            yield refusal(f"the block runs {len(calls[path])} times in one forward")
+            continue
+        block = hf_model.get_submodule(path)
+        make = tuple(name for name, _ in block.named_modules())
+        sites = examine(LoneBlock(block, calls[path][0], stream, seen.ids.shape), known.get(make))
+        known.setdefault(make, sites)
+        yield sites
 
 
 def _final_norm(steps: Sequence[Step] | None) -> str | None:

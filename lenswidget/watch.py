@@ -1,7 +1,8 @@
 """One watched forward: what every module took and gave, in order."""
 
 import inspect
-from collections.abc import Generator, Iterator
+import itertools
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,15 +19,20 @@ PROBE_BATCH, PROBE_SEQ = 3, 7
 
 @dataclass
 class Call:
-    """One call of one module. Only tensors with a value per row and position are kept, as copies."""
+    """One call of one module.
+
+    `taken` and `given` are its tensors with a value per row and position, as copies; `inputs`, which is
+    `(args, kwargs)`, and `output` are the objects themselves. All are left out where nobody needs them:
+    inside the elements of a container, so that watching a large model stays small.
+    """
 
     path: str
     started: int
     ended: int = -1
     taken: dict[Slot, Tensor] = field(default_factory=dict[Slot, Tensor])
     given: dict[Slot, Tensor] = field(default_factory=dict[Slot, Tensor])
+    inputs: Any = None
     output: Any = None
-    live: dict[Slot, Tensor] = field(default_factory=dict[Slot, Tensor])
 
 
 @dataclass
@@ -47,41 +53,74 @@ class Watched:
 
 def watch(hf_model: nn.Module, ids: Tensor) -> Watched:
     """Runs the model on `ids` `[batch, seq]` and writes down what its modules did."""
+    elements = set(container_elements(hf_model))
+    with recording(
+        hf_model, ids.shape, lambda path: path in elements or not _is_inside(path, elements)
+    ) as calls:
+        logits = logits_of(forward(hf_model, ids))
+    return Watched(ids, calls, logits.detach().clone())
+
+
+@contextmanager
+def recording(
+    root: nn.Module, shape: torch.Size, keeps: Callable[[str], bool]
+) -> Generator[list[Call], None, None]:
+    """Records the calls of the modules under `root`, in order; those that `keeps` names with tensors."""
     calls: list[Call] = []
     open_calls: list[Call] = []
-    clock = iter(range(1 << 30))
+    clock = itertools.count()
 
-    def before(path: str):
+    def before(path: str, is_kept: bool) -> Any:
         def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            call = Call(path, next(clock), taken=dict(_kept((args, kwargs), ids)))
+            call = Call(path, next(clock))
+            if is_kept:
+                call.inputs = (args, kwargs)
+                call.taken = dict(per_position(call.inputs, shape))
             calls.append(call)
             open_calls.append(call)
 
         return hook
 
-    def after(path: str):
+    def after(path: str, is_kept: bool) -> Any:
         def hook(_module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
             call = open_calls.pop()
             assert call.path == path
-            call.ended, call.given, call.output = next(clock), dict(_kept(output, ids)), output
-            call.live = dict(leaves(output))
+            call.ended = next(clock)
+            if is_kept:
+                call.given, call.output = dict(per_position(output, shape)), output
 
         return hook
 
     handles: list[Any] = []
     try:
-        for path, module in hf_model.named_modules():
-            handles.append(module.register_forward_pre_hook(before(path), with_kwargs=True))
-            handles.append(module.register_forward_hook(after(path), with_kwargs=True))
-        logits = logits_of(forward(hf_model, ids))
+        for path, module in root.named_modules():
+            is_kept = keeps(path)
+            handles.append(module.register_forward_pre_hook(before(path, is_kept), with_kwargs=True))
+            handles.append(module.register_forward_hook(after(path, is_kept), with_kwargs=True))
+        yield calls
     finally:
         for handle in handles:
             handle.remove()
-    return Watched(ids, calls, logits.detach().clone())
 
 
-def _kept(value: Any, ids: Tensor) -> Iterator[tuple[Slot, Tensor]]:
-    batch, seq = ids.shape
+def container_elements(hf_model: nn.Module) -> list[str]:
+    """The paths of what sits in lists, dicts and sequences of modules."""
+    return [
+        f"{name}.{key}" if name else key
+        for name, container in hf_model.named_modules()
+        if isinstance(container, (nn.ModuleList, nn.ModuleDict, nn.Sequential))
+        for key, _ in container.named_children()
+    ]
+
+
+def _is_inside(path: str, elements: set[str]) -> bool:
+    parts = path.split(".")
+    return any(".".join(parts[:n]) in elements for n in range(1, len(parts)))
+
+
+def per_position(value: Any, shape: torch.Size) -> Iterator[tuple[Slot, Tensor]]:
+    """Copies of the tensors that have a value per row and position, flattened or not, and their places."""
+    batch, seq = shape
     for slot, tensor in leaves(value):
         if layouts(tensor.shape, batch, seq) or tensor.shape[:1] == (batch * seq,):
             yield slot, tensor.detach().clone()

@@ -1,0 +1,292 @@
+"""One block, run by itself: which of its parts are attention, which MLP, and whether edits of them hold."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lenswidget.parts import Addend, Part, Place, Sums, as_rows, met
+from lenswidget.stream import Stream
+from lenswidget.watch import Call, recording
+
+INNER_SITES = ("resid_mid", "attn_out", "mlp_out")
+
+
+@dataclass(frozen=True)
+class BlockSites:
+    """What can be read and edited inside one block, and why the rest cannot.
+
+    `kind` says how the block adds: "sequential", "parallel", "one part", or "unknown". `attn` is the part
+    that carries information between positions, `mlp` the one that works position by position. `mid` is
+    where the stream between the two can be met. `parts` are all parts, in order. `refused` maps the
+    other sites to a reason. `notes` are remarks for people.
+    """
+
+    kind: str
+    attn: Part | None = None
+    mlp: Part | None = None
+    mid: Place | None = None
+    parts: tuple[Part, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict[str, str])
+    notes: tuple[str, ...] = ()
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The names of the sites that verified, those at the block's ends included."""
+        inner = [site for site in INNER_SITES if site not in self.refused]
+        return ("resid_pre", *inner, "resid_post")
+
+
+def refusal(reason: str) -> BlockSites:
+    """A block of which only the two ends are known."""
+    return BlockSites("unknown", refused=dict.fromkeys(INNER_SITES, reason))
+
+
+class LoneBlock:
+    """A block outside its model, run on what it was given in the watched forward."""
+
+    def __init__(self, block: nn.Module, call: Call, stream: Stream, shape: torch.Size):
+        self.block, self.call, self.stream, self.shape = block, call, stream, shape
+        self.entering = stream.layout.read(call.taken[stream.source])
+        self.leaving = stream.layout.read(call.given[stream.target])
+        self.spacing = max(torch.finfo(self.leaving.dtype).eps, torch.finfo(torch.float32).eps)
+
+    def run(
+        self, entering: Tensor, edits: Mapping[Place, Tensor] | None = None, *, in_place: bool = False
+    ) -> tuple[Tensor, list[Call]]:
+        """The leaving stream and the submodules' calls, with some values replaced (recorded before that)."""
+        args, kwargs = self.stream.with_entering(self.call.inputs[0], self.call.inputs[1], entering.clone())
+        handles: list[Any] = []
+        with recording(self.block, self.shape, bool) as calls:
+            try:
+                for place, states in (edits or {}).items():
+                    handles.append(_edited(self.block.get_submodule(place.path), place, states, in_place))
+                output = self.block(*args, **kwargs)
+            finally:
+                for handle in handles:
+                    handle.remove()
+        return self.stream.leaving(output), [call for call in calls if call.path]
+
+    def value(self, place: Place, calls: Sequence[Call]) -> Tensor:
+        """What was met in a place, `[batch, seq, d_model]`."""
+        call = next(call for call in calls if call.path == place.path)
+        kept = call.given if place.is_output else call.taken
+        tensor = kept[place.slot]
+        return tensor.unflatten(0, tuple(self.shape)) if place.layout is None else place.layout.read(tensor)
+
+
+def _edited(module: nn.Module, place: Place, states: Tensor, in_place: bool) -> Any:
+    """Hooks a module so that a place holds these states."""
+
+    def replaced(value: Any) -> Any:
+        if in_place:
+            place.slot.get(value).copy_(place.slot.get(place.write(value, states)))
+            return value
+        # a copy: some models add to it in place
+        return place.write(value, states.clone())
+
+    def after(_module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
+        return replaced(output)
+
+    def before(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+        return replaced((args, kwargs))
+
+    if place.is_output:
+        return module.register_forward_hook(after, with_kwargs=True)
+    return module.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def examine(lone: LoneBlock, like: BlockSites | None = None) -> BlockSites:
+    """Finds and tests the parts of a block.
+
+    `like` is what an earlier block of the same make turned out to be: if its parts fit here too, no
+    search is made; if it had none, none is expected.
+    """
+    # the model's own work is not ours to vouch for: whatever a block cannot do alone, it is refused
+    try:
+        leaving, calls = lone.run(lone.entering)
+    except Exception as error:
+        return refusal(f"the block does not run by itself ({type(error).__name__})")
+    sums = _sums(lone, calls)
+    if not sums.close(as_rows(leaving), as_rows(lone.leaving)):
+        return refusal("the block run by itself gives something else than inside the model")
+    parts = _again(lone, calls, sums, like) if like is not None else None
+    if parts is None:
+        if like is not None and like.kind == "unknown":
+            return like
+        parts = sums.parts(as_rows(lone.entering))
+    if parts is None:
+        return refusal(_why_no_sum(calls, sums, lone))
+    return _tested(lone, calls, tuple(_with_fate(part, calls) for part in parts))
+
+
+def _with_fate(part: Part, calls: Sequence[Call]) -> Part:
+    """The part, told which of its outputs the model writes over afterwards."""
+    by_path = {call.path: call for call in calls}
+
+    def is_overwritten(place: Place) -> bool:
+        call = by_path[place.path]
+        return not torch.equal(place.slot.get(call.output), call.given[place.slot])
+
+    addends = (replace(addend, is_overwritten=is_overwritten(addend.place)) for addend in part.addends)
+    return replace(part, addends=tuple(addends))
+
+
+def _tested(lone: LoneBlock, calls: Sequence[Call], parts: tuple[Part, ...]) -> BlockSites:
+    """Names the parts by what they do, and keeps those whose edits come out as they should."""
+    mixers = _mixers(lone, calls, parts)
+    found = _named(parts, mixers)
+    refused = dict(found.refused)
+    for site, part in (("attn_out", found.attn), ("mlp_out", found.mlp)):
+        if part is not None and not _edit_holds(lone, calls, parts, part):
+            refused[site] = f"replacing {part} does not change the stream by as much"
+    if found.mid is not None and not _mid_is_shared(lone, calls, parts, found.mid):
+        refused["resid_mid"] = f"changing {found.mid} does not change what the block adds to"
+    return replace(found, refused=refused)
+
+
+def _mixers(lone: LoneBlock, calls: Sequence[Call], parts: Sequence[Part]) -> set[Place]:
+    """The places whose value at the last position depends on the stream at other positions.
+
+    All outputs are held at what they were, so that each is tested by itself.
+    """
+    held = {addend.place: lone.value(addend.place, calls) for part in parts for addend in part.addends}
+    disturbed = lone.entering.clone()
+    disturbed[:, :-1] += _noise(disturbed[:, :-1])
+    _, again = lone.run(disturbed, held)
+    mixers: set[Place] = set()
+    for place, was in held.items():
+        now = lone.value(place, again)
+        # 3 %: far above rounding in 8 bits, far below what another context does
+        if float((now - was)[:, -1].abs().max()) > 0.03 * float(was[:, -1].abs().max()):
+            mixers.add(place)
+    return mixers
+
+
+def _named(parts: tuple[Part, ...], mixers: set[Place]) -> BlockSites:
+    if len(parts) == 1:
+        return _one_part(parts, mixers)
+    mixing = [any(addend.place in mixers for addend in part.addends) for part in parts]
+    if not any(mixing):
+        return BlockSites(
+            "sequential",
+            mlp=parts[-1],
+            parts=parts,
+            refused=dict.fromkeys(
+                INNER_SITES[:2], "no part of the block carries information between positions"
+            ),
+        )
+    attn = mixing.index(True)
+    local = [i for i, mixes in enumerate(mixing) if not mixes]
+    # the first such part behind attention; others add per-layer embeddings and the like
+    mlp = next((i for i in local if i > attn), local[-1] if local else len(parts) - 1)
+    notes: list[str] = []
+    if mlp == attn:
+        reason = "every part of the block but the first works position by position"
+        return BlockSites("sequential", parts=parts, refused=dict.fromkeys(INNER_SITES, reason))
+    if not local:
+        notes.append(f"mlp_out ({parts[mlp]}) carries information between positions, too")
+    notes += [f"the block also adds {part}" for i, part in enumerate(parts) if i not in (attn, mlp)]
+    mid = parts[max(attn, mlp) - 1].after
+    return BlockSites("sequential", parts[attn], parts[mlp], mid, parts, notes=tuple(notes))
+
+
+def _one_part(parts: tuple[Part, ...], mixers: set[Place]) -> BlockSites:
+    mixing = tuple(addend for addend in parts[0].addends if addend.place in mixers)
+    local = tuple(addend for addend in parts[0].addends if addend.place not in mixers)
+    if mixing and local:
+        reason = "attention and MLP read the same stream (parallel block)"
+        return BlockSites("parallel", Part(mixing), Part(local), None, parts, {"resid_mid": reason})
+    if mixing:
+        reason = f"the block adds one thing ({parts[0]}), which carries information between positions"
+        return BlockSites(
+            "one part", parts[0], None, None, parts, dict.fromkeys(("resid_mid", "mlp_out"), reason)
+        )
+    reason = f"the block adds one thing ({parts[0]}), which works position by position"
+    return BlockSites(
+        "one part", None, parts[0], None, parts, dict.fromkeys(("resid_mid", "attn_out"), reason)
+    )
+
+
+def _edit_holds(lone: LoneBlock, calls: Sequence[Call], parts: Sequence[Part], part: Part) -> bool:
+    """Whether the block, with this part replaced, gives the sum of what entered and all parts."""
+    was = sum_of(part, lambda place: lone.value(place, calls))
+    new = was + _noise(was)
+    edits = [edit_for(part, new, lambda place: lone.value(place, calls))]
+    leaving, again = lone.run(lone.entering, dict(edits))
+    mine = {addend.place for addend in part.addends}
+    others = [addend for each in parts for addend in each.addends if addend.place not in mine]
+    return _is_sum(leaving, [lone.entering, new, *_values(lone, again, others)], lone.spacing)
+
+
+def _mid_is_shared(lone: LoneBlock, calls: Sequence[Call], parts: Sequence[Part], mid: Place) -> bool:
+    """Whether the tensor at `mid` is the very one that later parts are added to."""
+    was = lone.value(mid, calls)
+    new = was + _noise(was)
+    leaving, again = lone.run(lone.entering, {mid: new}, in_place=True)
+    first = next(i for i, part in enumerate(parts) if part.after == mid)
+    others = [addend for each in parts[first + 1 :] for addend in each.addends]
+    return _is_sum(leaving, [new, *_values(lone, again, others)], lone.spacing)
+
+
+def _values(lone: LoneBlock, calls: Sequence[Call], addends: Sequence[Addend]) -> list[Tensor]:
+    return [addend.scale * lone.value(addend.place, calls) for addend in addends]
+
+
+def _is_sum(leaving: Tensor, terms: Sequence[Tensor], spacing: float) -> bool:
+    missing = (as_rows(leaving) - sum(as_rows(term) for term in terms)).abs()
+    size = sum(as_rows(term).abs() for term in terms)
+    return bool((missing <= 8 * spacing * size + 1e-12).all())
+
+
+def sum_of(part: Part, read: Callable[[Place], Tensor]) -> Tensor:
+    """What a part adds: the sum of its addends, each times its constant."""
+    terms = [read(a.place) if a.scale == 1.0 else a.scale * read(a.place) for a in part.addends]
+    return terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
+
+
+def edit_for(part: Part, new: Tensor, read: Callable[[Place], Tensor]) -> tuple[Place, Tensor]:
+    """The one output to replace so that a part adds `new`: its last, which makes up for the others."""
+    *others, last = part.addends
+    for addend in others:
+        new = new - addend.scale * read(addend.place)
+    return last.place, new if last.scale == 1.0 else new / last.scale
+
+
+def _noise(like: Tensor) -> Tensor:
+    """Seeded noise of the same mean square."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(like.shape, generator=generator).to(like)
+    return noise * like.float().pow(2).mean().sqrt().to(like.dtype)
+
+
+def _why_no_sum(calls: Sequence[Call], sums: Sums, lone: LoneBlock) -> str:
+    for last in met(calls, lone.shape, lone.entering.shape[-1], outputs=True):
+        if sums.close(last.rows, sums.end):
+            return f"what leaves the block is {last.place}, not a sum with what entered"
+    return "no outputs of the block's submodules, times constants, sum to what it adds to the stream"
+
+
+def _sums(lone: LoneBlock, calls: Sequence[Call]) -> Sums:
+    d_model = lone.entering.shape[-1]
+    given = met(calls, lone.shape, d_model, outputs=True)
+    taken = met(calls, lone.shape, d_model, outputs=False)
+    return Sums(given, [*taken, *given], as_rows(lone.leaving), lone.spacing)
+
+
+def _again(lone: LoneBlock, calls: Sequence[Call], sums: Sums, like: BlockSites) -> tuple[Part, ...] | None:
+    """The parts of an earlier block, with the constants that this one has, if they fit."""
+    parts: list[Part] = []
+    now = as_rows(lone.entering)
+    for part in like.parts:
+        later = sums.end if part.after is None else as_rows(lone.value(part.after, calls))
+        outputs = [as_rows(lone.value(addend.place, calls)) for addend in part.addends]
+        scales = sums.scales(later, now, outputs)
+        if scales is None:
+            return None
+        addends = zip(part.addends, scales, strict=True)
+        parts.append(Part(tuple(Addend(a.place, s) for a, s in addends), part.after))
+        now = later
+    return tuple(parts) or None
