@@ -1,0 +1,135 @@
+"""A tiny, seeded instance of any transformers causal LM, from what its configuration's fields are called.
+
+One list of rules for all; `EXCEPTIONS` holds what a single configuration needs besides, and why.
+"""
+
+import inspect
+import re
+from typing import Any
+
+import torch
+import transformers as hf
+from torch import nn
+
+N_LAYERS, D_MODEL, N_HEADS, D_VOCAB = 4, 64, 4, 512
+MAX_PARAMETERS = 30_000_000
+
+# The first pattern that matches a whole field name decides; a value is only ever made smaller.
+RULES: list[tuple[str, int]] = [
+    (r"\w*_(token_id|token_index)", D_VOCAB - 1),
+    (r"\w*vocab_size\w*", D_VOCAB),
+    (r"(num|n)_(expert_)?groups?|num_expert_group|topk_group", 1),
+    (r"(n_|num_|en|de)?(hidden_|encoder_|decoder_|coder_)?(layers?|blocks)|first_k_dense_replace", N_LAYERS),
+    (r"\w*(num_key_value_heads|num_kv_heads|kv_n_heads|num_query_groups)", 2),
+    (r"mamba_(num|n)_heads", 2 * N_HEADS),
+    (r"\w*(num|n)_(attention_|index_|mamba_|key_|value_)?heads?|\w*attention_heads", N_HEADS),
+    (r"\w*(head_?dim|head_size|d_head|dim_head|kv_channels|d_kv|rotary_dim)", 16),
+    (
+        r"\w*(hidden_size|d_model|n_embd|embedding_dim|emb_dim|embedding_size|embed_proj_dim)|lru_width",
+        D_MODEL,
+    ),
+    (r"\w*(intermediate_size\w*|ffn_dim|ffn_hidden_size|d_ff|dff|dim_ff|d_inner|feed_forward_size)", 128),
+    (r"\w*num_(local_|routed_)?experts|n_routed_experts", 4),
+    (r"\w*(experts_per_tok\w*|topk|top_k|moe_k)", 2),
+    (r"\w*rank", 16),
+    (r"max_position_embeddings|n_positions|n_ctx|max_seq_len|context_length|max_\w+_positions", 128),
+    (r"\w*(state_size|d_state|chunk_size|embed_dim|rel_extent|per_layer_input)", 16),
+    (r"encoder_hash_byte_group_vocab|ngram_vocab_size_base", D_VOCAB),
+]
+
+# What a configuration cannot even be made without.
+REQUIRED: dict[str, dict[str, Any]] = {
+    "Gemma4AssistantConfig": {
+        "text_config": {
+            "model_type": "gemma4_text",
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+        }
+    },
+}
+
+# What a single configuration needs besides.
+EXCEPTIONS: dict[str, dict[str, Any]] = {
+    # left empty by default, though the model cannot do without
+    "Dots1Config": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "HunYuanDenseV1Config": {"head_dim": 16},
+    "HunYuanMoEV1Config": {"head_dim": 16},
+    "MinistralConfig": {"head_dim": 16},
+    "DeepseekV2Config": {"num_experts_per_tok": 2, "topk_method": "greedy"},
+    "NemotronConfig": {"num_key_value_heads": 2},
+    "Lfm2MoeConfig": {"layer_types": ["conv", "full_attention"] * 2},
+    "XmodConfig": {"default_language": "en_XX"},
+    # sizes tied to one another in a way of their own
+    "Mamba2Config": {"num_heads": 8, "head_dim": 16},
+    "CohereCompassTextConfig": {
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    },
+    "DbrxAttentionConfig": {"rope_theta": 1e4},
+    "Kolibri1Config": {},
+    "GPTNeoConfig": {"attention_types": [[["global", "local"], 2]], "num_layers": 4},
+    "Gemma3nTextConfig": {"num_kv_shared_layers": 2},
+    "ReformerConfig": {"axial_pos_shape": [8, 16], "axial_pos_embds_dim": [32, 32], "hidden_size": 64},
+}
+
+
+def tiny_config(config_class: type[hf.PretrainedConfig]) -> hf.PretrainedConfig:
+    """The configuration with every size made small, nested ones too, and every kind of layer kept."""
+    return config_class(**_small_fields(config_class))
+
+
+def _small_fields(config_class: type[hf.PretrainedConfig]) -> dict[str, Any]:
+    exceptions = EXCEPTIONS.get(config_class.__name__, {})
+    default = config_class(**REQUIRED.get(config_class.__name__, {}))
+    declared = inspect.signature(config_class).parameters
+    depths = {v for k, v in vars(default).items() if "layers" in k and isinstance(v, int)}
+    fields: dict[str, Any] = {}
+    for name, value in vars(default).items():
+        is_derived = name not in declared or (declared[name].default is None and isinstance(value, int))
+        small = value if is_derived or isinstance(value, hf.PretrainedConfig) else _small(name, value, depths)
+        if small is not value:
+            fields[name] = small
+    own = vars(default)
+    if "num_key_value_heads" in fields and own["num_key_value_heads"] == own["num_attention_heads"]:
+        fields["num_key_value_heads"] = N_HEADS
+    for name in config_class.sub_configs:
+        own = getattr(default, name, None)
+        if isinstance(own, hf.PretrainedConfig):
+            fields[name] = _small_fields(type(own)) | {"model_type": own.model_type}
+    return fields | exceptions
+
+
+def _small(name: str, value: Any, depths: set[int]) -> Any:
+    if name == "is_decoder":
+        return True
+    if isinstance(value, (list, tuple)) and len(value) in depths:
+        kinds = [kind for i, kind in enumerate(value) if kind not in value[:i]]
+        return [kinds[i % len(kinds)] for i in range(N_LAYERS)]
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    for pattern, limit in RULES:
+        if re.fullmatch(pattern, name):
+            return min(value, limit)
+    return value
+
+
+def tiny_model(config: hf.PretrainedConfig, seed: int = 0) -> nn.Module:
+    """A seeded float32 instance in evaluation mode; none of its weights is left at zero or one.
+
+    Raises:
+        ValueError: it would have more than `MAX_PARAMETERS` (counted without allocating them).
+    """
+    make = hf.AutoModelForCausalLM.from_config
+    with torch.device("meta"):
+        n_parameters = sum(p.numel() for p in make(config).parameters())
+    if n_parameters > MAX_PARAMETERS:
+        raise ValueError(f"{n_parameters:,} parameters")
+    torch.manual_seed(seed)
+    model = make(config).eval().float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=parameter.shape[-1] ** -0.5)
+            else:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        model.tie_weights()
+    return model
