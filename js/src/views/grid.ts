@@ -17,21 +17,10 @@ import { runOf, settledLayer } from "../selectors.ts";
 import { brief, lookOf } from "./cell.ts";
 import { type CellNode, fitCells, makeRow, paint, type RowNode } from "./gridrow.ts";
 
-export interface Grid {
-  readonly element: HTMLElement;
-  draw(): void;
-  /** Bring a cell into view and give it the focus. */
-  focus(cell: CellRef): void;
-  /** The cell under an element of the grid. */
-  cellOf(target: EventTarget | null): CellRef | undefined;
-  /** How many whole rows are in view. */
-  pageRows(): number;
-}
-
 const WANTED_HEIGHT_PX = 700;
 
 /** The grid: only what is in view is in the page, and it scrolls natively under headers that stay. */
-export class GridView implements Grid {
+export class GridView {
   readonly element = document.createElement("div");
   private readonly body = document.createElement("div");
   private readonly head = makeRow("columnheader");
@@ -44,6 +33,8 @@ export class GridView implements Grid {
   private kept = { left: 0, top: 0 };
   private wantsFocus = false;
   private scrollFrame = 0;
+  private height = 0;
+  private drawnKey: unknown[] = [];
 
   constructor(private readonly app: App) {
     const { element, body, head } = this;
@@ -120,9 +111,10 @@ export class GridView implements Grid {
     this.draw();
   }
 
+  /** Draw what is in view. While nothing but the scroll has changed, only cells that came into view are written. */
   draw(): void {
-    const { traits } = this.app.get();
-    const run = runOf(traits);
+    const state = this.app.get();
+    const run = runOf(state.traits);
     this.element.hidden = !run;
     if (!run) return;
     // asked first: what scrolls out of view takes the focus with it
@@ -135,7 +127,10 @@ export class GridView implements Grid {
     this.fitRows(shape, window);
     const focus = this.focusPlace(shape);
     let focused: CellNode | undefined;
-    for (const row of this.rows) focused = this.drawRow(row, run, shape, window, focus) ?? focused;
+    const key = [state, this.app.theme(), shape];
+    const onlyNew = key.every((value, i) => value === this.drawnKey[i]);
+    this.drawnKey = key;
+    for (const row of this.rows) focused = this.drawRow(row, run, shape, window, focus, onlyNew) ?? focused;
     this.keepFocus(focused, hadFocus);
   }
 
@@ -183,7 +178,9 @@ export class GridView implements Grid {
       maxHeight(shape, width, WANTED_HEIGHT_PX),
       shape.head_row_px + shape.rows.length * shape.row_px + 2,
     );
-    this.element.style.setProperty("--lw-grid-height", `${height + 14}px`);
+    if (height === this.height) return;
+    this.height = height;
+    this.element.style.height = `${height + 14}px`;
   }
 
   private layOut(run: RunInfo, shape: Shape): void {
@@ -224,7 +221,7 @@ export class GridView implements Grid {
 
   private drawHead(run: RunInfo, shape: Shape, window: Window): void {
     const cells = this.app.cells();
-    fitCells(this.head, "columnheader", window, shape.col_px, shape.head_col_px);
+    fitCells(this.head, "columnheader", window, shape.col_px);
     for (const cell of this.head.cells) {
       if (cell.last) continue;
       cell.last = "drawn";
@@ -267,16 +264,18 @@ export class GridView implements Grid {
     shape: Shape,
     window: Window,
     focus: { row: number; col: number },
+    onlyNew: boolean,
   ): CellNode | undefined {
     const { traits } = this.app.get();
     this.drawRowHead(node, run, shape);
-    fitCells(node, "gridcell", window, shape.col_px, shape.head_col_px);
+    fitCells(node, "gridcell", window, shape.col_px);
     let focused: CellNode | undefined;
     for (const cell of node.cells) {
       const ref = cellAt(shape, node.row, cell.col);
       if (!ref) continue;
       const isFocused = node.row === focus.row && cell.col === focus.col;
       if (isFocused) focused = cell;
+      if (onlyNew && cell.last) continue;
       paint(cell, lookOf(this.app, run, traits, ref, this.settledAt(ref.position)), isFocused);
     }
     return focused;

@@ -43,21 +43,14 @@ function makeCell(role: CellRole): CellNode {
   return { element, text, col: -1, last: "" };
 }
 
-function place(cell: CellNode, col: number, col_px: number, head_px: number): void {
+function place(cell: CellNode, col: number): void {
   cell.col = col;
   cell.last = "";
-  cell.element.style.left = `${head_px + col * col_px}px`;
-  cell.element.setAttribute("aria-colindex", String(col + 2));
+  cell.element.ariaColIndex = String(col + 2);
 }
 
-/** Have exactly the cells of a range of columns, in order; cells that leave are used for those that enter. */
-export function fitCells(
-  row: RowNode,
-  role: CellRole,
-  { c0, c1 }: Window,
-  col_px: number,
-  head_px: number,
-): void {
+/** Cells that leave go to where others enter. */
+function moveCells(row: RowNode, role: CellRole, { c0, c1 }: Window): CellNode[] {
   const free = row.cells.filter(({ col }) => col < c0 || col >= c1);
   const kept = new Map(row.cells.filter(({ col }) => col >= c0 && col < c1).map((cell) => [cell.col, cell]));
   const next: CellNode[] = [];
@@ -66,27 +59,46 @@ export function fitCells(
     let cell = kept.get(col);
     if (!cell) {
       cell = free.pop() ?? makeCell(role);
-      place(cell, col, col_px, head_px);
+      place(cell, col);
     }
     if (cell.element === before) before = before.nextSibling;
     else row.element.insertBefore(cell.element, before);
     next.push(cell);
   }
   for (const { element } of free) element.remove();
-  row.cells = next;
+  return next;
 }
 
-/** Write a cell's look, if it changed. */
+/** Have exactly the cells of a range of columns, in order. */
+export function fitCells(row: RowNode, role: CellRole, window: Window, col_px: number): void {
+  const { c0, c1 } = window;
+  const first = row.cells[0];
+  if (first?.col === c0 && row.cells.length === c1 - c0) return;
+  if (first) first.element.style.marginLeft = "";
+  const shift = first ? Math.abs(first.col - c0) : 0;
+  // moving an element costs more than writing it anew, so in a long jump each stays where it is in the page
+  if (row.cells.length === c1 - c0 && shift > (c1 - c0) / 4)
+    for (const [i, cell] of row.cells.entries()) place(cell, c0 + i);
+  else row.cells = moveCells(row, role, window);
+  const start = row.cells[0];
+  // cells follow each other, so that only the first must be told where it is
+  if (start) start.element.style.marginLeft = c0 ? `${c0 * col_px}px` : "";
+}
+
+/** Write a cell's look, if it changed; what is the same is not written, since each write restyles. */
 export function paint(cell: CellNode, look: Look, isFocused: boolean): void {
-  const key = `${look.text}\n${look.className}\n${look.background}\n${look.pin}\n${isFocused}`;
+  const { text, className, background, ink, pin } = look;
+  const key = `${text}\n${className}\n${background}\n${pin}\n${isFocused}`;
   if (cell.last === key) return;
   cell.last = key;
-  const { element, text } = cell;
-  if (text.data !== look.text) text.data = look.text;
-  if (element.className !== look.className) element.className = look.className;
-  element.style.backgroundColor = look.background;
-  element.style.color = look.ink;
-  element.style.setProperty("--lw-pin", look.pin);
-  element.tabIndex = isFocused ? 0 : -1;
-  element.setAttribute("aria-selected", String(look.className.includes("is-selected")));
+  const { element } = cell;
+  const { style } = element;
+  if (cell.text.data !== text) cell.text.data = text;
+  if (style.backgroundColor !== background) style.backgroundColor = background;
+  if (style.color !== ink) style.color = ink;
+  if (pin || element.className.includes("is-pinned")) style.setProperty("--lw-pin", pin);
+  if (element.className !== className) element.className = className;
+  if (element.tabIndex !== (isFocused ? 0 : -1)) element.tabIndex = isFocused ? 0 : -1;
+  const isSelected = className.includes("is-selected") ? "true" : "false";
+  if (element.ariaSelected !== isSelected) element.ariaSelected = isSelected;
 }
