@@ -1,7 +1,7 @@
 import { Cells } from "./cells.ts";
 import { Effects } from "./effects.ts";
 import { createLoader, type Viewport } from "./loader.ts";
-import type { Binary, ReadoutHeader, RunInfo } from "./protocol.ts";
+import type { Binary, ReadoutHeader, RunInfo, Traits } from "./protocol.ts";
 import { readTile } from "./readout.ts";
 import { type Action, reduce } from "./reduce.ts";
 import type { Theme } from "./scales.ts";
@@ -32,14 +32,16 @@ export interface App {
   offerText(text: string): void;
 }
 
-/** The cells of a run, with what its snapshot brings. A snapshot that cannot be read leaves the grid empty. */
+function addSnapshot(cells: Cells | null, { traits: { snapshot } }: State): void {
+  if (!cells || !("header" in snapshot)) return;
+  cells.add(readTile(snapshot.header as ReadoutHeader, snapshot.buffers as Binary[]));
+}
+
+/** The cells of a run, with what its snapshot brings. */
 function cellsOf(state: State): Cells | null {
   const run = runOf(state.traits);
-  if (!run) return null;
-  const cells = new Cells(run);
-  const { snapshot } = state.traits;
-  if ("header" in snapshot)
-    cells.add(readTile(snapshot.header as ReadoutHeader, snapshot.buffers as Binary[]));
+  const cells = run && new Cells(run);
+  addSnapshot(cells, state);
   return cells;
 }
 
@@ -79,6 +81,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   );
   const store = createStore<State, Action>(first, reduce, (action, before, after) => {
     if (runOf(before.traits)?.id !== runOf(after.traits)?.id) cells = cellsOf(after);
+    else if (before.traits.snapshot !== after.traits.snapshot) addSnapshot(cells, after);
     if (action.type !== "traits" && before.traits !== after.traits) push(model, before.traits, after.traits);
     effects.after(action, before, after);
     watchWaiting();
@@ -146,7 +149,12 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     offerText: (code) => store.dispatch({ type: "local", patch: { code } }),
   };
   const effects = new Effects(app);
-  listen(model, (traits) => store.dispatch({ type: "traits", traits }), signal);
+  const heard = (traits: Partial<Traits>) => {
+    store.dispatch({ type: "traits", traits });
+    // a card is what was clicked for: draw it now rather than with the next frame
+    if (traits.decoded) flush();
+  };
+  listen(model, heard, signal);
   onDisconnect(model, () => store.dispatch({ type: "local", patch: { connection: "gone" } }), signal);
   signal.addEventListener("abort", () => {
     cancelAnimationFrame(frame);

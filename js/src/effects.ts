@@ -90,7 +90,6 @@ export class Effects {
       ({ value }) => {
         if (this.latest.get(key) !== pending.id || !app.get().cards[key]) return;
         app.dispatch({ type: "decoded", key, card: value });
-        // the card is what was clicked for: draw it now, not with the next frame's work
         app.flush();
       },
       (error: Error) => {
@@ -113,9 +112,11 @@ export class Effects {
     if (isNewRun && selection && !isShown) this.app.dispatch({ type: "ask", key: MAIN, change: {} });
   }
 
-  private followLens({ traits, cards }: State): void {
+  /** The kernel decodes the selected cell again when site or lens change; without one, what is stored is shown. */
+  private followLens({ traits: { site, lens }, cards, connection }: State): void {
     if (!cards[MAIN]) return;
-    this.app.dispatch({ type: "ask", key: MAIN, change: { site: traits.site, lens: traits.lens } });
+    if (connection === "offline") this.app.dispatch({ type: "ask", key: MAIN, change: { site, lens } });
+    else this.app.dispatch({ type: "card", key: MAIN, patch: { site, lens, isPending: true } });
   }
 
   /** Search the vocabulary; `key` is a card, or "pins" for the box beside the pins. */

@@ -18,8 +18,9 @@ export function fixed(x: number | null | undefined, digits = 2): string {
   return x.toFixed(digits).replace("-", "−");
 }
 
-export function signed(x: number, digits = 2): string {
-  return x > 0 ? `+${fixed(x, digits)}` : fixed(x, digits);
+/** A change of probability: "+16.2 %". */
+export function signedPercent(x: number): string {
+  return `${x < 0 ? "−" : "+"}${percent(Math.abs(x))}`;
 }
 
 /** A rank, 0 being the top: "#1" for people. */

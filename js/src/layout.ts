@@ -34,11 +34,17 @@ export const MAX_CELLS = 1100;
 const OVERSCAN_ROWS = 2;
 const OVERSCAN_COLS = 2;
 
-/** Layers on show, last first: every `stride`-th counted from the last layer, and the embedding row. */
-export function shownLayers(n_layers: number, stride: number): number[] {
+/** The lowest row of a site's grid: the residual stream also has the embedding's row, -1. */
+export function lowestRow(site: string): number {
+  return site === "resid_post" ? -1 : 0;
+}
+
+/** Layers on show, last first: every `stride`-th counted from the last layer, and the lowest row. */
+export function shownLayers(n_layers: number, stride: number, site: string): number[] {
   const layers: number[] = [];
   for (let layer = n_layers - 1; layer >= 0; layer -= Math.max(1, stride)) layers.push(layer);
-  layers.push(-1);
+  const lowest = lowestRow(site);
+  if (layers.at(-1) !== lowest) layers.push(lowest);
   return layers;
 }
 
@@ -51,9 +57,9 @@ export function shownPositions(run: Pick<RunInfo, "tokens" | "special">, hide_sp
 
 export function shapeOf(
   run: Pick<RunInfo, "n_layers" | "tokens" | "special">,
-  traits: Pick<Traits, "stride" | "hide_special" | "orientation" | "column_width_px">,
+  traits: Pick<Traits, "stride" | "hide_special" | "orientation" | "column_width_px" | "site">,
 ): Shape {
-  const layers = shownLayers(run.n_layers, traits.stride);
+  const layers = shownLayers(run.n_layers, traits.stride, traits.site);
   const positions = shownPositions(run, traits.hide_special);
   const transposed = traits.orientation === "tokens";
   return {

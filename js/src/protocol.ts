@@ -80,7 +80,7 @@ export interface CardRef extends CellRef {
 export interface Moved {
   readonly id: number;
   readonly label: Label;
-  /** Change of log-prob against the cell one layer below, nats. */
+  /** Change of probability against the cell one layer below. */
   readonly delta: number;
 }
 

@@ -1,4 +1,5 @@
 import type { Cells } from "./cells.ts";
+import { lowestRow } from "./layout.ts";
 import type { TrajectoryMetric } from "./protocol.ts";
 import { readTile } from "./readout.ts";
 import type { Transport } from "./transport.ts";
@@ -37,7 +38,7 @@ function blank(n_rows: number, isExact: boolean): Track {
 /** What the stored top tokens say of a token: its log-prob and rank wherever it is among them. */
 export function storedTrack(cells: Cells, site: string, lens: string, position: number, id: number): Track {
   const track = blank(cells.run.n_layers + 1, false);
-  for (let layer = -1; layer < cells.run.n_layers; layer++) {
+  for (let layer = lowestRow(site); layer < cells.run.n_layers; layer++) {
     cells.tops(site, lens, layer, position, 100).forEach((token, rank) => {
       if (token.id !== id) return;
       track.log_probs[layer + 1] = token.log_prob;
@@ -73,7 +74,9 @@ export function createTrajectories(transport: Transport, arrived: () => void): T
   async function fetch({ cells, site, lens }: Wish, position: number, ids: readonly number[]): Promise<void> {
     isBusy = true;
     const { n_layers, id: run_id } = cells.run;
-    const layers = Array.from({ length: n_layers + 1 }, (_, row) => row - 1);
+    const layers = Array.from({ length: n_layers + 1 }, (_, row) => row - 1).filter(
+      (layer) => layer >= lowestRow(site),
+    );
     try {
       const ask = { run_id, layers, positions: [position], site, lens, k: 1, track: ids, metrics: [] };
       const { value, buffers } = await transport.request("read", ask).reply;

@@ -1,6 +1,6 @@
 import type { App } from "../app.ts";
 import { type Child, h } from "../dom.ts";
-import { fixed, layerPhrase, percent, quoted, rankText, signed } from "../format.ts";
+import { fixed, layerPhrase, percent, quoted, rankText, signedPercent } from "../format.ts";
 import type { Card, CardRef, Label, Moved, RunInfo } from "../protocol.ts";
 import { pinColor } from "../scales.ts";
 import { isNext, pinOf } from "../selectors.ts";
@@ -106,7 +106,7 @@ function movedList(title: string, moved: readonly Moved[]): Child {
       moved
         .slice(0, 5)
         .map(({ id, label, delta }) =>
-          h("li", { key: id }, tokenChip(label, id), h("span", { class: "lw-num" }, signed(delta))),
+          h("li", { key: id }, tokenChip(label, id), h("span", { class: "lw-num" }, signedPercent(delta))),
         ),
     ),
   );
@@ -269,7 +269,7 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
       h(
         "div",
         { class: "lw-movedpair" },
-        movedList("Promoted here, Δ nats", card.promoted),
+        movedList("Promoted here", card.promoted),
         movedList("Suppressed here", card.suppressed),
       ),
     searchBox(app, key, {

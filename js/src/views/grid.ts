@@ -158,8 +158,8 @@ export class GridView {
   /** Sizes that follow from the traits; rows are laid out anew when they change. */
   private reshape(run: RunInfo): void {
     const { traits } = this.app.get();
-    const { stride, hide_special, orientation, column_width_px } = traits;
-    const key = [run, stride, hide_special, orientation, column_width_px];
+    const { stride, hide_special, orientation, column_width_px, site } = traits;
+    const key = [run, stride, hide_special, orientation, column_width_px, site];
     const { width } = this.size;
     if (key.some((value, i) => value !== this.shapeKey[i])) {
       const before = this.shape;
@@ -308,7 +308,7 @@ export class GridView {
     }
     if (!cells) return undefined;
     if (!this.settled.has(position)) {
-      const layers = shownLayers(cells.run.n_layers, traits.stride);
+      const layers = shownLayers(cells.run.n_layers, traits.stride, traits.site);
       this.settled.set(position, settledLayer(cells, traits.site, traits.lens, layers, position));
     }
     return this.settled.get(position);
