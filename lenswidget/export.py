@@ -91,6 +91,9 @@ def static_state(
     names = (name for name in widget.trait_names(sync=True) if not name.startswith("_"))
     state = {name: getattr(widget, name) for name in names if name not in NOT_SHOWN}
     packed = widget.packed_grid(k=k, metrics=METRICS, progress=progress)
+    if progress is not None:
+        n_cells = len(packed.header["layers"]) * len(packed.header["positions"])
+        progress(n_cells, n_cells)
     buffers = [base64.b64encode(buffer).decode("ascii") for buffer in packed.buffers]
     return {**state, "k": k, "snapshot": {"header": packed.header, "buffers": buffers}, "status": OFFLINE}
 

@@ -61,8 +61,7 @@ def readout_message(readout: Any, request: ReadRequest, labels: Labels) -> Packe
 
 
 def card_message(card: Card, labels: Labels) -> dict[str, Any]:
-    """A cell card with the labels of every id on it."""
-    ids = [*card.ids, *(i for i, *_ in (*card.promoted, *card.suppressed, *card.tracked))]
+    """A cell card with a label beside every id on it; `labels` are those of `ids`, in their order."""
     message = card.to_dict()
     for name in ("log_probs", "logits"):
         message[name] = [json_number(value) for value in message[name]]
@@ -72,10 +71,11 @@ def card_message(card: Card, labels: Labels) -> dict[str, Any]:
             for i, delta in message[name]
         ]
     message["tracked"] = [
-        {"id": i, "log_prob": json_number(lp), "rank": rank} for i, lp, rank in card.tracked
+        {"id": i, "label": label_to_list(labels[i]), "log_prob": json_number(lp), "rank": rank}
+        for i, lp, rank in card.tracked
     ]
     message["entropy_nats"] = json_number(card.entropy_nats)
-    return {**message, "k": len(card.ids), "labels": labels_message(labels, ids)}
+    return {**message, "k": len(card.ids), "labels": [label_to_list(labels[i]) for i in card.ids]}
 
 
 def labels_message(labels: Labels, token_ids: Sequence[int]) -> dict[str, list[str]]:

@@ -81,7 +81,7 @@ def test_a_click_sets_selection_and_decoded(widget, page):
 
 def test_python_sets_the_selection(widget):
     widget.selection = {"layer": 29, "position": 8}
-    assert widget.decoded["labels"][str(widget.decoded["ids"][0])][2] == " Paris"
+    assert widget.decoded["labels"][0][2] == " Paris"
     widget.selection = None
     assert widget.decoded is None
 

@@ -77,6 +77,8 @@ class Notebook:
         self.command("apputils:change-theme", {"theme": name})
         dark = "false" if "Dark" in name else "true"
         self.page.wait_for_function(f"() => document.body.dataset.jpThemeLight === '{dark}'")
+        # Lab covers itself while it switches
+        self.page.wait_for_selector("#jupyterlab-splash", state="detached")
 
     def execute(self, code: str) -> str:
         """Runs code in the notebook's kernel, beside its cells; returns what it printed."""

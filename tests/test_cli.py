@@ -1,0 +1,57 @@
+"""The terminal command, run as people run it."""
+
+import csv
+import io
+
+import pytest
+
+from lenswidget import cli
+
+
+def test_command_writes_one_file_and_says_where(tmp_path, capsys):
+    target = tmp_path / "lens.html"
+    assert cli.main(["The Eiffel Tower is in the city of", "-o", str(target)]) == 0
+    assert target.read_text().startswith("<!doctype html>")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Read 279 cells." in said.err
+    assert f"Wrote {target}" in said.err
+
+
+def test_prompt_comes_from_standard_input_and_csv_from_the_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("The capital of France is\n"))
+    target = tmp_path / "grid.csv"
+    assert cli.main(["-", "-o", str(target), "-k", "2"]) == 0
+    with target.open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 31 * 5 * 2
+
+
+def test_empty_prompt_ends_with_one_sentence_and_no_file(tmp_path, capsys):
+    target = tmp_path / "lens.html"
+    assert cli.main(["", "-o", str(target)]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("lenswidget: ")
+    assert "Traceback" not in last
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["hi", "-o", "lens.pdf"], "must end in .html or .csv"),
+        (["hi", "-o", "/nowhere/at/all/lens.html"], "does not exist"),
+        (["hi", "-k", "0"], "from 1 to 100"),
+        ([], "prompt"),
+    ],
+)
+def test_bad_usage_is_refused_before_a_model_is_loaded(arguments, words, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    assert left.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there_is_one_sentence(tmp_path, capsys):
+    missing = tmp_path / "no-such-model"
+    assert cli.main(["hi", "--model", str(missing), "-o", str(tmp_path / "lens.html")]) == 1
+    assert "no-such-model" in capsys.readouterr().err
