@@ -19,7 +19,7 @@ class ModelLock:
         self._owner: threading.Thread | None = None
         self._depth = 0
 
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+    def acquire(self, blocking: bool = True, timeout: float = -1.0) -> bool:
         """Take the lock, waiting while another living thread has it.
 
         Args:

@@ -104,6 +104,11 @@ class Tail:
         return self._is_split and self._steps is not None and self._post is not None
 
     @property
+    def post_ops(self) -> PostOps | None:
+        """What follows the unembed, where that is known to act on each logit alone; else None."""
+        return self._post
+
+    @property
     def how(self) -> str:
         if not self._is_split:
             return "the model's own forward with its blocks skipped"

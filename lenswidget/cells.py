@@ -1,0 +1,84 @@
+"""Which cells a readout is asked for: layer and position pairs, as two flat arrays."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lenswidget.errors import CellError
+
+Ints = npt.NDArray[np.int64]
+
+
+class Cells:
+    """Cells of a run, in the order in which their numbers are wanted; a cell may appear twice.
+
+    Args:
+        layers: `[n]` integers; -1 is the embedding row, `i` the stream after block `i`.
+        positions: `[n]` integers, token index from 0.
+    Attributes:
+        layers, positions: the same, int64.
+    Raises:
+        CellError: the two differ in length or hold anything but integers.
+    """
+
+    __slots__ = ("layers", "positions")
+
+    layers: Ints
+    positions: Ints
+
+    def __init__(self, layers: Any, positions: Any) -> None:
+        self.layers, self.positions = _flat("layers", layers), _flat("positions", positions)
+        if len(self.layers) != len(self.positions):
+            raise CellError(
+                f"Asked for cells with {len(self.layers)} layers and {len(self.positions)} positions. Pass "
+                "one of each per cell, or Cells.grid(layers, positions) for all pairs."
+            )
+
+    @classmethod
+    def all(cls, run: Any) -> "Cells":
+        """Every cell of a run's residual stream: layers -1 to `n_layers - 1` at every position."""
+        return cls.grid(range(-1, run.n_layers), range(run.seq))
+
+    @classmethod
+    def grid(cls, layers: Iterable[int], positions: Iterable[int]) -> "Cells":
+        """All pairs, layer by layer: `[len(layers) * len(positions)]` cells."""
+        rows, columns = _flat("layers", layers), _flat("positions", positions)
+        return cls(np.repeat(rows, len(columns)), np.tile(columns, len(rows)))
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "Cells(none)"
+        return (
+            f"Cells({len(self)}: layers {self.layers.min()} to {self.layers.max()}, "
+            f"positions {self.positions.min()} to {self.positions.max()})"
+        )
+
+    def check(self, n_layers: int, seq: int, lowest: int = -1) -> None:
+        """Refuses cells outside a run.
+
+        Raises:
+            CellError: a layer outside `lowest .. n_layers - 1`, or a position outside `0 .. seq - 1`.
+        """
+        _check_range("layer", self.layers, lowest, n_layers - 1, " (-1 is the embedding)" * (lowest < 0))
+        _check_range("position", self.positions, 0, seq - 1, "")
+
+
+def _flat(name: str, values: Any) -> Ints:
+    array = np.asarray(values if isinstance(values, np.ndarray) else list(values))
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise CellError(f"Asked for cells whose {name} are {values!r}. Pass a flat list of integers.")
+    return array.astype(np.int64)
+
+
+def _check_range(name: str, values: Ints, low: int, high: int, note: str) -> None:
+    outside = values[(values < low) | (values > high)]
+    if len(outside):
+        raise CellError(
+            f"Asked for {name} {outside[0]}, but this run has {name}s {low} to {high}{note}: choose one of "
+            "those."
+        )

@@ -1,0 +1,160 @@
+"""Tiles of cells: which go together, and their states carried to logits."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lenswidget.cells import Cells, Ints
+from lenswidget.head import Head
+from lenswidget.lenses import LogitLens
+from lenswidget.measures import Exact, Tile
+from lenswidget.run import EMBED_SITE
+
+TILE_BYTES = 256 << 20
+# On the CPU more rows than these make the product no faster, and the logits leave the caches.
+CPU_ROWS = 128
+# Fewer rows than these only read the unembed's weight more often.
+SLOW_ROWS = 8
+# Where nothing needs carrying.
+AS_IS = LogitLens()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a readout is asked for, as `read` takes it, checked."""
+
+    run: Any
+    cells: Cells
+    lens: Any
+    site: str
+    k: int
+    track: Tensor
+    against: Any
+    metrics: frozenset[str]
+    logits: bool
+
+
+class Decoder:
+    """Cuts what is asked into tiles of bounded size and decodes them one by one.
+
+    Args:
+        asked: the cells and what to hold them against.
+        tile_bytes: for a tile's logits and, where rows are compared, their probabilities.
+    """
+
+    def __init__(self, asked: Asked, tile_bytes: int):
+        self._asked = asked
+        self._heads = {id(run.tail): Head(run.tail) for run in (asked.run, asked.against) if run is not None}
+        self._has_finals = bool(asked.metrics & {"kl", "agrees"})
+        is_paired = asked.against is not None or "kl" in asked.metrics
+        # cells of one position side by side share its last row
+        by_position = np.argsort(asked.cells.positions, kind="stable")
+        self._order: Ints = by_position if self._has_finals else np.arange(len(asked.cells))
+        self._rows = max(1, tile_bytes // (4 * asked.run.d_vocab * (2 if is_paired else 1)))
+        device = self._heads[id(asked.run.tail)].device
+        if device.type == "cpu":
+            self._rows = min(self._rows, CPU_ROWS)
+
+    def tile(self, done: int) -> tuple[Ints, Tile]:
+        """The next tile after `done` cells, and which of the cells asked for its first rows are."""
+        asked = self._asked
+        n = self._fitting(done)
+        order = self._order[done : done + n]
+        cells = Cells(asked.cells.layers[order], asked.cells.positions[order])
+        parts = [self._prepare(asked.run, cells, asked.lens, asked.site)]
+        segments: list[tuple[int, int, int]] = []
+        if self._has_finals:
+            segments, missing = self._segments(cells)
+            if len(missing):
+                parts.append(self._prepare(asked.run, self._last(missing), AS_IS, EMBED_SITE))
+        n_rows = sum(len(part) for part in parts)
+        references = None
+        if asked.against is not None:
+            parts.append(self._prepare(asked.against, cells, asked.lens, asked.site))
+            references = slice(n_rows, n_rows + n)
+        logits, exact = self._project(parts)
+        return order, Tile(logits, n, segments, references, exact)
+
+    def logits(self, run: Any, cells: Cells, lens: Any, site: str) -> Tensor:
+        """`[cells, d_vocab]` float32, all at once."""
+        return self._heads[id(run.tail)](self._prepare(run, cells, lens, site))
+
+    def pace(self, elapsed_s: float, slice_s: float) -> None:
+        """Makes tiles smaller where one takes much longer than a slice should."""
+        if elapsed_s > 2 * slice_s:
+            self._rows = min(self._rows, max(SLOW_ROWS, int(self._rows * slice_s / elapsed_s)))
+
+    def halve(self) -> bool:
+        """Makes tiles half as large from now on; False where they cannot be smaller."""
+        for head in self._heads.values():
+            head.forget()
+        can_shrink = self._rows > 1
+        self._rows = max(1, self._rows // 2)
+        return can_shrink
+
+    def _fitting(self, done: int) -> int:
+        """How many of the next cells fit, with what they are held against."""
+        per_cell = 1 if self._asked.against is None else 2
+        n = max(1, min(self._rows // per_cell, len(self._order) - done))
+        while self._has_finals and n > 1:
+            cells = self._order[done : done + n]
+            _, missing = self._segments(
+                Cells(self._asked.cells.layers[cells], self._asked.cells.positions[cells])
+            )
+            if n * per_cell + len(missing) <= self._rows:
+                break
+            n -= max(1, (n * per_cell + len(missing) - self._rows) // (per_cell + 1))
+        return n
+
+    def _segments(self, cells: Cells) -> tuple[list[tuple[int, int, int]], Ints]:
+        """Runs of one position as `(start, stop, row of its last layer)`; the positions whose row is new."""
+        starts = np.flatnonzero(np.diff(cells.positions, prepend=-1))
+        stops = np.append(starts[1:], len(cells))
+        is_own = self._asked.site == EMBED_SITE and isinstance(self._asked.lens, LogitLens)
+        last = cells.layers == self._asked.run.n_layers - 1 if is_own else np.zeros(len(cells), bool)
+        segments: list[tuple[int, int, int]] = []
+        missing: list[int] = []
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            own = np.flatnonzero(last[start:stop])
+            final = start + int(own[0]) if len(own) else len(cells) + len(missing)
+            missing += [] if len(own) else [int(cells.positions[start])]
+            segments.append((start, stop, final))
+        return segments, np.array(missing, np.int64)
+
+    def _last(self, positions: Ints) -> Cells:
+        return Cells(np.full(len(positions), self._asked.run.n_layers - 1), positions)
+
+    def _prepare(self, run: Any, cells: Cells, lens: Any, site: str) -> Tensor:
+        """States through the lens and the final norm, `[cells, d_head]`."""
+        states = run.states(site, cells.layers, cells.positions)
+        if not isinstance(lens, LogitLens):
+            carried: Tensor | None = None
+            for layer in np.unique(cells.layers).tolist():
+                rows = torch.from_numpy(np.flatnonzero(cells.layers == layer)).to(states.device)
+                part = lens.transport(layer, states[rows])
+                carried = torch.empty_like(states, dtype=part.dtype) if carried is None else carried
+                carried = carried if carried.dtype == part.dtype else carried.to(torch.float32)
+                carried[rows] = part.to(carried.dtype)
+            states = states if carried is None else carried
+        return run.tail.prepare(states)
+
+    def _project(self, parts: list[Tensor]) -> tuple[Tensor, Exact | None]:
+        """The logits of all parts in one tensor, and how to compute some of them again in float64."""
+        own, other = self._asked.run.tail, self._asked.against and self._asked.against.tail
+        head = self._heads[id(own)]
+        if other is None or other is own:
+            prepared = torch.cat(parts) if len(parts) > 1 else parts[0]
+            return head(prepared), partial(head.exact, prepared) if head.is_exact else None
+        own_rows, their_head = torch.cat(parts[:-1]), self._heads[id(other)]
+        theirs = their_head(parts[-1]).to(own_rows.device)
+        return torch.cat([head(own_rows), theirs]), None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on any device."""
+    is_own_kind = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return is_own_kind or "not enough memory" in str(error) or "out of memory" in str(error)

@@ -1,0 +1,197 @@
+"""What runs a model and reads its runs: the protocol, and the engine for a model in this process."""
+
+import inspect
+import uuid
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lenswidget import readout
+from lenswidget.arrays import Readout
+from lenswidget.cells import Cells
+from lenswidget.errors import PromptError
+from lenswidget.fidelity import Fidelity, compare
+from lenswidget.head import Head
+from lenswidget.run import EMBED_SITE, Run
+from lenswidget.sites import SITES
+
+# How many of the last positions every run checks against the model's own logits.
+CHECKED_POSITIONS = 8
+# Streams stay on the device while they leave this share of its free memory to everything else.
+FREE_SHARE = 0.5
+
+
+class Engine(Protocol):
+    """Runs prompts and reads cells; only token ids, cells and small arrays need cross it."""
+
+    def run(self, prompt: Any, *, sites: Sequence[str] = (EMBED_SITE,), progress: Any = None) -> Any:
+        """One forward, kept as streams."""
+        ...
+
+    def read(self, run: Any, cells: Cells | None = None, **options: Any) -> Readout:
+        """What some cells say; options as `lenswidget.readout.read` takes them."""
+        ...
+
+    def read_slices(
+        self, run: Any, cells: Cells | None = None, **options: Any
+    ) -> Generator[tuple[int, int], None, Readout]:
+        """The same in slices."""
+        ...
+
+
+class LocalEngine:
+    """The engine of a model in this process.
+
+    Args:
+        model: a `LanguageModel`.
+        streams: where runs keep their streams: "device" (the unembed's), "cpu", or "auto", which is the
+            device unless it is short of memory.
+    """
+
+    def __init__(self, model: Any, *, streams: str = "auto"):
+        if streams not in ("auto", "device", "cpu"):
+            raise ValueError(f'Asked to keep streams on {streams!r}; pass "auto", "device" or "cpu".')
+        self.model = model
+        self._place = streams
+
+    def run(
+        self,
+        prompt: Any,
+        *,
+        sites: Sequence[str] = (EMBED_SITE,),
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Run:
+        """Run the model once on one prompt, without gradients, and keep its residual stream.
+
+        Args:
+            prompt: a string, token ids, or an encoding of one prompt.
+            sites: captured now; the others are when they are first read, by one more forward.
+            progress: called with `(layers passed, layers)`.
+        Raises:
+            PromptError: a prompt that the model cannot take, or several.
+        """
+        model = self.model
+        with model.lock, torch.no_grad():
+            tail = model.tail
+            inputs = model.tokenize(prompt)
+            ids = inputs.get("input_ids")
+            if ids is None or ids.shape[0] != 1:
+                found = "embeddings" if ids is None else f"{ids.shape[0]} prompts"
+                raise PromptError(
+                    f"Asked to run {found} for a readout. Give one prompt, as text or token ids."
+                )
+            capture = _Capture(model, inputs, self._place)
+            streams, own = capture(EMBED_SITE, progress, want_logits=True)
+            run = Run(
+                id=uuid.uuid4().hex,
+                prompt=prompt,
+                token_ids=ids[0].cpu(),
+                n_layers=model.anatomy.n_layers,
+                sites=_sites(model),
+                fidelity=_fidelity(tail, streams[-1], own),
+                model=_describe(model.hf_model),
+                tail=tail,
+                tokenizer=model.tokenizer,
+                lock=model.lock,
+                _streams={EMBED_SITE: streams},
+                _capture=lambda site: capture(site)[0],
+            )
+            for site in sites:
+                run.states(site, [0], [0])
+        return run
+
+    def read(self, run: Run, cells: Cells | None = None, **options: Any) -> Readout:
+        """What some cells of a run say: `lenswidget.readout.read`."""
+        return readout.read(run, cells, **options)
+
+    def read_slices(
+        self, run: Run, cells: Cells | None = None, **options: Any
+    ) -> Generator[tuple[int, int], None, Readout]:
+        """The same in slices: `lenswidget.readout.read_slices`."""
+        return readout.read_slices(run, cells, **options)
+
+
+class _Capture:
+    """Forwards of one prompt, each of which fills one site's streams."""
+
+    def __init__(self, model: Any, inputs: Any, place: str):
+        self._model = model
+        self._inputs = dict(inputs)
+        self._place = place
+        takes = inspect.signature(model.hf_model.forward).parameters
+        self._options: dict[str, Any] = {"use_cache": False} if "use_cache" in takes else {}
+        # the name before transformers 4.50
+        self._keep = next((n for n in ("logits_to_keep", "num_logits_to_keep") if n in takes), None)
+
+    def __call__(
+        self, site: str, progress: Any = None, *, want_logits: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """`[rows, seq, d_model]`, lowest layer first, and the model's own logits of the last positions.
+
+        A layer that has no such site leaves NaN, which readouts report as not finite.
+        """
+        model, n_layers = self._model, self._model.anatomy.n_layers
+        lowest = -1 if site == EMBED_SITE else 0
+        keep = {self._keep: CHECKED_POSITIONS} if self._keep else {}
+        streams: Tensor | None = None
+        own: Tensor | None = None
+        with model.lock, torch.no_grad(), model.trace(self._inputs, **self._options, **keep) as tracer:
+            for layer in range(lowest, n_layers):
+                if layer >= 0 and site not in model.layers[layer].offered:
+                    continue
+                state = self._read(site, layer)
+                if streams is None:
+                    streams = self._room(n_layers - lowest, state)
+                streams[layer - lowest].copy_(state[0])
+                if progress is not None:
+                    progress(layer + 1, n_layers)
+            if want_logits:
+                result = tracer.result
+                own = getattr(result, "logits", None)
+                own = (result[0] if own is None else own)[0, -CHECKED_POSITIONS:]
+        assert streams is not None
+        return streams, own
+
+    def _read(self, site: str, layer: int) -> Tensor:
+        layers = self._model.layers
+        return layers.embed if layer < 0 else getattr(layers[layer], site)
+
+    def _room(self, n_rows: int, like: Tensor) -> Tensor:
+        """NaN, `[n_rows, seq, d_model]`, where this engine keeps streams."""
+        shape = (n_rows, *like.shape[1:])
+        device = like.device if self._place != "cpu" else torch.device("cpu")
+        if self._place == "auto" and like.device.type == "cuda":
+            free = torch.cuda.mem_get_info(like.device)[0]
+            if like[0].nbytes * n_rows > FREE_SHARE * free:
+                device = torch.device("cpu")
+        return torch.full(shape, torch.nan, dtype=like.dtype, device=device)
+
+
+def _sites(model: Any) -> tuple[str, ...]:
+    """The sites that some layer offers, in the order of the stream."""
+    offered = {site for layer in model.layers for site in layer.offered}
+    return tuple(site for site in SITES if site in offered)
+
+
+def _fidelity(tail: Any, last: Tensor, own: Tensor | None) -> Fidelity:
+    """The last block's states `[seq, d_model]` decoded as readouts do, against the model's own logits."""
+    assert own is not None
+    return compare(Head(tail)(tail.prepare(last[-len(own) :])).to(own.device), own)
+
+
+def _describe(hf_model: Any) -> dict[str, Any]:
+    config = getattr(hf_model, "config", None)
+    quantised = getattr(config, "quantization_config", None)
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+    method = getattr(method, "quant_method", method)
+    lengths = (
+        getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")
+    )
+    return {
+        "name": getattr(hf_model, "name_or_path", "") or type(hf_model).__name__,
+        "dtype": str(getattr(hf_model, "dtype", "")).removeprefix("torch."),
+        "quantization": None if method is None else str(getattr(method, "value", method)),
+        "max_length": next((length for length in lengths if length is not None), None),
+    }

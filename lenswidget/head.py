@@ -1,0 +1,109 @@
+"""The unembed's product in float32, as fast as the machine gives it."""
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# A packed weight is a second copy: beyond this many bytes it is not worth its memory.
+PACK_BYTES = 1 << 30
+# For the rows of the weight that some logits are computed again with.
+EXACT_BYTES = 4 << 20
+
+_packed: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, Tensor]]" = weakref.WeakKeyDictionary()
+
+
+class Head:
+    """Prepared states to float32 logits, as `tail.project` gives them.
+
+    On the CPU the weight is kept in oneDNN's own order, which makes the product a third faster and a single
+    row as fast as memory; that is reached through private operators of torch, so it is tried once.
+
+    Args:
+        tail: a `Tail`.
+    """
+
+    def __init__(self, tail: Any):
+        self._tail = tail
+        self._linear = tail.linear()
+        self._packed = _pack(self._linear)
+        self._buffer: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the product is computed, as far as the model says."""
+        first = self._linear.weight if self._linear is not None else next(self._tail.hf_model.parameters())
+        return first.device
+
+    def __call__(self, prepared: Tensor) -> Tensor:
+        """`[n, d_head]` to float32 logits `[n, d_vocab]`, valid until the next call."""
+        linear = self._linear
+        if linear is None or linear.weight.dtype is not torch.float32:
+            return self._tail.project(prepared)
+        if self._packed is not None:
+            product = torch.ops.mkldnn._linear_pointwise(prepared, self._packed, linear.bias, "none", [], "")
+        else:
+            product = torch.mm(prepared, linear.weight.T, out=self._room(len(prepared), prepared.device))
+            product = product if linear.bias is None else product.add_(linear.bias)
+        return self._tail.post(product)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether single logits can be computed again, to the last bit of float32."""
+        return self._linear is not None and self._tail.post_ops is not None
+
+    def exact(self, prepared: Tensor, ids: Tensor) -> Tensor:
+        """Some logits of each row, summed in float64; `[n, d_head]` and `[n, m]` to float64 `[n, m]`.
+
+        A float32 product over d_model terms is off by up to 1e-4 where logits reach 100.
+        """
+        assert self._linear is not None
+        weight, bias = self._linear.weight, self._linear.bias
+        n_at_once = max(1, EXACT_BYTES // (8 * ids.shape[1] * weight.shape[1]))
+        found = torch.empty(ids.shape, dtype=torch.float64, device=prepared.device)
+        for start in range(0, len(ids), n_at_once):
+            rows = slice(start, start + n_at_once)
+            some = weight[ids[rows]].double()
+            torch.bmm(some, prepared[rows].double().unsqueeze(2), out=found[rows].unsqueeze(2))
+        return self._tail.post_ops(found if bias is None else found.add_(bias[ids]))
+
+    def forget(self) -> None:
+        """Gives the buffer back."""
+        self._buffer = None
+
+    def _room(self, n: int, device: torch.device) -> Tensor:
+        """The buffer's first n rows, for a device where allocating anew costs more than the product."""
+        if self._buffer is None or len(self._buffer) < n:
+            self._buffer = None
+            self._buffer = torch.empty(n, self._linear.out_features, dtype=torch.float32, device=device)
+        return self._buffer[:n]
+
+
+def _pack(linear: Any) -> Tensor | None:
+    """The weight in oneDNN's order, made once per weight; None where that cannot be had."""
+    if linear is None or linear.weight.dtype is not torch.float32 or linear.weight.device.type != "cpu":
+        return None
+    weight = linear.weight.detach()
+    if weight.nbytes > PACK_BYTES or not torch.backends.mkldnn.is_available():
+        return None
+    mark = _mark(weight)
+    kept = _packed.get(linear)
+    if kept is not None and kept[0] == mark:
+        return kept[1]
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 128)
+        probe = torch.linspace(-1, 1, weight.shape[1]).expand(2, -1).contiguous()
+        product = torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "")
+        if not torch.allclose(product, probe @ weight.T, rtol=1e-4, atol=1e-4):
+            return None
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError):
+        return None
+    _packed[linear] = (mark, packed)
+    return packed
+
+
+def _mark(weight: Tensor) -> tuple[Any, ...]:
+    """Changes when the weight does; the sums see edits through `.data`, which count no version."""
+    some = weight[:: max(1, len(weight) // 64)]
+    return weight.data_ptr(), weight._version, tuple(weight.shape), some.sum(dim=-1).numpy().tobytes()

@@ -1,0 +1,220 @@
+"""Cells to small arrays: what each says through the tail, exactly, in bounded memory."""
+
+import time
+from collections.abc import Callable, Collection, Generator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lenswidget.arrays import Readout
+from lenswidget.cells import Cells
+from lenswidget.decoding import TILE_BYTES, Asked, Decoder, is_out_of_memory
+from lenswidget.errors import Cancelled, CellError, LensError
+from lenswidget.lenses import as_lens
+from lenswidget.measures import Tile, measure
+
+__all__ = ["Cells", "Readout", "logits", "read", "read_slices"]
+
+METRICS = ("entropy", "kl", "agrees")
+Progress = Callable[[int, int], None]
+
+
+def read(
+    run: Any,
+    cells: Cells | None = None,
+    *,
+    lens: Any = None,
+    site: str = "resid_post",
+    k: int = 5,
+    track: Collection[int] = (),
+    against: Any = None,
+    metrics: Collection[str] = ("entropy",),
+    logits: bool = False,
+    tile_bytes: int = TILE_BYTES,
+    progress: Progress | bool | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Readout:
+    """What some cells of a run say: the k most probable tokens of each, and what else is asked.
+
+    Args:
+        run: a `Run`.
+        cells: a `Cells`; None is the whole grid.
+        lens: how a state is carried to the tail; None is the logit lens.
+        site: what is read: `resid_post`, or another of `run.sites`.
+        k: how many top tokens, 1 to `d_vocab`; ties by the lower id.
+        track: ids whose log-prob and exact rank are wanted in every cell.
+        against: another run of the same number of tokens, cell by cell; gives `kl_from_reference` and
+            `kl_to_reference`.
+        metrics: any of `entropy` (nats), `kl` (both ways to the last layer of the same position) and
+            `agrees` (whether the top token is the last layer's).
+        logits: whether the logits of the top tokens are wanted.
+        tile_bytes: memory for the logits in work at a time; halved when the device runs out.
+        progress: called with `(cells done, cells in all)`; True shows a tqdm bar.
+        cancelled: asked between slices; once it says True, `Cancelled` is raised.
+    Returns:
+        A `Readout`, small arrays over the cells in their given order.
+    Raises:
+        CellError: a cell, k or token id outside the run.
+        LensError: a metric or lens that is not known.
+        Cancelled: `cancelled` said so.
+    """
+    slices = read_slices(
+        run, cells, lens=lens, site=site, k=k, track=track, against=against, metrics=metrics,
+        logits=logits, tile_bytes=tile_bytes,
+    )  # fmt: skip
+    report, close = _reporter(progress)
+    try:
+        while True:
+            done, total = next(slices)
+            report(done, total)
+            if cancelled is not None and cancelled():
+                slices.close()
+                raise Cancelled(f"The readout was stopped after {done} of {total} cells.")
+    except StopIteration as finished:
+        readout: Readout = finished.value
+        report(len(readout), len(readout))
+        return readout
+    finally:
+        close()
+
+
+def read_slices(
+    run: Any,
+    cells: Cells | None = None,
+    *,
+    lens: Any = None,
+    site: str = "resid_post",
+    k: int = 5,
+    track: Collection[int] = (),
+    against: Any = None,
+    metrics: Collection[str] = ("entropy",),
+    logits: bool = False,
+    tile_bytes: int = TILE_BYTES,
+    slice_s: float = 0.1,
+) -> Generator[tuple[int, int], None, Readout]:
+    """`read`, in slices: yields `(cells done, cells in all)` every `slice_s` seconds or so.
+
+    The model's lock is held within a slice and free between two; a generator that is closed or dropped
+    leaves nothing behind. What is asked is checked at the first step.
+    """
+    asked = _asked(run, cells, lens, site, k, track, against, metrics, logits)
+    out = _Arrays(asked)
+    decoder: Decoder | None = None
+    done, total = 0, len(asked.cells)
+    yielded = time.monotonic()
+    while done < total:
+        with run.lock, torch.no_grad():
+            decoder = decoder or Decoder(asked, tile_bytes)
+            started = time.monotonic()
+            taken = _decode_some(decoder, out, done, asked)
+        done += taken
+        decoder.pace(time.monotonic() - started, slice_s)
+        if done < total and time.monotonic() - yielded >= slice_s:
+            yield done, total
+            yielded = time.monotonic()
+    return out.readout()
+
+
+def logits(run: Any, cells: Cells, *, lens: Any = None, site: str = "resid_post") -> Tensor:
+    """All logits of a few cells, `[cells, d_vocab]` float32, on the model's device: a row each in memory."""
+    asked = _asked(run, cells, lens, site, 1, (), None, (), False)
+    with run.lock, torch.no_grad():
+        return Decoder(asked, TILE_BYTES).logits(run, asked.cells, asked.lens, site)
+
+
+def _decode_some(decoder: Decoder, out: "_Arrays", done: int, asked: Asked) -> int:
+    """One tile's cells, measured and stored; how many there were. Halves the tile while memory is short."""
+    while True:
+        try:
+            order, tile = decoder.tile(done)
+            out.store(order, measure(tile, asked.k, asked.track, asked.metrics, logits=asked.logits))
+            return len(order)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or not decoder.halve():
+                raise
+
+
+def _asked(
+    run: Any,
+    cells: Cells | None,
+    lens: Any,
+    site: str,
+    k: int,
+    track: Collection[int],
+    against: Any,
+    metrics: Collection[str],
+    logits: bool,
+) -> Asked:
+    """What is asked, checked once."""
+    if cells is None:
+        cells = Cells.grid(range(run.lowest_layer(site), run.n_layers), range(run.seq))
+    run.check(cells, site)
+    if not 1 <= k <= run.d_vocab:
+        raise CellError(f"Asked for the {k} best tokens of {run.d_vocab}: choose k from 1 to {run.d_vocab}.")
+    for token_id in track:
+        if not 0 <= token_id < run.d_vocab:
+            raise CellError(f"Asked to track token {token_id}; ids run from 0 to {run.d_vocab - 1}.")
+    unknown = set(metrics) - set(METRICS)
+    if isinstance(metrics, str) or unknown:
+        raise LensError(f"Asked for metrics {metrics!r}; pass a list of any of {', '.join(METRICS)}.")
+    if against is not None:
+        if against.d_vocab != run.d_vocab:
+            raise LensError(
+                f"Asked to compare a vocabulary of {run.d_vocab} with one of {against.d_vocab}: the "
+                "reference must be a run of a model with the same vocabulary."
+            )
+        against.check(cells, site)
+    ids = torch.tensor(list(track), dtype=torch.long)
+    return Asked(run, cells, as_lens(lens), site, k, ids, against, frozenset(metrics), logits)
+
+
+class _Arrays:
+    """The numbers of all cells, filled tile by tile."""
+
+    def __init__(self, asked: Asked):
+        self._asked = asked
+        self._arrays: dict[str, Any] = {}
+
+    def store(self, order: Any, found: dict[str, Tensor]) -> None:
+        n = len(self._asked.cells)
+        for name, values in found.items():
+            part = values.cpu().numpy()
+            part = part.astype(np.int32) if part.dtype == np.int64 else part
+            if name not in self._arrays:
+                self._arrays[name] = np.empty((n, *part.shape[1:]), part.dtype)
+            self._arrays[name][order] = part
+
+    def readout(self) -> Readout:
+        asked, arrays = self._asked, self._arrays
+        if not arrays:  # no cells: one that is thrown away tells the shapes
+            nothing = measure(Tile(torch.zeros(1, asked.run.d_vocab), 1), asked.k, asked.track, frozenset())
+            arrays = {name: values[:0].numpy() for name, values in nothing.items()}
+        return Readout(
+            run_id=asked.run.id,
+            site=asked.site,
+            lens=asked.lens.name,
+            layers=asked.cells.layers,
+            positions=asked.cells.positions,
+            tracked_ids=asked.track.numpy().astype(np.int32),
+            tokenizer=asked.run.tokenizer,
+            **arrays,
+        )
+
+
+def _reporter(progress: Progress | bool | None) -> tuple[Progress, Callable[[], None]]:
+    """How to report, and how to stop reporting."""
+    if progress is None or progress is False:
+        return (lambda done, total: None), (lambda: None)
+    if progress is not True:
+        return progress, (lambda: None)
+    from tqdm.auto import tqdm
+
+    bar = tqdm(unit="cell", desc="readout")
+
+    def report(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return report, bar.close

@@ -1,0 +1,98 @@
+"""A run: one prompt through one model, kept as the residual streams that readouts decode."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lenswidget.cells import Cells
+from lenswidget.errors import CellError
+from lenswidget.fidelity import Fidelity
+
+EMBED_SITE = "resid_post"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What one forward left: token ids, streams, and how closely the tail reproduces the model's logits.
+
+    Attributes:
+        id: unique among all runs of this process and, very likely, of others.
+        prompt: as it was given.
+        token_ids: `[seq]` int64, on the CPU.
+        sites: the sites that can be read; the streams of all but `resid_post` are captured when first read.
+        fidelity: last block's output decoded, against the model's own logits at the last positions.
+        model: `name, dtype, quantization, max_length` of the model; None where it does not say.
+        tail: the model's `Tail`.
+        tokenizer: the model's, or None.
+        lock: the model's lock; whoever decodes holds it.
+    """
+
+    id: str
+    prompt: Any
+    token_ids: Int[Tensor, " seq"]
+    n_layers: int
+    sites: tuple[str, ...]
+    fidelity: Fidelity
+    model: dict[str, Any]
+    tail: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    lock: Any = field(repr=False)
+    _streams: dict[str, Tensor] = field(repr=False)
+    _capture: Callable[[str], Tensor] = field(repr=False)
+
+    @property
+    def seq(self) -> int:
+        """How many tokens the prompt has."""
+        return len(self.token_ids)
+
+    @property
+    def d_vocab(self) -> int:
+        return self.tail.anatomy.d_vocab
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the streams captured so far take."""
+        return sum(stream.nbytes for stream in self._streams.values())
+
+    def lowest_layer(self, site: str = EMBED_SITE) -> int:
+        """-1 where the site has an embedding row, which is `resid_post` alone; else 0."""
+        return -1 if site == EMBED_SITE else 0
+
+    def states(self, site: str, layers: Any, positions: Any) -> Float[Tensor, "cells d_model"]:
+        """The states of some cells, `[cells, d_model]`, in the model's dtype, where the streams are kept.
+
+        Args:
+            site: one of `sites`; captured now, by one more forward, if it has not been read before.
+            layers: integers, one per cell; -1 is the embedding.
+            positions: integers, one per cell.
+        Raises:
+            CellError: a layer or position outside the run, or a site that it does not have.
+        """
+        cells = Cells(layers, positions)
+        self.check(cells, site)
+        stream = self._stream(site)
+        rows = torch.from_numpy(cells.layers - self.lowest_layer(site)).to(stream.device)
+        return stream[rows, torch.from_numpy(cells.positions).to(stream.device)]
+
+    def check(self, cells: Cells, site: str = EMBED_SITE) -> None:
+        """Refuses a site that the run does not have, or cells outside it.
+
+        Raises:
+            CellError: says which.
+        """
+        if site not in self.sites:
+            raise CellError(
+                f"Asked for site {site!r}; this run has {', '.join(self.sites)}: name one of those."
+            )
+        cells.check(self.n_layers, self.seq, self.lowest_layer(site))
+
+    def _stream(self, site: str) -> Tensor:
+        """`[rows, seq, d_model]`, the lowest layer first."""
+        with self.lock:
+            if site not in self._streams:
+                self._streams[site] = self._capture(site)
+            return self._streams[site]
