@@ -46,6 +46,7 @@ class Course:
         self._ambient = isolation.take()
         self._switch = isolation.Switch()
         self._forward: Forward | None = None
+        self._around: tuple[nn.Module, ...] = ()
 
     @property
     def step(self) -> int:
@@ -78,7 +79,7 @@ class Course:
         if reached is None:
             self.result, self._forward = forward.result, None
             return False
-        self.at = reached
+        self.at, self._around = reached, place.around
         self.value = self.reply = forward.value
         return True
 
@@ -92,7 +93,6 @@ class Course:
         self._inputs.check_repeatable(f"{place.path or 'the model'}.{point.kind}")
         stops = {point} if self.at is None else {point, self.at}
         rerun = self._fresh(self._inputs.start_again)
-        rerun.watch(point, place.around)
         with self._inputs.random_state_kept():
             met = run_to(rerun, stops, self._changes, {})
         self.replayed = rerun.value
@@ -145,6 +145,7 @@ class Course:
             self._inputs.check_repeatable("more of the model")
             forward = self._fresh(self._inputs.start_again)
             values: dict[Point, Any] = {}
+            forward.watch(self.at, self._around)
             with self._inputs.random_state_kept():
                 run_to(forward, {self.at}, self._changes, values)
                 self._changes.apply(forward, values)

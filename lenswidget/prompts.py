@@ -1,7 +1,7 @@
 """Prompts of every kind, as the keyword arguments that a causal LM takes."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ def encode(
     elif isinstance(prompt, Tensor) and prompt.is_floating_point():
         encoding = {"inputs_embeds": prompt if prompt.ndim == 3 else prompt[None]}
     else:
-        rows = _rows(prompt, tokenizer)
+        rows = _rows(prompt, lambda text: _tokens(text, tokenizer, hf_model))
         side = side or getattr(tokenizer, "padding_side", "right")
         encoding = _padded(rows, _pad_id(tokenizer, hf_model), left=side == "left")
     encoding = {
@@ -50,23 +50,28 @@ def encode(
     return BatchEncoding(encoding)
 
 
-def _rows(prompt: Any, tokenizer: Any) -> list[list[int]]:
+Row = dict[str, list[int]]  # what one prompt gives per token: "input_ids", and what else its tokenizer says
+
+
+def _rows(prompt: Any, tokens: Callable[[str], Row]) -> list[Row]:
     if isinstance(prompt, str):
-        return [_ids(prompt, tokenizer)]
+        return [tokens(prompt)]
     if isinstance(prompt, Tensor):
-        return prompt.reshape(-1, prompt.shape[-1]).tolist() if prompt.ndim in (1, 2) else _refuse(prompt)
+        if prompt.ndim not in (1, 2):
+            raise _refusal(prompt)
+        return [{"input_ids": row} for row in prompt.reshape(-1, prompt.shape[-1]).tolist()]
     if not isinstance(prompt, Sequence) or not prompt:
-        return _refuse(prompt)
+        raise _refusal(prompt)
     items: list[Any] = list(prompt)
     if all(isinstance(item, str) for item in items):
-        return [_ids(item, tokenizer) for item in items]
+        return [tokens(item) for item in items]
     if all(_is_id(item) for item in items):
-        return [[int(item) for item in items]]
+        return [{"input_ids": [int(item) for item in items]}]
     if all(isinstance(item, (Sequence, Tensor)) and not isinstance(item, str) for item in items):
         rows = [item.tolist() if isinstance(item, Tensor) else list(item) for item in items]
         if all(_is_id(token) for row in rows for token in row):
-            return [[int(token) for token in row] for row in rows]
-    return _refuse(prompt)
+            return [{"input_ids": [int(token) for token in row]} for row in rows]
+    raise _refusal(prompt)
 
 
 def _is_id(item: Any) -> bool:
@@ -77,20 +82,27 @@ def _is_id(item: Any) -> bool:
     )
 
 
-def _ids(text: str, tokenizer: Any) -> list[int]:
+def _tokens(text: str, tokenizer: Any, hf_model: nn.Module) -> Row:
     if tokenizer is None:
         raise PromptError(
             "The prompt is a string, but the model was loaded without a tokenizer. "
             "Give token ids, or LanguageModel(hf_model, tokenizer)."
         )
-    return list(tokenizer(text)["input_ids"])
+    encoding = tokenizer(text)
+    # the mask is made here; a tokenizer may say more, as token types, and the model may take it
+    names = [
+        name
+        for name in encoding
+        if name == "input_ids" or (name != "attention_mask" and takes(hf_model, name))
+    ]
+    return {name: list(encoding[name]) for name in names}
 
 
-def _refuse(prompt: Any) -> Any:
+def _refusal(prompt: Any) -> PromptError:
     if isinstance(prompt, Sequence) and not prompt:
-        raise PromptError("The prompt is empty: it holds no token. Give at least one.")
+        return PromptError("The prompt is empty: it holds no token. Give at least one.")
     found = f"a tensor {list(prompt.shape)}" if isinstance(prompt, Tensor) else f"a {type(prompt).__name__}"
-    raise PromptError(f"The prompt is {found}. Give {_KINDS}.")
+    return PromptError(f"The prompt is {found}. Give {_KINDS}.")
 
 
 def _pad_id(tokenizer: Any, hf_model: Any) -> int:
@@ -103,17 +115,17 @@ def _pad_id(tokenizer: Any, hf_model: Any) -> int:
     return 0  # padding is masked: which id it has does not matter
 
 
-def _padded(rows: list[list[int]], pad_id: int, *, left: bool) -> dict[str, Tensor]:
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for index, row in enumerate(rows):
-        if not row:
-            raise PromptError("The prompt is empty: it holds no token. Give at least one.")
-        where = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[index, where] = torch.tensor(row)
-        mask[index, where] = 1
-    return {"input_ids": ids, "attention_mask": mask}
+def _padded(rows: list[Row], pad_id: int, *, left: bool) -> dict[str, Tensor]:
+    if not all(row["input_ids"] for row in rows):
+        raise PromptError("The prompt is empty: it holds no token. Give at least one.")
+    width = max(len(row["input_ids"]) for row in rows)
+    rows = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
+
+    def fill(name: str, values: list[int]) -> list[int]:
+        padding = [pad_id if name == "input_ids" else 0] * (width - len(values))
+        return padding + values if left else values + padding
+
+    return {name: torch.tensor([fill(name, row[name]) for row in rows]) for name in rows[0]}
 
 
 def _check(encoding: dict[str, Any], hf_model: Any) -> None:

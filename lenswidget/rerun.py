@@ -82,6 +82,8 @@ def run_to(forward: Forward, stops: set[Point], changes: Changes, values: dict[P
         the stop, where the changes that belong there are still to be made; None if the forward ended.
     """
     on_the_way = changes.stops()
+    for point in on_the_way | stops:
+        forward.watch(point, ())
     while True:
         point = forward.advance(on_the_way | stops)
         if point is None or point in stops:

@@ -52,7 +52,7 @@ class BlockOutput(Tensor):
     def __len__(self) -> int:
         return len(self._parts)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+    def __deepcopy__(self, memo: Any) -> Tensor:
         return copy.deepcopy(plain(self), memo)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
