@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,9 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lenswidget.errors import LensFileError, LensMismatchError, PromptError
-
-Progress = bool | Callable[[int, int], object]
+from lenswidget.errors import LensFileError, LensMismatchError
 
 
 @dataclass(frozen=True)
@@ -153,47 +151,6 @@ def check_states(lens: Any, states: Tensor, layer: int) -> None:
             f"This {lens.name} lens has nothing for layer {layer}; it carries {len(have)} layers from "
             f"{have[0]} to {have[-1]}: read one of those.{hint if lens.n_layers is None else ''}"
         )
-
-
-def encode(model: Any, texts: Sequence[Any], max_tokens: int) -> list[Tensor]:
-    """Token ids `[seq]` of each text, with the tokenizer's own special tokens, cut to `max_tokens`.
-
-    Args:
-        texts: strings, or token ids as lists or tensors.
-    Raises:
-        PromptError: texts is one string or empty, or a string meets a model without a tokenizer.
-    """
-    if isinstance(texts, str) or not len(texts):
-        raise PromptError(
-            f"Asked to fit a lens on {texts!r}; pass a list of texts, a few hundred for a good fit."
-        )
-    ids: list[Tensor] = []
-    for text in texts:
-        if not isinstance(text, str):
-            ids.append(torch.as_tensor(text, dtype=torch.long).reshape(-1)[:max_tokens])
-        elif model.tokenizer is None:
-            raise PromptError(
-                "Asked to fit a lens on strings, but this model has no tokenizer; pass token ids."
-            )
-        else:
-            found = model.tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
-            ids.append(torch.tensor(found, dtype=torch.long))
-    return ids
-
-
-def counted(total: int, progress: Progress, what: str, start: int = 0) -> Iterator[int]:
-    """`start .. total - 1`, telling progress: True for a tqdm bar, a function `(done, total)`, or False."""
-    if progress is True:
-        from tqdm.auto import tqdm
-
-        yield from tqdm(range(start, total), initial=start, total=total, desc=what)
-        return
-    for done in range(start, total):
-        if callable(progress):
-            progress(done, total)
-        yield done
-    if callable(progress):
-        progress(total, total)
 
 
 # --- the file ---------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from torch import Tensor
 from lenswidget.errors import LensFileError, LensMismatchError
 from lenswidget.fitted import (
     UNKNOWN,
-    Progress,
     Provenance,
     check_model,
     check_states,
@@ -21,6 +20,7 @@ from lenswidget.fitted import (
     read,
     write,
 )
+from lenswidget.fitting import Progress
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,22 +4,30 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lenswidget.errors import CellError, LensMismatchError, PromptError
-from lenswidget.fitted import Progress, Provenance, counted, encode, ids_digest, load_pickled
+from lenswidget.errors import AnatomyError, CellError, LensMismatchError, PromptError
+from lenswidget.fitted import Provenance, ids_digest, load_pickled, model_name
+from lenswidget.fitting import Progress, counted, encode, frozen
 from lenswidget.jacobian import JacobianLens
 
 PASS_BYTES = 512 << 20
 MAX_ROWS = 32
 CHECKPOINT_EVERY_S = 60.0
+
+
+class Graph(NamedTuple):
+    """One text's streams, joined by an autograd graph; positions from `first` on are valid."""
+
+    sources: list[Tensor]  # [1, seq, d_model] for each chosen layer
+    target: Tensor  # [1, seq, d_model], after the last block
+    first: int
 
 
 @dataclass
@@ -35,7 +43,8 @@ class Fit:
     checkpoint: Path | None
     sums: dict[int, Tensor]
     n_done: int = 0
-    is_batched: bool = True
+    is_batched: bool = True  # all rows of a pass at once
+    splits: bool = False  # the start of a text is run apart
 
     @classmethod
     def prepare(
@@ -79,6 +88,8 @@ class Fit:
 
     def run(self, progress: Progress) -> JacobianLens:
         """Text by text; an interrupt loses the text that it falls into and no other."""
+        self._check_causal()
+        self.splits = self._can_split()
         kept_at, kept = time.monotonic(), self.n_done
         try:
             for index in counted(len(self.ids), progress, "Jacobian lens", start=self.n_done):
@@ -96,52 +107,92 @@ class Fit:
 
     def _one_text(self, ids: Tensor) -> dict[int, Tensor]:
         """`J_l` of one text for every layer, float32 on the CPU."""
-        # the final position is neither source nor target, and no earlier one can see it
-        with self.model.lock, _frozen(self.model.hf_model):
-            sources, target = self._streams(ids[:-1])
-            d_model = target.shape[-1]
+        with self.model.lock, frozen(self.model.hf_model):
+            graph = self._graph(ids, self.splits)
+            d_model = graph.target.shape[-1]
             found = {layer: torch.empty(d_model, d_model) for layer in self.layers}
             for start in range(0, d_model, self.rows):
                 stop = min(start + self.rows, d_model)
-                for layer, gradient in zip(
-                    self.layers, self._pass(target, sources, start, stop), strict=True
-                ):
-                    found[layer][start:stop] = gradient.cpu()
+                for layer, part in zip(self.layers, self._pass(graph, start, stop), strict=True):
+                    found[layer][start:stop] = part.cpu()
         return found
 
-    def _streams(self, ids: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The streams after the chosen layers and after the last, joined by one autograd graph."""
+    def _graph(self, ids: Tensor, splits: bool) -> Graph:
+        """Run one text, the lowest of the chosen layers being where its autograd graph begins.
+
+        Args:
+            splits: run the positions that are left out at the start by themselves, and hand them on as a
+                cache. No gradient is wanted there, and this way none is computed.
+        """
+        # the final position is neither source nor target, and no earlier one can see it
+        prompt, given, first = ids[None, :-1].to(self.model.device), {}, self.skip_first
+        if splits:
+            with torch.no_grad():
+                begun = self.model.hf_model(prompt[:, :first], use_cache=True)
+            given = {"past_key_values": begun.past_key_values, "attention_mask": torch.ones_like(prompt)}
+            prompt, first = prompt[:, first:], 0
         sources: list[Tensor] = []
-        with torch.enable_grad(), self.model.trace(ids[None].to(self.model.device)):
+        with torch.enable_grad(), self.model.trace(prompt, **given):
             stack = self.model.layers
             for layer in self.layers:
-                if not sources:
-                    self._root(layer)
-                sources.append(stack.embed if layer == -1 else stack[layer].resid_post)
+                stream = stack.embed if layer == -1 else stack[layer].resid_post
+                sources.append(stream if sources else self._root(layer, stream))
             target = stack[len(stack) - 1].resid_post
-        return sources, target
+        return Graph(sources, target, first)
 
-    def _root(self, layer: int) -> None:
-        """Let the graph begin at the lowest of the chosen layers; what is below needs none."""
-        stack = self.model.layers
+    def _root(self, layer: int, stream: Tensor) -> Tensor:
+        """The stream as the leaf of a new graph, and the run going on from it."""
+        root = stream.detach().requires_grad_()
         if layer == -1:
-            stack.embed = stack.embed.detach().requires_grad_()
+            self.model.layers.embed = root
         else:
-            stack[layer].resid_post = stack[layer].resid_post.detach().requires_grad_()
+            self.model.layers[layer].resid_post = root
+        return root
 
-    def _pass(self, target: Tensor, sources: list[Tensor], start: int, stop: int) -> list[Tensor]:
+    def _check_causal(self) -> None:
+        """Refuses a model whose earlier positions see later ones: there the sums mean something else."""
+        ids = self.ids[0][None].to(self.model.device)
+        with self.model.lock, frozen(self.model.hf_model), torch.no_grad():
+            last = self.model.anatomy.n_layers - 1
+            with self.model.trace(ids):
+                seen = self.model.layers[last].resid_post
+            with self.model.trace(ids[:, :-1]):
+                unseen = self.model.layers[last].resid_post
+        if not _near(seen[:, :-1], unseen, unseen.dtype):
+            raise AnatomyError(
+                f"{model_name(self.model)} is not causal: a later token changes what earlier positions "
+                "hold, and a Jacobian lens is defined for causal models only. Read it through the logit lens."
+            )
+
+    def _can_split(self) -> bool:
+        """Whether the first text, its start run as a cache, gives the same states and first rows of `J_l`."""
+        if self.skip_first == 0:
+            return False
+        with self.model.lock, frozen(self.model.hf_model):
+            whole = self._graph(self.ids[0], False)
+            try:
+                split = self._graph(self.ids[0], True)
+                rows = self._pass(split, 0, 1)
+            except Exception:  # no cache, or one that cannot be gone on from, whatever that raises
+                return False
+            pairs = [(whole.target[:, whole.first :], split.target)]
+            pairs += zip(self._pass(whole, 0, 1), rows, strict=True)
+        return all(_near(one, other, split.target.dtype) for one, other in pairs)
+
+    def _pass(self, graph: Graph, start: int, stop: int) -> list[Tensor]:
         """Rows `start .. stop - 1` of each `J_l`, float32: one cotangent per row, 1 at every valid target.
 
         Causality makes the gradient at a source position the sum over the targets from there on.
         """
-        cotangents = target.new_zeros(stop - start, *target.shape)
+        cotangents = graph.target.new_zeros(stop - start, *graph.target.shape)
         for row in range(stop - start):
-            cotangents[row, 0, self.skip_first :, start + row] = 1
-        gradients = self._gradients(target, sources, cotangents)
-        return [g[:, 0, self.skip_first :].float().mean(dim=1) for g in gradients]
+            cotangents[row, 0, graph.first :, start + row] = 1
+        gradients = self._gradients(graph, cotangents)
+        return [gradient[:, 0, graph.first :].float().mean(dim=1) for gradient in gradients]
 
-    def _gradients(self, target: Tensor, sources: list[Tensor], cotangents: Tensor) -> Sequence[Tensor]:
+    def _gradients(self, graph: Graph, cotangents: Tensor) -> Sequence[Tensor]:
         """`[rows, 1, seq, d_model]` per source; all rows at once where the model's operations allow it."""
+        target, sources = graph.target, graph.sources
         if self.is_batched:
             try:
                 return torch.autograd.grad(
@@ -201,6 +252,12 @@ class Fit:
         self.sums, self.n_done = sums, n_done
 
 
+def _near(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    """Equal but for the rounding of a deep model in this dtype."""
+    tolerance = max(1e-4, 8 * torch.finfo(dtype).eps)
+    return one.shape == other.shape and bool((one - other).norm() <= tolerance * one.norm())
+
+
 def _chosen(layers: Sequence[int] | None, n_layers: int) -> list[int]:
     chosen = sorted(set(range(n_layers - 1) if layers is None else layers))
     wrong = [layer for layer in chosen if not -1 <= layer <= n_layers - 2]
@@ -226,20 +283,3 @@ def _long_enough(ids: list[Tensor], skip_first: int) -> list[Tensor]:
             stacklevel=4,
         )
     return kept
-
-
-@contextmanager
-def _frozen(hf_model: torch.nn.Module) -> Generator[None, None, None]:
-    """Evaluation mode, and no gradient for any parameter; both are put back."""
-    training = [module for module in hf_model.modules() if module.training]
-    learning = [parameter for parameter in hf_model.parameters() if parameter.requires_grad]
-    hf_model.eval()
-    for parameter in learning:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-        for parameter in learning:
-            parameter.requires_grad_(True)

@@ -8,7 +8,7 @@ identity there.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -92,7 +92,7 @@ def as_lens(lens: Any) -> Lens:
     if isinstance(lens, Lens):
         return lens
     if callable(lens):
-        return CallableLens(lens, getattr(lens, "__name__", type(lens).__name__))
+        return CallableLens(cast(Transport, lens), getattr(lens, "__name__", type(lens).__name__))
     raise UnknownLensError(
         f"lens={lens!r} is no lens. Pass None, a lens (lw.load_lens(path) gives a saved one), or a function "
         "(layer, states) -> states."

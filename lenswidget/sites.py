@@ -198,5 +198,10 @@ class Layer:
 
 
 def _whole(output: Any, slot: Slot) -> Any:
-    """A module's output as the model has it: a tuple where the stream is in a tuple."""
-    return tuple(output) if isinstance(output, BlockOutput) and slot.keys else output
+    """A module's output as the model has it: a tuple where the stream is in a tuple, else the very tensor.
+
+    Not a view made afresh: gradients with respect to that would be of something the forward never used.
+    """
+    if not isinstance(output, BlockOutput):
+        return output
+    return tuple(output) if slot.keys else output[0]
