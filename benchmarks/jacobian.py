@@ -19,12 +19,13 @@ from lenswidget.jacobian import JacobianLens
 from lenswidget.model import LanguageModel
 
 TEXT = (
-    "The Eiffel Tower is a wrought-iron lattice tower on the Champ de Mars in Paris, France. It is named "
-    "after the engineer Gustave Eiffel, whose company designed and built the tower from 1887 to 1889. "
-    "Locally nicknamed the iron lady, it was constructed as the centrepiece of the 1889 World's Fair, and although "
-    "criticised at first by some of the leading artists of the country for its design, it has since become "
-    "an icon of the whole country and one of the most recognisable structures in the world. It is the most "
-    "visited monument with an entrance fee, and almost seven million people go up every year."
+    "The Eiffel Tower is a wrought-iron lattice tower on the Champ de Mars in Paris, France. It is "
+    "named after the engineer Gustave Eiffel, whose company designed and built the tower from 1887 to"
+    " 1889. Locally nicknamed the iron lady, it was constructed as the centrepiece of the 1889 "
+    "World's Fair, and although criticised at first by some of the leading artists of the country for"
+    " its design, it has since become an icon of the whole country and one of the most recognisable "
+    "structures in the world. It is the most visited monument with an entrance fee, and almost seven "
+    "million people go up every year."
 )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lenswidget.fitted import (
     unembed_columns,
     write,
 )
+from lenswidget.fitting import Progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +90,40 @@ class TunedLens:
                 f"{str(self.published_hash)[:12]}..., this model's {published_hashes(model)[0][:12]}.... "
                 "Load the model that it was fitted to, or fit a lens to this one."
             )
+
+    @classmethod
+    def fit(
+        cls,
+        model: Any,
+        texts: Sequence[Any],
+        *,
+        max_tokens: int = 128,
+        n_steps: int = 60,
+        cells_per_step: int = 64,
+        seed: int = 0,
+        progress: Progress = True,
+    ) -> "TunedLens":
+        """A lens for this model from a few hundred texts; the same texts and seed give the same lens.
+
+        One pass of least squares from each layer to the last does most of it; then Adam goes down the
+        paper's objective, the KL divergence from the last layer's distribution to the lens's.
+
+        Args:
+            model: the `LanguageModel`; put back as it was.
+            texts: strings, or token ids; more tokens than `d_model` times ten make a good start.
+            max_tokens: texts are cut to this length.
+            n_steps: of Adam; 0 leaves the least squares. Most of the time goes here: each step costs about
+                three head products of `cells_per_step` rows for every layer.
+            cells_per_step: positions per step, drawn from a few texts.
+            seed: of those draws.
+            progress: True for a tqdm bar, a function `(done, total)` of texts and steps, or False.
+        Raises:
+            PromptError: no texts, or no tokens in them.
+            FidelityError: the model's tail passes no gradient back; the message names the remedy.
+        """
+        from lenswidget.tuned_fit import fit
+
+        return fit(model, texts, max_tokens, n_steps, cells_per_step, seed, progress)
 
     @classmethod
     def load(cls, path: str | Path, model: Any = None) -> "TunedLens":

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lenswidget.errors import LensFileError, LensMismatchError
+from lenswidget.errors import FidelityError, LensFileError, LensMismatchError, PromptError
 from lenswidget.fitted import Provenance
 from lenswidget.lenses import as_lens, check_lens, covered_layers, load_lens
 from lenswidget.model import LanguageModel
@@ -182,3 +182,121 @@ def test_provenance_survives_a_file_of_a_later_version():
         model="m", n_texts=3
     )
     assert kept != Provenance(model="m")
+
+
+# --- fitting ------------------------------------------------------------------------------------
+
+
+def kl_from_last(model, lens, ids):
+    """Mean KL(last || lens), nats, for each layer below the last, in float64."""
+    with torch.no_grad(), model.trace(ids[None]):
+        streams = [model.layers.embed, *(layer.resid_post for layer in model.layers)]
+    with torch.no_grad():
+        last = model.tail(streams[-1][0]).double().log_softmax(-1)
+        carried = [lens.transport(layer - 1, stream[0]) for layer, stream in enumerate(streams[:-1])]
+        found = [model.tail(states).double().log_softmax(-1) for states in carried]
+    return torch.stack([(last.exp() * (last - one)).sum(-1).mean() for one in found])
+
+
+def random_texts(n, length, seed):
+    return list(torch.randint(3, 64, (n, length), generator=torch.Generator().manual_seed(seed)))
+
+
+@pytest.fixture(scope="module")
+def fitted(model):
+    return TunedLens.fit(model, random_texts(60, 24, 5), n_steps=30, cells_per_step=48, progress=False)
+
+
+def test_a_fit_reads_texts_it_has_not_seen_better_than_the_logit_lens_on_every_layer(model, fitted):
+    unseen = torch.cat(random_texts(4, 15, 6))
+    logit = kl_from_last(model, as_lens(None), unseen)
+    tuned = kl_from_last(model, fitted, unseen)
+    assert (tuned < 0.5 * logit).all(), (tuned, logit)
+
+
+def test_the_steps_go_down_from_where_least_squares_ends(model, fitted):
+    unseen = torch.cat(random_texts(4, 15, 6))
+    start = TunedLens.fit(model, random_texts(60, 24, 5), n_steps=0, progress=False)
+    assert kl_from_last(model, fitted, unseen).sum() < kl_from_last(model, start, unseen).sum()
+
+
+def test_least_squares_is_the_weighted_ridge_regression_written_out(model):
+    texts = random_texts(7, 11, 8)
+    lens = TunedLens.fit(model, texts, n_steps=0, progress=False)
+    kept = []
+    for ids in texts:
+        with torch.no_grad(), model.trace(ids[None]):
+            kept.append([model.layers[0].resid_post[0].double(), model.layers[2].resid_post[0].double()])
+    x, y = (torch.cat(part) for part in zip(*kept, strict=True))
+    weights = 1 / y.square().mean(-1)
+    weights /= weights.sum()
+    mean_x, mean_r = weights @ x, weights @ (y - x)
+    spread = (x - mean_x) * weights.sqrt()[:, None]
+    ridge = 1e-3 * (1 + 10 * 24 / 77) * spread.square().sum() / 24
+    # ridge regression as plain least squares with one more row per weight
+    rows = torch.cat([spread, ridge.sqrt() * torch.eye(24)])
+    aims = torch.cat([(y - x - mean_r) * weights.sqrt()[:, None], torch.zeros(24, 24)])
+    matrix = torch.linalg.lstsq(rows, aims).solution.T
+    torch.testing.assert_close(lens.weight[1].double(), matrix, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(lens.bias[1].double(), mean_r - matrix @ mean_x, atol=1e-4, rtol=1e-3)
+
+
+def test_a_fit_is_the_same_for_the_same_seed_and_leaves_the_model_as_it_was(model):
+    before = {name: tensor.clone() for name, tensor in model.hf_model.state_dict().items()}
+    told = []
+    first, second = (
+        TunedLens.fit(
+            model,
+            random_texts(5, 12, 1),
+            n_steps=3,
+            cells_per_step=8,
+            progress=lambda *step: told.append(step),
+        )
+        for _ in range(2)
+    )
+    assert torch.equal(first.weight, second.weight)
+    assert torch.equal(first.bias, second.bias)
+    assert told[:9] == [(done, 8) for done in range(9)]
+    assert all(torch.equal(model.hf_model.state_dict()[name], tensor) for name, tensor in before.items())
+    assert all(
+        parameter.requires_grad and parameter.grad is None for parameter in model.hf_model.parameters()
+    )
+
+
+def test_a_fitted_lens_knows_where_it_comes_from_and_is_refused_elsewhere(model, fitted, tmp_path):
+    assert fitted.provenance.n_texts == 60
+    assert fitted.provenance.settings["n_steps"] == 30
+    fitted.save(tmp_path / "lens.safetensors")
+    assert load_lens(tmp_path / "lens.safetensors", model).provenance == fitted.provenance
+    with pytest.raises(LensMismatchError, match="digests differ"):
+        load_lens(tmp_path / "lens.safetensors", other_unembed(model))
+    fitted.publish(tmp_path / "published")
+    assert torch.equal(TunedLens.load(tmp_path / "published", model).weight, fitted.weight)
+
+
+def test_a_bfloat16_model_is_fitted_in_float32():
+    model = load_model(torch.bfloat16)
+    lens = TunedLens.fit(model, random_texts(8, 12, 1), n_steps=2, cells_per_step=8, progress=False)
+    assert lens.weight.dtype == torch.float32
+    assert lens.weight.isfinite().all()
+    assert kl_from_last(model, lens, torch.cat(random_texts(2, 12, 9)))[0].isfinite()
+
+
+def test_a_tail_without_gradients_is_fitted_by_the_remedy_that_its_error_names(model, monkeypatch):
+    tail = model.tail
+
+    def closed(states):
+        with torch.no_grad():
+            return tail(states)
+
+    monkeypatch.setitem(model.__dict__, "tail", closed)
+    with pytest.raises(FidelityError, match="pass n_steps=0"):
+        TunedLens.fit(model, random_texts(3, 12, 1), n_steps=1, progress=False)
+    assert TunedLens.fit(model, random_texts(3, 12, 1), n_steps=0, progress=False).n_layers == 3
+
+
+def test_texts_without_tokens_are_refused(model):
+    with pytest.raises(PromptError, match="fewer than two tokens"):
+        TunedLens.fit(model, [torch.tensor([5])], progress=False)
+    with pytest.raises(PromptError, match="pass a list of texts"):
+        TunedLens.fit(model, [], progress=False)
