@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lenswidget.errors import CellError
-from lenswidget.lenses import as_lens
+from lenswidget.lenses import as_lens, covered_layers
 
 N_MOVED = 5
 
@@ -78,7 +78,8 @@ def decode(
     """
     lens = as_lens(lens)
     check_cell(run, layer, position, site)
-    rows = [layer] if layer == lowest_row(site) else [layer, layer - 1]
+    has_below = layer > lowest_row(site) and layer - 1 in covered_layers(lens, run.n_layers)
+    rows = [layer, layer - 1] if has_below else [layer]
     with run.lock, torch.no_grad():
         states = run.states(site, rows, [position] * len(rows))
         carried = torch.cat([lens.transport(row, states[i : i + 1]) for i, row in enumerate(rows)])

@@ -1,6 +1,5 @@
 """Runs, readouts and cards as the page receives them: JSON and buffers, each id with its label."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from lenswidget.card import Card
 from lenswidget.tokens import Labels
-from lenswidget.wire import Packed, ReadRequest, json_number, label_to_list, pack
+from lenswidget.wire import ARRAYS, Packed, ReadRequest, json_number, label_to_list, pack
 
 
 def run_message(run: Any, labels: Labels, lenses: Sequence[str]) -> dict[str, Any]:
@@ -39,13 +38,18 @@ def run_message(run: Any, labels: Labels, lenses: Sequence[str]) -> dict[str, An
     }
 
 
-def readout_message(readout: Any, request: ReadRequest, labels: Labels) -> Packed:
-    """A rectangle's readout, its flat cells laid out `[layers, positions, ...]`."""
-    shape = (len(request.layers), len(request.positions))
+def readout_message(readout: Any, request: ReadRequest, rows: Sequence[int], labels: Labels) -> Packed:
+    """A rectangle's readout, its flat cells laid out `[layers, positions, ...]`.
+
+    Args:
+        readout: of the cells of some of the request's layers, layer-major.
+        rows: which of `request.layers` those are; the others travel as NaN, as -1 among integers.
+    """
+    n_cells = len(rows) * len(request.positions)
     arrays = {
-        name: np.reshape(array, (*shape, *array.shape[1:]))
+        name: _laid_out(array, request, rows)
         for name, array in vars(readout).items()
-        if isinstance(array, np.ndarray) and array.shape[:1] == (math.prod(shape),)
+        if name in ARRAYS and isinstance(array, np.ndarray) and array.shape[:1] == (n_cells,)
     }
     return pack(
         arrays,
@@ -58,6 +62,14 @@ def readout_message(readout: Any, request: ReadRequest, labels: Labels) -> Packe
         positions=request.positions,
         tracked_ids=request.track,
     )
+
+
+def _laid_out(array: np.ndarray, request: ReadRequest, rows: Sequence[int]) -> np.ndarray:
+    cells = (len(request.layers), len(request.positions))
+    missing = np.nan if array.dtype.kind == "f" else 0 if array.dtype.kind == "b" else -1
+    laid_out = np.full((*cells, *array.shape[1:]), missing, array.dtype)
+    laid_out[list(rows)] = array.reshape(len(rows), cells[1], *array.shape[1:])
+    return laid_out
 
 
 def card_message(card: Card, labels: Labels) -> dict[str, Any]:

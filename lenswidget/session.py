@@ -7,7 +7,7 @@ from lenswidget import snippets
 from lenswidget.card import decode, lowest_row
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import CellError, FidelityError, LensError, PromptError
-from lenswidget.lenses import as_lens, lenses_by_name
+from lenswidget.lenses import as_lens, covered_layers, lenses_by_name
 from lenswidget.messages import card_message, readout_message, run_message
 from lenswidget.readout import Cells, Readout
 from lenswidget.tokens import Labels
@@ -35,6 +35,9 @@ class Session:
         self._prompt: Any = None
         self.labels = Labels(model.tokenizer, model.anatomy.d_vocab)
         self.lenses, self.first_lens = _named(lens, lenses)
+        for each in self.lenses.values():
+            if hasattr(each, "check"):  # a fitted lens knows its model
+                each.check(model)
         self._engine = LocalEngine(model)
         self._strict = strict
 
@@ -77,29 +80,33 @@ class Session:
         """The run on show, as the page takes it."""
         return run_message(self.run, self.labels, tuple(self.lenses))
 
-    def layers(self, site: str) -> list[int]:
-        """The rows of a site's grid, lowest first."""
-        return list(range(lowest_row(site), self.run.n_layers))
+    def layers(self, site: str, lens: str) -> list[int]:
+        """The rows of a site's grid that a lens can carry, lowest first."""
+        covered = covered_layers(self.lens(lens), self.run.n_layers)
+        return [layer for layer in range(lowest_row(site), self.run.n_layers) if layer in covered]
 
     def readout(self, cells: Any, *, site: str, lens: str, **options: Any) -> Readout:
         """`read` on the run on show; `cells` None is the whole grid of the site."""
         if cells is None:
-            cells = Cells.grid(self.layers(site), range(self.run.seq))
+            cells = Cells.grid(self.layers(site, lens), range(self.run.seq))
         return self._engine.read(self.run, cells, site=site, lens=self.lens(lens), **options)
 
     def read(self, request: ReadRequest) -> Slices:
-        """A rectangle of cells, in slices; returns it packed."""
+        """A rectangle of cells, in slices; returns it packed. Rows that the lens cannot carry are NaN."""
         run = self._current(request.run_id)
+        covered = covered_layers(self.lens(request.lens), run.n_layers)
+        beyond = [layer for layer in request.layers if not -1 <= layer < run.n_layers]
+        rows = [i for i, layer in enumerate(request.layers) if layer in covered or layer in beyond]
         readout = yield from self._engine.read_slices(
             run,
-            Cells.grid(request.layers, request.positions),
+            Cells.grid([request.layers[i] for i in rows], request.positions),
             lens=self.lens(request.lens),
             site=request.site,
             k=min(request.k, self.labels.d_vocab),
             track=tuple(request.track),
             metrics=tuple(request.metrics),
         )
-        return readout_message(readout, request, self.labels)
+        return readout_message(readout, request, rows, self.labels)
 
     def decode(self, request: DecodeRequest) -> dict[str, Any]:
         """One cell decoded again, as a card message."""

@@ -179,7 +179,7 @@ class LensWidget(anywidget.AnyWidget):
         run = self._session.run
         request = ReadRequest(
             run_id=run.id,
-            layers=self._session.layers(self.site),
+            layers=self._session.layers(self.site, self.lens),
             positions=list(range(max(0, run.seq - (newest or run.seq)), run.seq)),
             site=self.site,
             lens=self.lens,
@@ -246,7 +246,7 @@ class LensWidget(anywidget.AnyWidget):
     def _snapshot(self) -> dict[str, Any]:
         """The whole grid where it is small; else as many of the newest columns as fit."""
         n_cells = SNAPSHOT_BYTES // (BYTES_PER_CELL + BYTES_PER_TOKEN * self.k)
-        packed = self.packed_grid(newest=max(1, n_cells // len(self._session.layers(self.site))))
+        packed = self.packed_grid(newest=max(1, n_cells // len(self._session.layers(self.site, self.lens))))
         return {"header": packed.header, "buffers": packed.buffers}
 
     # the selected cell, the pins

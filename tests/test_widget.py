@@ -1,7 +1,9 @@
 """The widget from Python: traits, messages, and what bad input leaves standing."""
 
+import csv
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -206,3 +208,48 @@ def test_ids_without_a_tokenizer_are_shown_as_numbers(demo_model):
     assert widget.prompt == [504, 414, 46682]
     with pytest.raises(LensError, match="tokenizer"):
         widget.prompt = "text"
+
+
+class UpperLayers:
+    """A lens that carries only the layers from 10 on."""
+
+    name = "upper"
+    layers = range(10, 30)
+
+    def transport(self, layer, states):
+        assert layer in self.layers
+        return states
+
+
+def test_rows_that_a_lens_cannot_carry_are_not_computed(demo_model):
+    widget = LensWidget(demo_model, "One two", lenses=[UpperLayers()], lens="upper")
+    assert widget.snapshot["header"]["layers"] == list(range(10, 30))
+    page = Page(widget)
+    asked = {
+        "positions": [0, 1],
+        "site": "resid_post",
+        "lens": "upper",
+        "k": 2,
+        "track": [5],
+        "metrics": ["agrees"],
+    }
+    reply, buffers = page.ask("read", run_id=widget.run["id"], layers=[9, 10, 29], **asked)
+    arrays = unpack(reply["value"], buffers)
+    assert arrays["ids"][0].tolist() == [[-1, -1], [-1, -1]]
+    assert np.isnan(arrays["log_probs"][0]).all()
+    assert np.isfinite(arrays["log_probs"][1:]).all()
+    card, _ = page.ask(
+        "decode", run_id=widget.run["id"], layer=10, position=0, site="resid_post", lens="upper", k=3
+    )
+    assert card["value"]["layer_below"] is None
+    widget.lens = "logit"
+    assert len(widget.snapshot["header"]["layers"]) == 31
+    with pytest.raises(LensError, match="No lens is called"):
+        widget.lens = "tuned"
+
+
+def test_to_dataframe_and_csv_hold_every_cell(demo_model, widget, tmp_path):
+    frame = widget.to_dataframe(k=2)
+    assert len(frame) == 31 * 9 * 2
+    with widget.to_csv(tmp_path / "grid.csv", k=2).open(newline="", encoding="utf-8") as file:
+        assert len(list(csv.reader(file))) == 31 * 9 * 2 + 1
