@@ -33,6 +33,7 @@ def read(
     metrics: Collection[str] = ("entropy",),
     logits: bool = False,
     tile_bytes: int = TILE_BYTES,
+    slice_s: float = 0.25,
     progress: Progress | bool | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Readout:
@@ -51,6 +52,7 @@ def read(
             `agrees` (whether the top token is the last layer's).
         logits: whether the logits of the top tokens are wanted.
         tile_bytes: memory for the logits in work at a time; halved when the device runs out.
+        slice_s: seconds between two looks at `progress` and `cancelled`, as nearly as the tiles allow.
         progress: called with `(cells done, cells in all)`; True shows a tqdm bar.
         cancelled: asked between slices; once it says True, `Cancelled` is raised.
     Returns:
@@ -62,7 +64,7 @@ def read(
     """
     slices = read_slices(
         run, cells, lens=lens, site=site, k=k, track=track, against=against, metrics=metrics,
-        logits=logits, tile_bytes=tile_bytes,
+        logits=logits, tile_bytes=tile_bytes, slice_s=slice_s,
     )  # fmt: skip
     report, close = _reporter(progress)
     try:

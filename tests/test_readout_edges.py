@@ -1,0 +1,255 @@
+"""Readouts where something is odd: states that are not finite, little memory, interruptions, bad requests."""
+
+import gc
+import itertools
+import re
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_readout import IDS, make
+from tiny import PROMPT, gpt2, language_model, llama
+
+from lenswidget import decoding, head
+from lenswidget.cells import Cells
+from lenswidget.engine import LocalEngine
+from lenswidget.errors import Cancelled, CellError, LensError
+from lenswidget.measures import Tile, measure
+from lenswidget.readout import read, read_slices
+
+ALL = ("entropy", "kl", "agrees")
+NUMBERS = ("log_probs", "entropy_nats", "kl_from_final", "kl_to_final", "tracked_log_probs")
+
+
+@pytest.fixture(scope="module")
+def run():
+    return LocalEngine(make(gpt2)).run(IDS)
+
+
+def spoiled(run, layer, position, value):
+    """The run with one number of one state replaced."""
+    streams = run._streams["resid_post"].clone()
+    streams[layer + 1, position, 3] = value
+    return replace(run, _streams={"resid_post": streams})
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("rows", [1, 1000])
+def test_a_state_that_is_not_finite_is_reported_in_its_cell_and_nowhere_else(run, value, rows):
+    options = {"metrics": ALL, "track": [3], "logits": True, "tile_bytes": rows * 8 * run.d_vocab}
+    found, clean = read(spoiled(run, 1, 4, value), **options), read(run, **options)
+    bad = (found.layers == 1) & (found.positions == 4)
+    assert found.is_finite.tolist() == (~bad).tolist()
+    assert (found.ids[bad] == -1).all()
+    assert (found.tracked_ranks[bad] == -1).all()
+    assert not found.agrees[bad].any()
+    for name in NUMBERS:
+        assert np.isnan(getattr(found, name)[bad]).all()
+        assert np.array_equal(getattr(found, name)[~bad], getattr(clean, name)[~bad])
+    assert np.array_equal(found.ids[~bad], clean.ids[~bad])
+    assert found.tokens()[bad].tolist() == [[""] * 5]
+
+
+def test_a_last_row_that_is_not_finite_spoils_only_what_is_compared_with_it(run):
+    found, clean = read(spoiled(run, 2, 4, torch.nan), metrics=ALL), read(run, metrics=ALL)
+    below = (found.positions == 4) & (found.layers < 2)
+    assert found.is_finite[below].all()
+    assert np.isnan(found.kl_from_final[below]).all()
+    assert not found.agrees[below].any()
+    assert np.array_equal(found.entropy_nats[below], clean.entropy_nats[below])
+    elsewhere = found.positions != 4
+    assert np.array_equal(found.kl_to_final[elsewhere], clean.kl_to_final[elsewhere])
+
+
+def test_logits_of_minus_infinity_have_no_probability_and_do_no_harm():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(4, 1000, generator=generator) * 5
+    rows[0, 100:] = -torch.inf  # fewer tokens possible than in the last layer, row 3
+    rows[1:, 500:] = -torch.inf
+    rows[2] = -torch.inf  # none at all
+    found = measure(
+        Tile(rows.clone(), 4, [(0, 4, 3)]), 5, torch.tensor([700, 3]), frozenset(ALL), logits=True
+    )
+    log_probs = rows.double().log_softmax(-1)
+    terms = torch.nan_to_num(log_probs.exp() * log_probs, nan=0.0)
+    np.testing.assert_allclose(found["entropy_nats"][[0, 1, 3]], -terms.sum(-1)[[0, 1, 3]], atol=1e-5)
+    assert found["is_finite"].tolist() == [True, True, False, True]
+    assert found["kl_from_final"][0] == torch.inf
+    narrow = (log_probs[0].exp() * (log_probs[0] - log_probs[3]))[:100].sum()
+    assert abs(found["kl_to_final"][0] - narrow) < 1e-4
+    assert found["tracked_log_probs"][1, 0] == -torch.inf
+    assert found["tracked_ranks"][1].tolist() == [500, int((rows[1] > rows[1, 3]).sum())]
+
+
+class Short:
+    """A head on a device with room for a few rows only."""
+
+    def __init__(self, tail, room):
+        self.head, self.room, self.seen = head.Head(tail), room, []
+
+    def __call__(self, prepared):
+        self.seen.append(len(prepared))
+        if len(prepared) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a tile.")
+        return self.head(prepared)
+
+    def __getattr__(self, name):
+        return getattr(self.head, name)
+
+
+@pytest.mark.parametrize("metrics", [("entropy",), ALL])
+def test_out_of_memory_halves_the_tile_and_goes_on(run, monkeypatch, metrics):
+    whole = read(run, metrics=metrics)
+    heads = []
+
+    def short(tail):
+        heads.append(Short(tail, room=6))
+        return heads[-1]
+
+    monkeypatch.setattr(decoding, "Head", short)
+    found = read(run, metrics=metrics)
+    assert np.array_equal(found.ids, whole.ids)
+    np.testing.assert_allclose(found.entropy_nats, whole.entropy_nats, atol=2e-6)
+    seen = heads[0].seen
+    assert max(seen) > 6
+    assert sum(n > 6 for n in seen) <= 5  # it does not try the large tile again each time
+
+
+def test_out_of_memory_with_one_row_is_raised(run, monkeypatch):
+    monkeypatch.setattr(decoding, "Head", lambda tail: Short(tail, room=0))
+    with pytest.raises(torch.OutOfMemoryError):
+        read(run)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(run):
+    def lens(layer, states):
+        raise RuntimeError("my own mistake")
+
+    with pytest.raises(RuntimeError, match="my own mistake"):
+        read(run, lens=lens)
+
+
+def drain(slices):
+    steps = []
+    while True:
+        try:
+            steps.append(next(slices))
+        except StopIteration as finished:
+            return steps, finished.value
+
+
+def test_slices_count_up_and_return_the_readout(run):
+    options = {"metrics": ALL, "tile_bytes": 3 * 8 * run.d_vocab}
+    steps, found = drain(read_slices(run, slice_s=0.0, **options))
+    assert len(steps) > 5
+    assert all(total == len(found) for _, total in steps)
+    assert all(a < b for (a, _), (b, _) in itertools.pairwise(steps))
+    assert np.array_equal(found.ids, read(run, metrics=ALL).ids)
+
+
+def test_the_lock_is_free_between_slices_and_after_closing(run):
+    slices = read_slices(run, slice_s=0.0, tile_bytes=3 * 4 * run.d_vocab)
+    next(slices)
+    assert not run.lock._is_taken()
+    inside = drain(read_slices(run, Cells([0], [0])))[1]
+    assert len(inside) == 1
+    next(slices)
+    slices.close()
+    assert not run.lock._is_taken()
+
+
+def test_a_readout_is_cancelled_between_slices(run):
+    seen = []
+    with pytest.raises(Cancelled, match=r"stopped after \d+ of 44 cells"):
+        read(
+            run,
+            slice_s=0.0,
+            tile_bytes=3 * 4 * run.d_vocab,
+            progress=lambda done, total: seen.append(done),
+            cancelled=lambda: len(seen) >= 3,
+        )
+    assert len(seen) == 3
+
+
+def test_progress_ends_with_all_cells_and_true_shows_a_bar(run, capsys):
+    seen = []
+    read(run, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (44, 44)
+    read(run, progress=True)
+    assert "44/44" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "said"),
+    [
+        ({"cells": Cells([3], [0])}, CellError, "layer 3, but this run has layers -1 to 2"),
+        ({"cells": Cells([0], [11])}, CellError, "position 11"),
+        ({"k": 0}, CellError, "k from 1 to 5003"),
+        ({"k": 5004}, CellError, "5004 best tokens of 5003"),
+        ({"track": [5003]}, CellError, "track token 5003; ids run from 0 to 5002"),
+        ({"metrics": ("entropy", "perplexity")}, LensError, "any of entropy, kl, agrees"),
+        ({"metrics": "entropy"}, LensError, "pass a list"),
+        ({"site": "attn"}, CellError, "site 'attn'"),
+        ({"lens": 3}, LensError, "lens=3 is no lens"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_sentence(run, options, kind, said):
+    with pytest.raises(kind, match=re.escape(said)):
+        read(run, **options)
+
+
+def test_a_reference_of_another_shape_is_refused(run):
+    with pytest.raises(LensError, match="vocabulary of 5003 with one of 300"):
+        read(run, against=LocalEngine(language_model()).run(PROMPT))
+    shorter = LocalEngine(make(gpt2)).run(IDS[:3])
+    with pytest.raises(CellError, match="position 3, but this run has positions 0 to 2"):
+        read(run, against=shorter)
+
+
+def test_no_cells_give_an_empty_readout(run):
+    found = read(run, Cells([], []), metrics=ALL, track=[1])
+    assert len(found) == 0
+    assert found.ids.shape == (0, 5)
+    assert found.tracked_ranks.shape == (0, 1)
+    assert repr(found) == "Readout(no cells, site resid_post, lens logit)"
+
+
+def test_a_changed_unembed_is_read_as_it_now_is():
+    model = make(llama, fresh=True)
+    run = LocalEngine(model).run(IDS)
+    head_module = model.hf_model.lm_head
+    edits = {
+        "in place": lambda weight: weight.neg_(),
+        "through .data": lambda weight: weight.data.neg_(),
+        "replaced": lambda weight: setattr(weight, "data", -weight.data),
+        "assigned": lambda weight: setattr(head_module, "weight", torch.nn.Parameter(-weight)),
+    }
+    for name, edit in edits.items():
+        before = read(run)
+        with torch.no_grad():
+            edit(head_module.weight)
+        after = read(run, k=5003)
+        # the head has no bias: what was best is now worst
+        assert np.array_equal(after.ids[:, -1], before.ids[:, 0]), name
+
+
+def test_a_packed_weight_goes_with_its_model():
+    model = make(llama, fresh=True)
+    read(LocalEngine(model).run(IDS))
+    packed = len(head._packed)
+    unembed = weakref.ref(model.hf_model.lm_head)
+    del model
+    gc.collect()
+    assert unembed() is None
+    assert len(head._packed) <= max(0, packed - 1)
+
+
+def test_the_plain_product_is_the_same_as_the_packed_one(run, monkeypatch):
+    packed = read(run, metrics=ALL, track=[7])
+    monkeypatch.setattr(head, "_pack", lambda linear: None)
+    plain = read(run, metrics=ALL, track=[7])
+    assert np.array_equal(packed.ids, plain.ids)
+    for name in NUMBERS:
+        np.testing.assert_allclose(getattr(plain, name), getattr(packed, name), atol=2e-6, rtol=1e-6)
