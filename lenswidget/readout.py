@@ -12,7 +12,7 @@ from lenswidget.arrays import Readout
 from lenswidget.cells import Cells
 from lenswidget.decoding import TILE_BYTES, Asked, Decoder, is_out_of_memory
 from lenswidget.errors import Cancelled, CellError, LensError
-from lenswidget.lenses import as_lens
+from lenswidget.lenses import as_lens, covered_layers
 from lenswidget.measures import Tile, measure
 
 __all__ = ["Cells", "Readout", "logits", "read", "read_slices"]
@@ -41,7 +41,7 @@ def read(
 
     Args:
         run: a `Run`.
-        cells: a `Cells`; None is the whole grid.
+        cells: a `Cells`; None is the whole grid, as far as the lens carries it.
         lens: how a state is carried to the tail; None is the logit lens.
         site: what is read: `resid_post`, or another of `run.sites`.
         k: how many top tokens, 1 to `d_vocab`; ties by the lower id.
@@ -150,8 +150,11 @@ def _asked(
     logits: bool,
 ) -> Asked:
     """What is asked, checked once."""
+    lens = as_lens(lens)
     if cells is None:
-        cells = Cells.grid(range(run.lowest_layer(site), run.n_layers), range(run.seq))
+        rows = range(run.lowest_layer(site), run.n_layers)
+        carried = covered_layers(lens, run.n_layers)
+        cells = Cells.grid([layer for layer in rows if layer in carried], range(run.seq))
     run.check(cells, site)
     if not 1 <= k <= run.d_vocab:
         raise CellError(f"Asked for the {k} best tokens of {run.d_vocab}: choose k from 1 to {run.d_vocab}.")
@@ -169,7 +172,7 @@ def _asked(
             )
         against.check(cells, site)
     ids = torch.tensor(list(track), dtype=torch.long)
-    return Asked(run, cells, as_lens(lens), site, k, ids, against, frozenset(metrics), logits)
+    return Asked(run, cells, lens, site, k, ids, against, frozenset(metrics), logits)
 
 
 class _Arrays:

@@ -12,6 +12,7 @@ from lenswidget.jacobian import JacobianLens
 from lenswidget.jacobian_fit import Fit
 from lenswidget.lenses import covered_layers, load_lens
 from lenswidget.model import LanguageModel
+from lenswidget.readout import Cells, read
 
 PUBLISHED = Path(__file__).parent / "published"
 QUIET = {"progress": False}
@@ -316,3 +317,22 @@ def test_strings_and_their_ids_give_the_same_lens(model):
     by_text, by_ids = (JacobianLens.fit(model, [given], **QUIET) for given in (text, ids))
     assert torch.equal(by_text.matrices[0], by_ids.matrices[0])
     assert by_text.provenance.texts == by_ids.provenance.texts
+
+
+def test_a_readout_goes_through_the_lens_on_every_layer_that_it_carries(model, numbers):
+    lens = JacobianLens.load(PUBLISHED / "jacobian.pt", model)
+    readout = read(model.run(numbers["text_0"]), lens=lens, k=3)
+    assert readout.lens == "jacobian"
+    assert set(readout.layers.tolist()) == {0, 1, 2}
+    for layer in (0, 1, 2):
+        here = readout.layers == layer
+        expected = numbers["jacobian_logits"][layer].double().log_softmax(-1).topk(3)
+        assert (readout.ids[here] == expected.indices.numpy()).all()
+        found = torch.from_numpy(readout.log_probs[here]).double()
+        torch.testing.assert_close(found, expected.values, atol=1e-4, rtol=0)
+
+
+def test_a_readout_of_a_layer_that_the_lens_does_not_carry_is_refused(model, numbers):
+    lens = JacobianLens.load(PUBLISHED / "jacobian.pt", model)
+    with pytest.raises(LensMismatchError, match="nothing for layer -1"):
+        read(model.run(numbers["text_0"]), Cells.grid([-1, 0], [3]), lens=lens)
