@@ -86,8 +86,8 @@ def open_output_page(output_page_urls, page):
     """Opens a page that shows outputs as VS Code or Colab does; its kernel ends with the test."""
     opened = []
 
-    def open_page(host, theme):
-        opened.append(output_page.OutputPage(page, *output_page_urls, host, theme))
+    def open_page(host):
+        opened.append(output_page.OutputPage(page, *output_page_urls, host))
         return opened[-1]
 
     yield open_page

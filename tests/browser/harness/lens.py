@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +101,9 @@ class Lens:
 
 
 def _number(text: str) -> float:
-    """The number in a text whose minus may be the typographic one."""
+    """The number in a text, whose minus may be typographic; NaN for a dash, which says there is none."""
+    if text == "–":
+        return math.nan
     found = re.search(r"[-−]?\d+(\.\d+)?(e[-+]?\d+)?", text)
     assert found, f"no number in {text!r}"
     return float(found[0].replace("−", "-"))

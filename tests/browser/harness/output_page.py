@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,24 +43,31 @@ th, td { padding: 4px 8px; }
 """
 
 
-def vscode_html(theme: str) -> str:
-    """A notebook's webview in a theme of `themes.json`."""
+@dataclass(frozen=True)
+class Look:
+    """What a theme puts on the root element and the body, and its variables and colours as CSS."""
+
+    root: dict[str, str]
+    body: dict[str, str]
+    style: str
+
+
+def vscode_look(theme: str) -> Look:
+    """A theme of `themes.json`, as a notebook's webview wears it."""
     kind, variables = THEMES[theme]["kind"], THEMES[theme]["vars"]
     root = "".join(f"--vscode-{name}: {value};\n" for name, value in variables.items())
-    return _html(
-        style=f":root {{ {root} }} {VSCODE_STYLE}",
-        body=f'class="{kind}" data-vscode-theme-kind="{kind}" role="document"',
-    )
+    return Look({}, {"class": kind, "data-vscode-theme-kind": kind}, f":root {{ {root} }} {VSCODE_STYLE}")
 
 
-def colab_output_html(theme: str) -> str:
-    """The document of one output's frame: the theme is an attribute of its root element."""
+def colab_look(theme: str) -> Look:
+    """Light or dark, as the frame of one output wears it: an attribute of the root element."""
     colors = (
         "background: #383838; color: #d5d5d5;" if theme == "dark" else "background: #fff; color: #212121;"
     )
-    return _html(
-        root=f'theme="{theme}"', style=f"body {{ margin: 8px; font: 14px Roboto, sans-serif; {colors} }}"
-    )
+    return Look({"theme": theme}, {}, f"body {{ margin: 8px; font: 14px Roboto, sans-serif; {colors} }}")
+
+
+LOOKS = {"vscode": vscode_look, "colab": colab_look}
 
 
 def colab_html(output_url: str) -> str:
@@ -69,11 +77,11 @@ def colab_html(output_url: str) -> str:
  style="width: 100%; height: 900px; border: 0"></iframe></body></html>"""
 
 
-def _html(*, style: str, root: str = "", body: str = "") -> str:
-    return f"""<!doctype html>
-<html {root}><head><meta charset="utf-8"><link rel="icon" href="data:,"><title>Notebook output</title>
-<style>{style}</style><script src="/require.js"></script><script src="/jquery.js"></script></head>
-<body {body}><div id="container" class="widgetarea"><div></div></div>
+# The look is put on before the first widget is drawn, and may be changed later.
+OUTPUT_HTML = """<!doctype html>
+<html><head><meta charset="utf-8"><link rel="icon" href="data:,"><title>Notebook output</title>
+<style id="look"></style><script src="/require.js"></script><script src="/jquery.js"></script></head>
+<body role="document"><div id="container" class="widgetarea"><div></div></div>
 <script src="/host.js"></script></body></html>"""
 
 
@@ -88,9 +96,10 @@ SCRIPTS = {
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.split("?")[0]
-        kind, _, theme = path.lstrip("/").partition("/")
-        if kind in ("vscode", "colab", "colab-output"):
-            self._answer(self._page(kind, theme).encode(), "text/html; charset=utf-8")
+        # By another name than the page around it, so that Colab's frame is of another origin.
+        colab = colab_html(f"http://localhost:{self.server.server_address[1]}/output")
+        if page := {"/vscode": OUTPUT_HTML, "/output": OUTPUT_HTML, "/colab": colab}.get(path):
+            self._answer(page.encode(), "text/html; charset=utf-8")
             return
         file = SCRIPTS.get(path)
         if path.startswith("/nbextensions/") and ".." not in path:
@@ -99,13 +108,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(file.read_bytes(), "text/javascript; charset=utf-8")
         else:
             self._answer(b"", "text/plain", status=404)
-
-    def _page(self, kind: str, theme: str) -> str:
-        if kind == "colab":
-            # By another name, so that the frame is of another origin.
-            port = self.server.server_address[1]
-            return colab_html(f"http://localhost:{port}/colab-output/{theme}")
-        return vscode_html(theme) if kind == "vscode" else colab_output_html(theme)
 
     def _answer(self, body: bytes, content_type: str, *, status: int = 200) -> None:
         self.send_response(status)
@@ -135,9 +137,10 @@ def assets() -> Iterator[str]:
 class OutputPage:
     """A page with a kernel of its own; `host` is "vscode" (any of `THEMES`) or "colab" (light, dark)."""
 
-    def __init__(self, page: Page, assets_url: str, jupyter_url: str, host: str, theme: str):
-        page.goto(f"{assets_url}/{host}/{theme}")
+    def __init__(self, page: Page, assets_url: str, jupyter_url: str, host: str):
+        page.goto(f"{assets_url}/{host}")
         self.page = page
+        self.host = host
         self.frame: Frame = page.frames[-1]
         self.frame.wait_for_function("() => window.openLensHost")
         options = {
@@ -146,6 +149,18 @@ class OutputPage:
             "pipeMsPerMb": PIPE_MS_PER_MB if host == "vscode" else 0,
         }
         self.frame.evaluate("options => openLensHost(options)", options)
+
+    def use_theme(self, theme: str) -> None:
+        """Wears a theme, as the host does when a person switches."""
+        self.frame.evaluate(
+            """({ root, body, style }) => {
+                 document.getElementById("look").textContent = style;
+                 for (const [name, value] of Object.entries(root))
+                   document.documentElement.setAttribute(name, value);
+                 for (const [name, value] of Object.entries(body)) document.body.setAttribute(name, value);
+               }""",
+            asdict(LOOKS[self.host](theme)),
+        )
 
     def run(self, code: str) -> str:
         """Runs a cell and shows its widgets; returns what it printed."""
