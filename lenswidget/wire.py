@@ -80,7 +80,7 @@ def label_to_list(label: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """The frontend asks for a rectangle of cells; see `docs/protocol.md`."""
+    """The frontend asks for a rectangle of cells; `js/src/protocol.ts` is its other end."""
 
     run_id: str
     layers: list[int]
