@@ -146,8 +146,10 @@ def temperature(value: Any) -> float:
 
 
 def json_number(value: float) -> float | str:
-    """JSON has no NaN or infinity: those travel as `"nan"`, `"inf"`, `"-inf"`."""
-    return value if math.isfinite(value) else str(value)
+    """JSON has no NaN or infinity: those travel as the text that JavaScript's `Number` reads back."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _field(message: Mapping[str, Any], name: str, kind: type | tuple[type, ...], found: Any) -> Any:

@@ -53,4 +53,4 @@ def test_a_malformed_request_names_its_field(field):
 
 
 def test_json_has_no_nan():
-    assert [json_number(v) for v in (1.5, float("nan"), float("-inf"))] == [1.5, "nan", "-inf"]
+    assert [json_number(v) for v in (1.5, float("nan"), float("-inf"))] == [1.5, "NaN", "-Infinity"]
