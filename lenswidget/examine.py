@@ -33,6 +33,14 @@ class BlockSites:
     notes: tuple[str, ...] = ()
 
     @property
+    def others(self) -> tuple[Part, ...]:
+        """Parts that are neither attention nor MLP (in order): cross-attention, per-layer embeddings."""
+        named = [part for part in (self.attn, self.mlp) if part is not None]
+        return tuple(
+            part for part in self.parts if not any(set(each.addends) <= set(part.addends) for each in named)
+        )
+
+    @property
     def offered(self) -> tuple[str, ...]:
         """The names of the sites that verified, those at the block's ends included."""
         inner = [site for site in INNER_SITES if site not in self.refused]

@@ -77,10 +77,10 @@ class Layer:
         TraceError: no trace is open; and what else reading and writing a module's output raises.
     """
 
-    __slots__ = ("_index", "_model", "_node")
+    __slots__ = ("_model", "_node", "index")
 
     def __init__(self, model: Any, index: int) -> None:
-        self._model, self._index = model, index
+        self._model, self.index = model, index
         self._node = model.get(model.anatomy.blocks[index])
         n_calls = model.anatomy.n_calls[index]
         if n_calls > 1:
@@ -135,7 +135,7 @@ class Layer:
         there = place.slot.get(value)
         if there.shape != states.shape or there.dtype != states.dtype:
             raise ShapeError(
-                f"Asked to set resid_mid of layer {self._index} to {list(states.shape)} {states.dtype}, "
+                f"Asked to set resid_mid of layer {self.index} to {list(states.shape)} {states.dtype}, "
                 f"found {list(there.shape)} {there.dtype} there. Give it the same shape and dtype."
             )
         self._replace(node, place, value, there)  # raises where the forward has passed it
@@ -149,17 +149,17 @@ class Layer:
 
     @property
     def _sites(self) -> BlockSites:
-        return self._model.anatomy.sites[self._index]
+        return self._model.anatomy.sites[self.index]
 
     @property
     def _stream(self) -> Any:
-        return self._model.anatomy.streams[self._index]
+        return self._model.anatomy.streams[self.index]
 
     def _part(self, site: str, found: Any) -> Any:
         refused = self._sites.refused.get(site)
         if refused is not None or found is None:
             raise AnatomyError(
-                f"Asked for {site} of layer {self._index} of {self._model.anatomy.model_class}, which is not "
+                f"Asked for {site} of layer {self.index} of {self._model.anatomy.model_class}, which is not "
                 f"offered: {refused or 'not found'}. Use one of {', '.join(self.offered)}."
             )
         return found
@@ -194,7 +194,7 @@ class Layer:
             node.inputs = new
 
     def __repr__(self) -> str:
-        return f"<Layer {self._index}: {', '.join(self.offered)}>"
+        return f"<Layer {self.index}: {', '.join(self.offered)}>"
 
 
 def _whole(output: Any, slot: Slot) -> Any:

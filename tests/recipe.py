@@ -12,7 +12,7 @@ import transformers as hf
 from torch import nn
 
 N_LAYERS, D_MODEL, N_HEADS, D_VOCAB = 4, 64, 4, 512
-MAX_PARAMETERS = 30_000_000
+MAX_PARAMETERS = 40_000_000
 
 # The first pattern that matches a whole field name decides; a value is only ever made smaller.
 RULES: list[tuple[str, int]] = [
@@ -56,6 +56,13 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "HunYuanMoEV1Config": {"head_dim": 16},
     "MinistralConfig": {"head_dim": 16},
     "DeepseekV2Config": {"num_experts_per_tok": 2, "topk_method": "greedy"},
+    "Qwen4ExpTextConfig": {
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 64,
+        "indexer_compress_ratio": 16,
+    },
     "NemotronConfig": {"num_key_value_heads": 2},
     "Lfm2MoeConfig": {"layer_types": ["conv", "full_attention"] * 2},
     "XmodConfig": {"default_language": "en_XX"},
@@ -64,8 +71,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "CohereCompassTextConfig": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
     },
-    "DbrxAttentionConfig": {"rope_theta": 1e4},
-    "Kolibri1Config": {},
+    "DbrxAttentionConfig": {"rope_theta": 1e4, "clip_qkv": 8.0},
+    "Dots3NoteTextConfig": {"per_layer_config": {}},
     "GPTNeoConfig": {"attention_types": [[["global", "local"], 2]], "num_layers": 4},
     "Gemma3nTextConfig": {"num_kv_shared_layers": 2},
     "ReformerConfig": {"axial_pos_shape": [8, 16], "axial_pos_embds_dim": [32, 32], "hidden_size": 64},
@@ -112,13 +119,23 @@ def _small(name: str, value: Any, depths: set[int]) -> Any:
     return value
 
 
-def tiny_model(config: hf.PretrainedConfig, seed: int = 0) -> nn.Module:
+def _part_for(config: hf.PretrainedConfig, model_class: type[hf.PreTrainedModel]) -> hf.PretrainedConfig:
+    """The configuration, or the nested one that the class takes."""
+    nested = [getattr(config, name) for name in type(config).sub_configs]
+    wanted = [c for c in (config, *nested) if isinstance(c, model_class.config_class)]
+    return wanted[0] if wanted else config
+
+
+def tiny_model(
+    config: hf.PretrainedConfig, model_class: type[hf.PreTrainedModel] | None = None, seed: int = 0
+) -> nn.Module:
     """A seeded float32 instance in evaluation mode; none of its weights is left at zero or one.
 
     Raises:
         ValueError: it would have more than `MAX_PARAMETERS` (counted without allocating them).
     """
-    make = hf.AutoModelForCausalLM.from_config
+    make = model_class or hf.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    config = _part_for(config, make)
     with torch.device("meta"):
         n_parameters = sum(p.numel() for p in make(config).parameters())
     if n_parameters > MAX_PARAMETERS:
