@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lenswidget.parts import Addend, Part, Place, Sums, as_rows, met
-from lenswidget.stream import Stream
+from lenswidget.stream import Stream, layouts, leaves
 from lenswidget.watch import Call, recording
 
 INNER_SITES = ("resid_mid", "attn_out", "mlp_out")
@@ -19,7 +20,7 @@ class BlockSites:
     """What can be read and edited inside one block, and why the rest cannot.
 
     `kind` says how the block adds: "sequential", "parallel", "one part", or "unknown". `attn` is the part
-    that carries information between positions, `mlp` the one that works position by position. `mid` is
+    that brings in what is elsewhere, `mlp` the one that works on the stream position by position. `mid` is
     where the stream between the two can be met. `parts` are all parts, in order. `refused` maps the
     other sites to a reason. `notes` are remarks for people.
     """
@@ -62,10 +63,19 @@ class LoneBlock:
         self.spacing = max(torch.finfo(self.leaving.dtype).eps, torch.finfo(torch.float32).eps)
 
     def run(
-        self, entering: Tensor, edits: Mapping[Place, Tensor] | None = None, *, in_place: bool = False
+        self,
+        entering: Tensor,
+        edits: Mapping[Place, Tensor] | None = None,
+        *,
+        in_place: bool = False,
+        disturb_others: bool = False,
     ) -> tuple[Tensor, list[Call]]:
-        """The leaving stream and the submodules' calls, with some values replaced (recorded before that)."""
-        args, kwargs = self.stream.with_entering(self.call.inputs[0], self.call.inputs[1], entering.clone())
+        """The leaving stream and the submodules' calls, with some values replaced (recorded before that).
+
+        `disturb_others` adds noise to what else the block is given per row and position.
+        """
+        inputs = self._disturbed() if disturb_others else self.call.inputs
+        args, kwargs = self.stream.with_entering(inputs[0], inputs[1], entering.clone())
         handles: list[Any] = []
         with recording(self.block, self.shape, bool) as calls:
             try:
@@ -77,6 +87,13 @@ class LoneBlock:
                     handle.remove()
         return self.stream.leaving(output), [call for call in calls if call.path]
 
+    def _disturbed(self) -> Any:
+        inputs = self.call.inputs
+        for slot, tensor in leaves(inputs):
+            if slot != self.stream.source and layouts(tensor.shape, *self.shape):
+                inputs = slot.put(inputs, tensor + _noise(tensor))
+        return inputs
+
     def value(self, place: Place, calls: Sequence[Call]) -> Tensor:
         """What was met in a place, `[batch, seq, d_model]`."""
         call = next(call for call in calls if call.path == place.path)
@@ -87,23 +104,29 @@ class LoneBlock:
 
 def _edited(module: nn.Module, place: Place, states: Tensor, in_place: bool) -> Any:
     """Hooks a module so that a place holds these states."""
-
-    def replaced(value: Any) -> Any:
-        if in_place:
-            place.slot.get(value).copy_(place.slot.get(place.write(value, states)))
-            return value
-        # a copy: some models add to it in place
-        return place.write(value, states.clone())
-
-    def after(_module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
-        return replaced(output)
-
-    def before(_module: nn.Module, args: Any, kwargs: Any) -> Any:
-        return replaced((args, kwargs))
-
     if place.is_output:
-        return module.register_forward_hook(after, with_kwargs=True)
-    return module.register_forward_pre_hook(before, with_kwargs=True)
+        hook = partial(_after, place, states, in_place)
+        return module.register_forward_hook(hook, with_kwargs=True)
+    hook = partial(_before, place, states, in_place)
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _after(
+    place: Place, states: Tensor, in_place: bool, _module: nn.Module, _args: Any, _kwargs: Any, output: Any
+) -> Any:
+    return _replaced(output, place, states, in_place)
+
+
+def _before(place: Place, states: Tensor, in_place: bool, _module: nn.Module, args: Any, kwargs: Any) -> Any:
+    return _replaced((args, kwargs), place, states, in_place)
+
+
+def _replaced(value: Any, place: Place, states: Tensor, in_place: bool) -> Any:
+    if in_place:
+        place.slot.get(value).copy_(place.slot.get(place.write(value, states)))
+        return value
+    # a copy: some models add to it in place
+    return place.write(value, states.clone())
 
 
 def examine(lone: LoneBlock, like: BlockSites | None = None) -> BlockSites:
@@ -133,13 +156,13 @@ def examine(lone: LoneBlock, like: BlockSites | None = None) -> BlockSites:
 def _with_fate(part: Part, calls: Sequence[Call]) -> Part:
     """The part, told which of its outputs the model writes over afterwards."""
     by_path = {call.path: call for call in calls}
-
-    def is_overwritten(place: Place) -> bool:
-        call = by_path[place.path]
-        return not torch.equal(place.slot.get(call.output), call.given[place.slot])
-
-    addends = (replace(addend, is_overwritten=is_overwritten(addend.place)) for addend in part.addends)
+    addends = (replace(a, is_overwritten=_is_overwritten(by_path, a.place)) for a in part.addends)
     return replace(part, addends=tuple(addends))
+
+
+def _is_overwritten(calls: Mapping[str, Call], place: Place) -> bool:
+    call = calls[place.path]
+    return not torch.equal(place.slot.get(call.output), call.given[place.slot])
 
 
 def _tested(lone: LoneBlock, calls: Sequence[Call], parts: tuple[Part, ...]) -> BlockSites:
@@ -156,19 +179,20 @@ def _tested(lone: LoneBlock, calls: Sequence[Call], parts: tuple[Part, ...]) -> 
 
 
 def _mixers(lone: LoneBlock, calls: Sequence[Call], parts: Sequence[Part]) -> set[Place]:
-    """The places whose value at the last position depends on the stream at other positions.
+    """The places whose value at the last position depends on more than the stream there.
 
-    All outputs are held at what they were, so that each is tested by itself.
+    Attention reads other positions, cross-attention another model, and some parts a second input. All
+    outputs are held at what they were, so that each is tested by itself.
     """
     held = {addend.place: lone.value(addend.place, calls) for part in parts for addend in part.addends}
     disturbed = lone.entering.clone()
     disturbed[:, :-1] += _noise(disturbed[:, :-1])
-    _, again = lone.run(disturbed, held)
+    _, again = lone.run(disturbed, held, disturb_others=True)
     mixers: set[Place] = set()
     for place, was in held.items():
         now = lone.value(place, again)
-        # 3 %: far above rounding in 8 bits, far below what another context does
-        if float((now - was)[:, -1].abs().max()) > 0.03 * float(was[:, -1].abs().max()):
+        # 3 %: far above rounding in 8 bits, far below another context; NaN (a disturbed mask) counts
+        if not float((now - was)[:, -1].abs().max()) <= 0.03 * float(was[:, -1].abs().max()):
             mixers.add(place)
     return mixers
 
@@ -178,17 +202,12 @@ def _named(parts: tuple[Part, ...], mixers: set[Place]) -> BlockSites:
         return _one_part(parts, mixers)
     mixing = [any(addend.place in mixers for addend in part.addends) for part in parts]
     if not any(mixing):
-        return BlockSites(
-            "sequential",
-            mlp=parts[-1],
-            parts=parts,
-            refused=dict.fromkeys(
-                INNER_SITES[:2], "no part of the block carries information between positions"
-            ),
-        )
+        reason = "no part of the block carries information between positions"
+        refused: dict[str, str] = dict.fromkeys(INNER_SITES[:2], reason)
+        return BlockSites("sequential", mlp=parts[-1], parts=parts, refused=refused)
     attn = mixing.index(True)
     local = [i for i, mixes in enumerate(mixing) if not mixes]
-    # the first such part behind attention; others add per-layer embeddings and the like
+    # the first such part behind attention
     mlp = next((i for i in local if i > attn), local[-1] if local else len(parts) - 1)
     notes: list[str] = []
     if mlp == attn:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,32 +62,33 @@ class Skipping:
         """`[n, d_model]` to what the unembed would be called with, `[n, d_head]`; stops there."""
         assert self.unembed is not None
 
-        def stop(*args: Any, **kwargs: Any) -> Any:
-            raise _Reached(self.unembed_source.get((args, kwargs)))
-
         try:
-            self._run(hf_model, states, [(self.unembed, stop)])
+            self._run(hf_model, states, [(self.unembed, self._stop)])
         except _Reached as reached:
             return reached.value.reshape(len(states), -1)
         raise AssertionError("the unembed was not called")
+
+    def _stop(self, *args: Any, **kwargs: Any) -> Any:
+        raise _Reached(self.unembed_source.get((args, kwargs)))
 
     def after_unembed(self, hf_model: nn.Module, given: Tensor) -> Tensor:
         """The unembed's output `[n, d]` to logits `[n, d_vocab]`: whatever the model does after it."""
         assert self.unembed is not None
         states = torch.zeros(len(given), self.streams[-1].layout.d_model, device=given.device)
 
-        def give(*args: Any, **kwargs: Any) -> Any:
-            like = self.unembed_source.get((args, kwargs))
-            return given.reshape(*like.shape[:-1], given.shape[-1])
-
+        give = partial(self._give, given)
         return logits_of(self._run(hf_model, states, [(self.unembed, give)])).reshape(len(given), -1)
+
+    def _give(self, given: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        like = self.unembed_source.get((args, kwargs))
+        return given.reshape(*like.shape[:-1], given.shape[-1])
 
     def _run(self, hf_model: nn.Module, states: Tensor, also: list[tuple[nn.Module, Forward]]) -> Any:
         shape = (len(states), 1) if self.is_column else (1, len(states))
         last = self.streams[-1].target.get(self.outputs[-1])
         given = states.to(device=last.device, dtype=last.dtype).view(*shape, -1)
-        replacements = [
-            (block, _pass_on(stream, output))
+        replacements: list[tuple[nn.Module, Forward]] = [
+            (block, partial(_pass_on, stream, output))
             for block, stream, output in zip(self.blocks[:-1], self.streams, self.outputs, strict=False)
         ]
         final = self.streams[-1].with_leaving(self.outputs[-1], given)
@@ -97,13 +99,9 @@ class Skipping:
             return forward(hf_model, ids)
 
 
-def _pass_on(stream: Stream, output: Any) -> Forward:
+def _pass_on(stream: Stream, output: Any, *args: Any, **kwargs: Any) -> Any:
     """A block's forward that gives what it got, in the shape that the model expects."""
-
-    def pass_on(*args: Any, **kwargs: Any) -> Any:
-        return stream.target.put(output, stream.source.get((args, kwargs)))
-
-    return pass_on
+    return stream.target.put(output, stream.source.get((args, kwargs)))
 
 
 def _input_device(hf_model: nn.Module, states: Tensor) -> torch.device:

@@ -1,7 +1,7 @@
 """Where the residual stream sits in what a block takes and gives."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,22 +56,20 @@ def _with_item(value: Any, key: Key, new: Any) -> Any:
     return changed
 
 
-def leaves(value: Any, depth: int = MAX_DEPTH) -> Iterator[tuple[Slot, Tensor]]:
+def leaves(value: Any) -> list[tuple[Slot, Tensor]]:
     """The floating tensors in a nested value, in order, with their places."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield Slot(), value
-        return
-    if depth == 0:
-        return
-    items: list[tuple[Key, Any]] = []
-    if isinstance(value, Mapping):
-        items = [(key, item) for key, item in value.items() if isinstance(key, str)]
-    elif isinstance(value, (tuple, list)):
-        items = list(enumerate(value))
-    for key, item in items:
-        for slot, tensor in leaves(item, depth - 1):
-            yield Slot((key, *slot.keys)), tensor
+    found: list[tuple[Slot, Tensor]] = []
+    to_do: list[tuple[tuple[Key, ...], Any]] = [((), value)]
+    while to_do:
+        keys, item = to_do.pop()
+        if isinstance(item, Tensor):
+            if item.is_floating_point():
+                found.append((Slot(keys), item))
+        elif isinstance(item, Mapping) and len(keys) < MAX_DEPTH:
+            to_do += [((*keys, key), item[key]) for key in reversed(list(item)) if isinstance(key, str)]
+        elif isinstance(item, (tuple, list)) and len(keys) < MAX_DEPTH:
+            to_do += [((*keys, i), item[i]) for i in reversed(range(len(item)))]
+    return found
 
 
 @dataclass(frozen=True)

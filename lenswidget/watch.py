@@ -5,13 +5,14 @@ import itertools
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lenswidget.errors import AnatomyError
-from lenswidget.stream import Slot, layouts, leaves
+from lenswidget.stream import Slot, leaves
 
 # Three rows of seven: sizes that no axis of a model has by accident, so that axes can be told apart.
 PROBE_BATCH, PROBE_SEQ = 3, 7
@@ -66,41 +67,41 @@ def recording(
     root: nn.Module, shape: torch.Size, keeps: Callable[[str], bool]
 ) -> Generator[list[Call], None, None]:
     """Records the calls of the modules under `root`, in order; those that `keeps` names with tensors."""
-    calls: list[Call] = []
-    open_calls: list[Call] = []
-    clock = itertools.count()
-
-    def before(path: str, is_kept: bool) -> Any:
-        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            call = Call(path, next(clock))
-            if is_kept:
-                call.inputs = (args, kwargs)
-                call.taken = dict(per_position(call.inputs, shape))
-            calls.append(call)
-            open_calls.append(call)
-
-        return hook
-
-    def after(path: str, is_kept: bool) -> Any:
-        def hook(_module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
-            call = open_calls.pop()
-            assert call.path == path
-            call.ended = next(clock)
-            if is_kept:
-                call.given, call.output = dict(per_position(output, shape)), output
-
-        return hook
-
+    recorder = _Recorder(shape)
     handles: list[Any] = []
     try:
         for path, module in root.named_modules():
-            is_kept = keeps(path)
-            handles.append(module.register_forward_pre_hook(before(path, is_kept), with_kwargs=True))
-            handles.append(module.register_forward_hook(after(path, is_kept), with_kwargs=True))
-        yield calls
+            before = partial(recorder.before, path, keeps(path))
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(module.register_forward_hook(recorder.after, with_kwargs=True))
+        yield recorder.calls
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Recorder:
+    """The hooks of a recording, and what they wrote down."""
+
+    def __init__(self, shape: torch.Size):
+        self.shape = shape
+        self.calls: list[Call] = []
+        self._open: list[tuple[Call, bool]] = []
+        self._clock = itertools.count()
+
+    def before(self, path: str, is_kept: bool, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        call = Call(path, next(self._clock))
+        if is_kept:
+            call.inputs = (args, kwargs)
+            call.taken = per_position(call.inputs, self.shape)
+        self.calls.append(call)
+        self._open.append((call, is_kept))
+
+    def after(self, _module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
+        call, is_kept = self._open.pop()
+        call.ended = next(self._clock)
+        if is_kept:
+            call.given, call.output = per_position(output, self.shape), output
 
 
 def container_elements(hf_model: nn.Module) -> list[str]:
@@ -118,12 +119,14 @@ def _is_inside(path: str, elements: set[str]) -> bool:
     return any(".".join(parts[:n]) in elements for n in range(1, len(parts)))
 
 
-def per_position(value: Any, shape: torch.Size) -> Iterator[tuple[Slot, Tensor]]:
+def per_position(value: Any, shape: torch.Size) -> dict[Slot, Tensor]:
     """Copies of the tensors that have a value per row and position, flattened or not, and their places."""
     batch, seq = shape
-    for slot, tensor in leaves(value):
-        if layouts(tensor.shape, batch, seq) or tensor.shape[:1] == (batch * seq,):
-            yield slot, tensor.detach().clone()
+    return {
+        slot: tensor.detach().clone()
+        for slot, tensor in leaves(value)
+        if (batch in tensor.shape[:-1] and seq in tensor.shape[:-1]) or tensor.shape[:1] == (batch * seq,)
+    }
 
 
 def forward(hf_model: nn.Module, ids: Tensor) -> Any:

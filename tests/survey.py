@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 import transformers as hf
+from recipe import tiny_config, tiny_model
 from torch import Tensor, nn
 
 from lenswidget.errors import AnatomyError
 from lenswidget.fidelity import compare
 from lenswidget.model import LanguageModel
 from lenswidget.watch import forward, logits_of, probe_ids
-from recipe import tiny_config, tiny_model
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 START, END = "<!-- survey: written by `python tests/survey.py` -->", "<!-- end of survey -->"
@@ -154,7 +154,7 @@ def table(rows: tuple[Row, ...]) -> str:
         f"{len(running)} run tiny, {len(exact)} of those decode exactly "
         f"({len(exact) / len(running):.1%}), {len(fast)} by the fast way.",
         "",
-        "| model | tail | off float64 by (nats) | model's own | blocks | sites besides resid_pre, resid_post |",
+        "| model | tail | off float64 by | model's own by | blocks | sites besides resid_pre, resid_post |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_line(row) for row in running if row.status in ("exact", "off")]
