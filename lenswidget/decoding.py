@@ -13,12 +13,15 @@ from lenswidget.head import Head
 from lenswidget.lenses import LogitLens
 from lenswidget.measures import Exact, Tile
 from lenswidget.run import EMBED_SITE
+from lenswidget.topk import top_k
 
 TILE_BYTES = 256 << 20
 # On the CPU more rows than these make the product no faster, and the logits leave the caches.
 CPU_ROWS = 128
 # Fewer rows than these only read the unembed's weight more often.
 SLOW_ROWS = 8
+# How many logits of a row that is wanted whole are computed again in float64.
+N_BEST = 32
 # Where nothing needs carrying.
 AS_IS = LogitLens()
 
@@ -80,8 +83,14 @@ class Decoder:
         return order, Tile(logits, n, segments, references, exact)
 
     def logits(self, run: Any, cells: Cells, lens: Any, site: str) -> Tensor:
-        """`[cells, d_vocab]` float32, all at once."""
-        return self._heads[id(run.tail)](self._prepare(run, cells, lens, site))
+        """`[cells, d_vocab]` float32, all at once; the best of each row to the last bit."""
+        head = self._heads[id(run.tail)]
+        prepared = self._prepare(run, cells, lens, site)
+        found = head(prepared)
+        if head.is_exact:
+            best = top_k(found, min(N_BEST, found.shape[1]))
+            found.scatter_(1, best, head.exact(prepared, best).float())
+        return found
 
     def pace(self, elapsed_s: float, slice_s: float) -> None:
         """Makes tiles smaller where one takes much longer than a slice should."""

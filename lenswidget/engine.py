@@ -18,7 +18,7 @@ from lenswidget.run import EMBED_SITE, Run
 from lenswidget.sites import SITES
 
 # How many of the last positions every run checks against the model's own logits.
-CHECKED_POSITIONS = 8
+CHECKED_POSITIONS = 4
 # Streams stay on the device while they leave this share of its free memory to everything else.
 FREE_SHARE = 0.5
 

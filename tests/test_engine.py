@@ -45,7 +45,7 @@ def test_last_row_equals_model_logits(model):
         decoded = run.tail(run.states("resid_post", [run.n_layers - 1] * run.seq, range(run.seq)))
     torch.testing.assert_close(decoded, own, atol=1e-5, rtol=0)
     assert run.fidelity.ok
-    assert run.fidelity.n_positions == 8
+    assert run.fidelity.n_positions == 4
 
 
 def test_a_run_leaves_no_hook_and_no_gradient(model):
