@@ -1,5 +1,8 @@
 """The lens protocol, and the lenses with nothing to fit."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -79,3 +82,22 @@ def test_covered_layers_are_all_unless_a_lens_says_otherwise():
     assert covered_layers(LogitLens(), 3) == {-1, 0, 1, 2}
     assert covered_layers(Halfway(), 3) == {0, 1}
     assert covered_layers(Halfway(), 1) == {0}
+
+
+def test_every_snippet_of_the_lenses_page_runs(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parent.parent / "docs" / "lenses.md").read_text()
+    snippets = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(snippets) == page.count("```python") >= 9
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for snippet in snippets:
+        exec(compile(snippet, "docs/lenses.md", "exec"), names)
+    # what the page says of them
+    for name in ("plain", "centred", "tuned_readout", "jacobian_readout"):
+        readout = names[name]
+        last = (readout.layers == 29) & (readout.positions == readout.positions.max())
+        assert names["model"].tokenizer.decode(readout.ids[last][0][0]) == " Paris"
+    assert "has d_model = 576" in capsys.readouterr().out
+    assert torch.equal(names["again"].weight, names["tuned"].weight)
+    assert set(names["jacobian_readout"].layers.tolist()) == {27, 28, 29}
+    assert names["published"].n_prompts == 2
