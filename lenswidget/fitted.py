@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -50,6 +51,11 @@ class Provenance:
             settings=settings,
         )
 
+    @property
+    def told(self) -> str:
+        """The model and the number of texts in a few words."""
+        return f"of {self.model or 'an unnamed model'}" + (f", {self.n_texts} texts" if self.n_texts else "")
+
     @classmethod
     def from_json(cls, text: str) -> "Provenance":
         """The inverse of `json.dumps(asdict(self))`; fields of a later version are dropped."""
@@ -64,7 +70,7 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:  # run from a clone that was never installed
-        return "unknown"
+        return str(getattr(sys.modules.get(package), "__version__", "unknown"))
 
 
 def model_name(model: Any) -> str:
@@ -84,31 +90,44 @@ def ids_digest(ids: Sequence[Tensor]) -> str:
 def unembed_columns(model: Any, columns: Sequence[int]) -> Float[Tensor, "d_vocab n"]:
     """Columns of the unembed's matrix in float32, on the CPU; negative ones count from the end.
 
+    Args:
+        model: a `LanguageModel` whose unembed is a module; its matrix is `[d_vocab, unembed_width(model)]`.
+        columns: which.
+
     An offloaded or quantised weight holds no numbers of its own, so there the module is called on one-hot
     rows instead.
     """
-    head: nn.Module = model.hf_model.get_submodule(model.anatomy.unembed or "")
+    head: nn.Module = model.hf_model.get_submodule(model.anatomy.unembed)
     with torch.no_grad():
         if type(head) is nn.Linear and not hasattr(head, "_hf_hook") and head.weight.is_floating_point():
             return head.weight[:, list(columns)].float().cpu()
         tail_dtype = next(iter(head.parameters())).dtype
         dtype = tail_dtype if tail_dtype.is_floating_point else model.hf_model.dtype
-        one_hot = torch.zeros(len(columns) + 1, model.anatomy.d_model, dtype=dtype, device=model.device)
+        one_hot = torch.zeros(len(columns) + 1, unembed_width(model), dtype=dtype, device=model.device)
         for row, column in enumerate(columns):
             one_hot[row, column] = 1
         given = head(one_hot).float().cpu()
         return (given[:-1] - given[-1]).T.contiguous()
 
 
+def unembed_width(model: Any) -> int:
+    """What the unembed takes per cell: `d_model`, unless the model projects the stream before it."""
+    head = model.hf_model.get_submodule(model.anatomy.unembed)
+    return int(getattr(head, "in_features", model.anatomy.d_model))
+
+
 def unembed_digest(model: Any) -> str:
     """sha256 of 16 evenly spaced columns of the unembed, rounded to bfloat16, and its shape.
 
-    Rounded, so that one model stored in float32 and in bfloat16 is one model.
+    Rounded, so that one model stored in float32 and in bfloat16 is one model. Empty for a model that calls
+    no module to make its logits.
     """
-    d_model = model.anatomy.d_model
-    columns = unembed_columns(model, [d_model * i // 16 for i in range(16)])
+    if model.anatomy.unembed is None:
+        return ""
+    width = unembed_width(model)
+    columns = unembed_columns(model, [width * i // 16 for i in range(16)])
     rounded = columns.bfloat16().contiguous().view(torch.int16).numpy()
-    return hashlib.sha256(repr((d_model, columns.shape[0])).encode() + rounded.tobytes()).hexdigest()
+    return hashlib.sha256(repr((width, columns.shape[0])).encode() + rounded.tobytes()).hexdigest()
 
 
 def check_model(lens: Any, model: Any) -> None:
@@ -179,7 +198,7 @@ def read(path: Path, kind: str) -> tuple[dict[str, Tensor], Provenance, dict[str
     found = kind_of(path)
     if found != kind:
         raise LensFileError(
-            f"{path} holds a {found} lens, not a {kind} lens; lw.load_lens(path) reads either."
+            f"{path} holds a lens of kind {found!r}, not {kind!r}; lw.load_lens(path) reads either."
         )
     try:
         with safe_open(path, framework="pt") as file:

@@ -23,7 +23,7 @@ from lenswidget.fitted import (
 from lenswidget.fitting import Progress
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class JacobianLens:
     """`J_l h_l`, then the tail: `softmax(W_U norm(J_l h_l))`. The last layer is read as it is.
 
@@ -42,6 +42,11 @@ class JacobianLens:
     n_layers: int | None = None
     provenance: Provenance = UNKNOWN
     name: str = "jacobian"
+
+    def __repr__(self) -> str:
+        layers = sorted(self.matrices)
+        span = f"{len(layers)} layers from {layers[0]} to {layers[-1]}"
+        return f"JacobianLens({span}, d_model={self.d_model}, {self.provenance.told})"
 
     @property
     def d_model(self) -> int:
@@ -111,7 +116,7 @@ class JacobianLens:
             rows: rows of each `J_l` per backward pass; memory grows with it. Chosen by size unless given.
             checkpoint: a file to resume from if it is there, and kept up to date; the resumed fit equals
                 an uninterrupted one bit for bit.
-            progress: True for a tqdm bar, a function `(done, total)` of texts, or False.
+            progress: True for a tqdm bar, a function `(done, total)` of backward passes, or False.
         Raises:
             CellError: a layer that the model does not have, or its last.
             PromptError: no text is long enough.

@@ -4,7 +4,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,10 +90,13 @@ class Fit:
         """Text by text; an interrupt loses the text that it falls into and no other."""
         self._check_causal()
         self.splits = self._can_split()
+        n_passes = -(-self.model.anatomy.d_model // self.rows)
+        start, total = self.n_done * n_passes, len(self.ids) * n_passes
+        passes = counted(total, progress, "Jacobian lens", start)
         kept_at, kept = time.monotonic(), self.n_done
         try:
-            for index in counted(len(self.ids), progress, "Jacobian lens", start=self.n_done):
-                for layer, matrix in self._one_text(self.ids[index]).items():
+            for index in range(self.n_done, len(self.ids)):
+                for layer, matrix in self._one_text(self.ids[index], passes).items():
                     self.sums[layer] += matrix
                 self.n_done = index + 1
                 if self.checkpoint is not None and time.monotonic() - kept_at > CHECKPOINT_EVERY_S:
@@ -102,16 +105,18 @@ class Fit:
         finally:
             if self.checkpoint is not None and self.n_done > kept:
                 self._keep()
+        next(passes, None)  # lets a progress bar reach its end
         means = {layer: total / self.n_done for layer, total in self.sums.items()}
         return JacobianLens(means, self.n_done, self.model.anatomy.n_layers, self.provenance)
 
-    def _one_text(self, ids: Tensor) -> dict[int, Tensor]:
+    def _one_text(self, ids: Tensor, passes: Iterator[int]) -> dict[int, Tensor]:
         """`J_l` of one text for every layer, float32 on the CPU."""
         with self.model.lock, frozen(self.model.hf_model):
             graph = self._graph(ids, self.splits)
             d_model = graph.target.shape[-1]
             found = {layer: torch.empty(d_model, d_model) for layer in self.layers}
             for start in range(0, d_model, self.rows):
+                next(passes)
                 stop = min(start + self.rows, d_model)
                 for layer, part in zip(self.layers, self._pass(graph, start, stop), strict=True):
                     found[layer][start:stop] = part.cpu()

@@ -21,12 +21,13 @@ from lenswidget.fitted import (
     load_pickled,
     read,
     unembed_columns,
+    unembed_width,
     write,
 )
 from lenswidget.fitting import Progress
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TunedLens:
     """`h + A_l h + b_l`, then the tail. The last layer is read as it is.
 
@@ -43,6 +44,9 @@ class TunedLens:
     provenance: Provenance = UNKNOWN
     published_hash: str | None = None
     name: str = "tuned"
+
+    def __repr__(self) -> str:
+        return f"TunedLens({self.n_layers} layers, d_model={self.d_model}, {self.provenance.told})"
 
     @property
     def n_layers(self) -> int:
@@ -84,10 +88,11 @@ class TunedLens:
             LensMismatchError: width, number of layers or unembed differ.
         """
         check_model(self, model)
-        if not self.provenance.unembed and self.published_hash not in (None, *published_hashes(model)):
+        hashes = published_hashes(model) if self.published_hash and not self.provenance.unembed else []
+        if hashes and self.published_hash not in hashes:
             raise LensMismatchError(
                 f"This tuned lens was fitted to {self.provenance.model} with another unembed: its hash is "
-                f"{str(self.published_hash)[:12]}..., this model's {published_hashes(model)[0][:12]}.... "
+                f"{str(self.published_hash)[:12]}..., this model's {hashes[0][:12]}.... "
                 "Load the model that it was fitted to, or fit a lens to this one."
             )
 
@@ -212,13 +217,16 @@ def published_hashes(model: Any) -> list[str]:
     The package hashes numpy's print of the float32 matrix at one digit, which shows its four corners of
     3 x 3 only (or all of it, up to 1,000 elements); rounding to another dtype can change a digit.
     """
-    d_model, d_vocab = model.anatomy.d_model, model.anatomy.d_vocab
-    is_whole = d_vocab * d_model <= 1000
-    columns = list(range(d_model)) if is_whole else [0, 1, 2, -3, -2, -1]
-    rows = list(range(d_vocab)) if is_whole else [0, 1, 2, -3, -2, -1]
-    corners = unembed_columns(model, columns)[rows]
+    if model.anatomy.unembed is None:
+        return []
+    width, edges = unembed_width(model), [0, 1, 2, -3, -2, -1]
+    found = unembed_columns(model, edges)
+    d_vocab = len(found)
+    is_whole = d_vocab * width <= 1000
+    columns, rows = (range(width), range(d_vocab)) if is_whole else (edges, edges)
+    corners = (unembed_columns(model, columns) if is_whole else found)[list(rows)]
     # zeros cost no memory until touched, so a matrix of gigabytes is only its corners here
-    matrix = np.zeros((d_vocab, d_model), dtype=np.float32)
+    matrix = np.zeros((d_vocab, width), dtype=np.float32)
     hashes: list[str] = []
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         matrix[np.ix_(rows, columns)] = corners.to(dtype).float().numpy()

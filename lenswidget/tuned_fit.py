@@ -88,7 +88,7 @@ def fit(
         weight = torch.stack([a.detach().cpu() for a, _ in descent.maps])
         bias = torch.stack([b.detach().cpu() for _, b in descent.maps])
     next(done, None)  # lets a progress bar reach its end
-    return TunedLens(weight, bias, provenance, published_hashes(model)[0])
+    return TunedLens(weight, bias, provenance, next(iter(published_hashes(model)), None))
 
 
 def _states(model: Any, ids: Tensor) -> list[Tensor]:

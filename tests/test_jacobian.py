@@ -290,7 +290,7 @@ def test_files_that_hold_no_jacobian_lens_say_so(tmp_path):
     with pytest.raises(LensFileError, match="found nothing there"):
         JacobianLens.load(tmp_path / "none.pt")
     load_lens(PUBLISHED / "tuned").save(tmp_path / "tuned.safetensors")
-    with pytest.raises(LensFileError, match="holds a tuned lens, not a jacobian lens"):
+    with pytest.raises(LensFileError, match="of kind 'tuned', not 'jacobian'"):
         JacobianLens.load(tmp_path / "tuned.safetensors")
 
 

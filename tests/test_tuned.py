@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, OPTConfig, OPTForCausalLM
 
 from lenswidget.errors import FidelityError, LensFileError, LensMismatchError, PromptError
 from lenswidget.fitted import Provenance
@@ -150,6 +150,13 @@ def test_a_folder_or_file_that_holds_no_lens_says_what_it_lacks(folder, tmp_path
         load_lens(tmp_path / "notes.txt")
     with pytest.raises(LensFileError, match=r"ends in \.safetensors"):
         load_lens(PUBLISHED / "tuned").save(tmp_path / "lens.bin")
+    with pytest.raises(LensFileError, match="is no lens"):
+        load_lens(PUBLISHED / "model" / "model.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "odd.safetensors", {"lens": "odd"})
+    with pytest.raises(LensFileError, match="of kind 'odd'; this version reads tuned, jacobian"):
+        load_lens(tmp_path / "odd.safetensors")
+    with pytest.raises(LensFileError, match="of kind 'odd', not 'tuned'"):
+        TunedLens.load(tmp_path / "odd.safetensors")
     (folder / "config.json").write_text('{"d_model": 24}')
     with pytest.raises(LensFileError, match="needs num_hidden_layers"):
         load_lens(folder)
@@ -168,6 +175,25 @@ def test_a_lens_without_biases_adds_none(folder):
     (folder / "config.json").write_text(json.dumps({**config, "bias": False}))
     lens = TunedLens.load(folder)
     assert torch.equal(lens.transport(0, torch.zeros(2, 24)), torch.zeros(2, 24))
+
+
+def test_an_unembed_narrower_than_the_stream_still_tells_models_apart():
+    torch.manual_seed(0)
+    config = OPTConfig(
+        hidden_size=16, word_embed_proj_dim=8, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=40, max_position_embeddings=32, do_layer_norm_before=False,
+    )  # fmt: skip
+    first, second = (LanguageModel(OPTForCausalLM(config).eval(), None) for _ in range(2))
+    lens = TunedLens.fit(first, random_texts(3, 12, 1), n_steps=1, cells_per_step=8, progress=False)
+    lens.check(first)
+    assert published_hashes(first) != published_hashes(second)
+    with pytest.raises(LensMismatchError, match="digests differ"):
+        lens.check(second)
+
+
+def test_it_says_in_a_line_what_it_is(fitted):
+    assert repr(load_lens(PUBLISHED / "tuned")) == "TunedLens(3 layers, d_model=24, of an unnamed model)"
+    assert repr(fitted).endswith(", 60 texts)")
 
 
 def test_it_is_a_lens_for_every_row():
@@ -199,7 +225,7 @@ def kl_from_last(model, lens, ids):
 
 
 def random_texts(n, length, seed):
-    return list(torch.randint(3, 64, (n, length), generator=torch.Generator().manual_seed(seed)))
+    return list(torch.randint(3, 40, (n, length), generator=torch.Generator().manual_seed(seed)))
 
 
 @pytest.fixture(scope="module")
