@@ -30,12 +30,15 @@ class Changes:
     def __init__(self) -> None:
         self.made: list[Change] = []
         self._held: list[list[Any]] = []  # point, leaf, tensor, version when the body took over
-        self._uncounted: list[tuple[Point, int, Tensor, Tensor]] = []  # without a version: a copy to compare
+        self._uncounted: list[tuple[Point, int, Tensor]] = []  # without a version: compared with a copy
+        self._copies: list[Tensor] = []
         self._mutable: list[tuple[Point, Any, list[Any]]] = []  # containers whose items may be replaced
 
     def hold(self, point: Point, value: Any) -> None:
         """Watch the tensors of a value that the body is given, in the form in which the forward holds it."""
         self._held = [held for held in self._held if held[0] != point]
+        # only the value at hand is compared: to keep a copy of every value would double their memory
+        self._uncounted = []
         found = leaves(value)
         if isinstance(value, (list, dict)):
             self._mutable = [held for held in self._mutable if held[0] != point] + [(point, value, found)]
@@ -43,7 +46,7 @@ class Changes:
             if not isinstance(leaf, Tensor):
                 continue
             if leaf.is_inference():
-                self._uncounted.append((point, index, leaf, leaf.clone()))
+                self._uncounted.append((point, index, leaf))
             else:
                 self._held.append([point, index, leaf, leaf._version])
 
@@ -51,6 +54,7 @@ class Changes:
         """From here on, changes are the body's."""
         for held in self._held:
             held[3] = held[2]._version
+        self._copies = [tensor.clone() for _, _, tensor in self._uncounted]
 
     def body_gives_back(self, at: Point) -> None:
         """Remember what the body has changed in place since it took over."""
@@ -58,16 +62,15 @@ class Changes:
             if held[2]._version != held[3]:
                 self.made.append(Change(at, held[0], "in place", held[1], held[2].clone()))
                 held[3] = held[2]._version
-        for point, index, tensor, before in self._uncounted:
+        for (point, index, tensor), before in zip(self._uncounted, self._copies, strict=False):
             if not torch.equal(tensor, before):
                 self.made.append(Change(at, point, "in place", index, tensor.clone()))
+        self._copies = []
         for index, (point, value, before) in enumerate(self._mutable):
             now = leaves(value)
             if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
                 self.assigned(point, value, at)
                 self._mutable[index] = (point, value, now)
-        # only the value at hand is compared: to keep a copy of every value would double their memory
-        self._uncounted.clear()
 
     def assigned(self, point: Point, value: Any, at: Point | None = None) -> None:
         """Remember that the body has put `value` in the place of what the forward had."""

@@ -162,7 +162,9 @@ class Course:
             name_module(error, self._root)
             raise
 
-    def _fresh(self, start: Callable[[], Any], *, watch_all: bool = False) -> Forward:
+    def _fresh(
+        self, start: Callable[[], Any], *, watch_all: bool = False, count_steps: bool | None = None
+    ) -> Forward:
         return Forward(
             start,
             self._root,
@@ -170,14 +172,14 @@ class Course:
             self._ambient,
             self._order,
             watch_all=watch_all or self._is_generation or not self._order.is_complete,
-            count_steps=self._is_generation,
+            count_steps=self._is_generation if count_steps is None else count_steps,
         )
 
     def _scout(self, until: Point | None) -> None:
         """Run once more, unchanged and watching everything, to learn what this model calls."""
-        if self._is_generation or (until is None and self._order.is_complete):
+        if until is None and self._order.is_complete:
             return
-        rerun = self._fresh(self._inputs.start_again, watch_all=True)
+        rerun = self._fresh(self._inputs.start_again, watch_all=True, count_steps=False)
         with self._inputs.random_state_kept():
             run_to(rerun, set() if until is None else {until}, Changes(), {})
         rerun.close()

@@ -153,6 +153,7 @@ class Trace:
         self._course.reply = value
         self._changes.assigned(point, value)
         self._arrive(point, place, value)
+        self._changes.body_takes_over()
 
     def skip(self, place: Place, value: Any) -> None:
         """Let a module return `value` without running.
@@ -168,6 +169,7 @@ class Trace:
         self._give_back()
         self._course.skip(value)
         self._changes.skipped(point, value)
+        self._changes.body_takes_over()
 
     # --- moving
 

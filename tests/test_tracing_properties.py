@@ -1,4 +1,4 @@
-"""Random programs of reads, writes, calls and skips, each compared with the same thing done by plain hooks."""
+"""Random programs of reads, writes, calls and skips, each compared with the same done by plain hooks."""
 
 import contextlib
 
@@ -30,7 +30,7 @@ class Part(nn.Module):
 
 
 class Net(nn.Module):
-    """Parts that return a tensor, a tuple and a dict, take keywords, run out of order, and one that runs twice."""
+    """Parts that return a tensor, a tuple and a dict; one takes keywords, one runs twice, one never."""
 
     def __init__(self):
         super().__init__()

@@ -57,7 +57,7 @@ def tokenizer():
     raw.train_from_iterator(
         [TEXT], trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
     )
-    return PreTrainedTokenizerFast(tokenizer_object=raw)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, model_input_names=["input_ids", "attention_mask"])
 
 
 def language_model(make=gpt2, **changes):
