@@ -5,6 +5,8 @@ modes and saved-tensor hooks per thread. Body and forward share a thread, so eac
 what the other has switched on.
 """
 
+import dataclasses
+import sys
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +17,7 @@ C: Any = torch._C  # pyright: ignore
 _AUTOGRAD: Any = C._autograd
 _DISPATCH: Any = _python_dispatch
 _DEFAULT_DEVICE: Any = torch._GLOBAL_DEVICE_CONTEXT  # pyright: ignore
+_DYNAMO = "torch._dynamo.eval_frame"
 _autocast_devices = ("cpu",)
 
 
@@ -30,6 +33,15 @@ class TorchState(NamedTuple):
     saved_tensor_hooks: tuple[Any, ...]
     device: Any
     default_device: Any
+    compile_stance: Any  # None where nothing can have been compiled: dynamo was never imported
+
+    def without_compiling(self) -> "TorchState":
+        """The same, but with compiled modules running as they were written."""
+        if self.compile_stance is None:
+            return self
+        return self._replace(
+            compile_stance=dataclasses.replace(self.compile_stance, stance="force_eager", backend=None)
+        )
 
 
 def take() -> TorchState:
@@ -45,6 +57,7 @@ def take() -> TorchState:
         _saved_tensor_hooks(),
         device_module.CURRENT_DEVICE,
         getattr(_DEFAULT_DEVICE, "device_context", None),
+        getattr(sys.modules.get(_DYNAMO), "_stance", None),
     )
 
 
@@ -113,6 +126,9 @@ def _put_all_but_inference(now: TorchState, state: TorchState) -> None:
         device_module.CURRENT_DEVICE = state.device
     if now.default_device is not state.default_device:
         _DEFAULT_DEVICE.device_context = state.default_device
+    if now.compile_stance is not state.compile_stance and state.compile_stance is not None:
+        dynamo: Any = sys.modules[_DYNAMO]
+        dynamo._stance = state.compile_stance
 
 
 def _autocast() -> tuple[Any, ...]:

@@ -43,7 +43,7 @@ class LanguageModel(TracedModel):
             hf_model = AutoModelForCausalLM.from_pretrained(name_or_hf_model, **from_pretrained_kwargs).eval()
             tokenizer = tokenizer or name_or_hf_model
         super().__init__(hf_model)
-        self.hf_model: nn.Module = hf_model
+        self.hf_model: nn.Module = self.wrapped
         self.tokenizer: Any = (
             AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
         )

@@ -232,10 +232,13 @@ class TracedModel(TracedModule):
     every module of the tree has `.output`, `.input`, `.inputs` and `.skip(value)`, and can be called.
 
     Args:
-        module: any module; it is used as it is, never copied or changed.
+        module: any module; it is used as it is, never copied or changed. In a trace, compiled modules run
+            as they were written.
     """
 
     def __init__(self, module: nn.Module) -> None:
+        # what torch.compile returns wraps the module that it runs
+        module = getattr(module, "_orig_mod", module)
         super().__init__(None, Place("", module, ()))
         self._order = CallOrder()
 

@@ -145,7 +145,10 @@ def test_a_mode_of_the_body_stays_in_the_body(inner):
         assert isolation.take() == before
         _ = tracer.result
     assert isolation.take() == before
-    assert all(state == before for state in module.found)
+    # compiled modules run as they were written in the forward alone
+    assert all(
+        state._replace(compile_stance=None) == before._replace(compile_stance=None) for state in module.found
+    )
 
 
 def test_modes_of_both_sides_interleave():
