@@ -88,7 +88,9 @@ def discover(
                     best = found
                 if found.fidelity.ok:
                     return _with_tail(hf_model, seen, found, final_norm)
-            tried.append((name, f"{len(paths)} elements, does not lead to the logits alone"))
+            tried.append(
+                (name, f"{len(paths)} that ran in order, but more than the last leads to the logits")
+            )
         if best is None or blocks is None:
             raise AnatomyError(_no_blocks(hf_model, tried))
         return _with_tail(hf_model, seen, best, final_norm)
@@ -117,15 +119,18 @@ def _candidates(hf_model: nn.Module, seen: Watched, asked: str | None) -> list[t
 
 
 def _containers(hf_model: nn.Module) -> str:
-    names = [name for name, m in hf_model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
-    return "Pass one of: " + ", ".join(f'blocks="{name}"' for name in names[:8]) if names else ""
+    """What to pass: the modules that hold several of a kind, lists first."""
+    held = {name: [type(child) for child in m.children()] for name, m in hf_model.named_modules() if name}
+    alike = [name for name, kinds in held.items() if len(kinds) > 1 and len(set(kinds)) == 1]
+    alike.sort(key=lambda name: not isinstance(hf_model.get_submodule(name), nn.ModuleList))
+    return "Pass " + " or ".join(f'blocks="{name}"' for name in alike[:6]) + "." if alike else ""
 
 
 def _no_blocks(hf_model: nn.Module, tried: Sequence[tuple[str, str]]) -> str:
     saw = "; ".join(f"{name} ({why})" for name, why in tried[:6]) or "no ModuleList that ran"
     return (
         f"No decoder blocks found in {type(hf_model).__name__}. Looked for a ModuleList whose elements run "
-        f"in order and whose last output leads to the logits; saw {saw}. {_containers(hf_model)}"
+        f"in order and whose last output leads to the logits by itself; saw {saw}. {_containers(hf_model)}"
     )
 
 

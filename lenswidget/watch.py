@@ -2,7 +2,7 @@
 
 import inspect
 import itertools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -149,8 +149,9 @@ def logits_of(result: Any) -> Tensor:
     found = getattr(result, "logits", None)
     if isinstance(found, Tensor):
         return found
-    for _, tensor in leaves(result):
-        return tensor
+    tensors = [] if isinstance(result, Mapping) else leaves(result)
+    if tensors:
+        return tensors[0][1]
     raise AnatomyError(
         f"Asked for the logits of a forward, found none in a {type(result).__name__}. "
         "Load the model with its language-modelling head (AutoModelForCausalLM)."

@@ -75,6 +75,9 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "Dots3NoteTextConfig": {"per_layer_config": {}},
     "GPTNeoConfig": {"attention_types": [[["global", "local"], 2]], "num_layers": 4},
     "Gemma3nTextConfig": {"num_kv_shared_layers": 2},
+    "Qwen2_5_VLTextConfig": {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    },
     "ReformerConfig": {"axial_pos_shape": [8, 16], "axial_pos_embds_dim": [32, 32], "hidden_size": 64},
 }
 
