@@ -122,8 +122,9 @@ def _containers(hf_model: nn.Module) -> str:
     """What to pass: the modules that hold several of a kind, lists first."""
     held = {name: [type(child) for child in m.children()] for name, m in hf_model.named_modules() if name}
     alike = [name for name, kinds in held.items() if len(kinds) > 1 and len(set(kinds)) == 1]
-    alike.sort(key=lambda name: not isinstance(hf_model.get_submodule(name), nn.ModuleList))
-    return "Pass " + " or ".join(f'blocks="{name}"' for name in alike[:6]) + "." if alike else ""
+    lists = [name for name in alike if isinstance(hf_model.get_submodule(name), nn.ModuleList)]
+    best = (lists + [name for name in alike if name not in lists])[:6]
+    return "Pass " + " or ".join(f'blocks="{name}"' for name in best) + "." if best else ""
 
 
 def _no_blocks(hf_model: nn.Module, tried: Sequence[tuple[str, str]]) -> str:
@@ -227,7 +228,11 @@ def _with_tail(hf_model: nn.Module, seen: Watched, found: Anatomy, final_norm: s
             f'Asked for final_norm="{final_norm}", found no such module in the forward of '
             f"{type(hf_model).__name__}. Pass the path of the norm before {found.unembed}."
         )
-    return replace(found, tail_steps=steps, final_norm=norm, sites=tuple(_sites(hf_model, seen, found)))
+    sites = tuple(_sites(hf_model, seen, found))
+    # of the watched forward, only its end is kept: the rest would be held as long as the model
+    last = replace(seen.by_path()[found.blocks[-1]][-1], inputs=None, taken={})
+    probe = Watched(seen.ids, [last], seen.logits)
+    return replace(found, tail_steps=steps, final_norm=norm, sites=sites, probe=probe)
 
 
 def _sites(hf_model: nn.Module, seen: Watched, found: Anatomy) -> Iterator[BlockSites]:

@@ -140,8 +140,10 @@ def examine(lone: LoneBlock, like: BlockSites | None = None) -> BlockSites:
         leaving, calls = lone.run(lone.entering)
     except Exception as error:
         return refusal(f"the block does not run by itself ({type(error).__name__})")
-    sums = _sums(lone, calls)
-    if not sums.close(as_rows(leaving), as_rows(lone.leaving)):
+    sums = _sums(lone, calls, leaving)
+    again, before = as_rows(leaving), as_rows(lone.leaving)
+    # 64 spacings of the largest: some kernels sum in another order each time
+    if not float((again - before).abs().max()) <= 64 * lone.spacing * float(before.abs().max()):
         return refusal("the block run by itself gives something else than inside the model")
     parts = _again(lone, calls, sums, like) if like is not None else None
     if parts is None:
@@ -296,11 +298,11 @@ def _why_no_sum(calls: Sequence[Call], sums: Sums, lone: LoneBlock) -> str:
     return "no outputs of the block's submodules, times constants, sum to what it adds to the stream"
 
 
-def _sums(lone: LoneBlock, calls: Sequence[Call]) -> Sums:
+def _sums(lone: LoneBlock, calls: Sequence[Call], leaving: Tensor) -> Sums:
     d_model = lone.entering.shape[-1]
     given = met(calls, lone.shape, d_model, outputs=True)
     taken = met(calls, lone.shape, d_model, outputs=False)
-    return Sums(given, [*taken, *given], as_rows(lone.leaving), lone.spacing)
+    return Sums(given, [*taken, *given], as_rows(leaving), lone.spacing)
 
 
 def _again(lone: LoneBlock, calls: Sequence[Call], sums: Sums, like: BlockSites) -> tuple[Part, ...] | None:

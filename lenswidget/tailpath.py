@@ -83,7 +83,7 @@ def ratio(numerator: Tensor, denominator: Tensor) -> float | None:
         return None
     if torch.equal(numerator, denominator):
         return 1.0
-    a, b = numerator.double(), denominator.double()
+    a, b = numerator.cpu().double(), denominator.cpu().double()
     square = float((b * b).sum())
     c = float((a * b).sum()) / square if square > 0 else 0.0
     if c == 0.0:

@@ -1,5 +1,7 @@
 """The tail equals the model's own logits, however the model makes them."""
 
+import copy
+
 import pytest
 import torch
 import transformers as hf
@@ -95,6 +97,23 @@ def test_discovery_leaves_the_model_as_it_was(model: nn.Module):
         # transformers keeps hooks of its own on some; ours would be closures from this package
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
         assert not [hook for hook in hooks if "lenswidget" in str(getattr(hook, "__module__", ""))]
+
+
+def test_the_demo_models_tail_is_as_near_to_float64_as_the_model_itself(demo_model):
+    """Real weights; the reference is the same model in float64."""
+    text = "The Eiffel Tower is in the city of"
+    ids = demo_model.tokenize(text)["input_ids"]
+    with torch.no_grad():
+        exact = copy.deepcopy(demo_model.hf_model).double()(input_ids=ids).logits.log_softmax(-1)
+        with demo_model.trace(text) as tracer:
+            states = demo_model.layers[29].resid_post.clone()
+            own = tracer.result.logits
+        decoded = demo_model.tail(states)
+    assert demo_model.tail.is_fast
+    assert demo_model.tokenizer.decode(decoded[0, -1].argmax()) == " Paris"
+    own_error = (own.double().log_softmax(-1) - exact).abs().max()
+    assert (decoded.double().log_softmax(-1) - exact).abs().max() <= 1.1 * own_error + 1e-6
+    assert all(len(sites.offered) == 5 for sites in demo_model.anatomy.sites)
 
 
 def test_states_of_another_width_are_refused():
