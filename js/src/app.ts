@@ -14,6 +14,8 @@ import { createTransport, type HostModel, type Transport } from "./transport.ts"
 
 const WAITING_AFTER_MS = 900;
 
+type Local = Partial<Omit<State, "traits" | "cards">>;
+
 /** One view's state and what moves it. Views read `get`, `cells` and `trajectories`, and dispatch. */
 export interface App {
   readonly transport: Transport;
@@ -21,6 +23,10 @@ export interface App {
   readonly signal: AbortSignal;
   get(): State;
   dispatch(action: Action): void;
+  /** Change traits; they go to the kernel. */
+  set(traits: Partial<Traits>): void;
+  /** Change what is this view's own. */
+  local(patch: Local): void;
   cells(): Cells | null;
   theme(): Theme;
   setTheme(theme: Theme): void;
@@ -61,8 +67,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   const transport = createTransport(
     model,
     {
-      progress: (id, done, total) =>
-        store.dispatch({ type: "local", patch: { progress: { id, done, total } } }),
+      progress: (id, done, total) => local({ progress: { id, done, total } }),
       overheard: (value, buffers) => {
         if (isReadout(value) && cells?.add(readTile(value, buffers))) store.dispatch({ type: "arrived" });
       },
@@ -71,7 +76,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
         waitTimer = undefined;
         const { connection } = store.get();
         if (connection === "waiting" || connection === "gone") {
-          store.dispatch({ type: "local", patch: { connection: "live" } });
+          local({ connection: "live" });
         }
         // replies come one by one, so look again once this one is dealt with
         queueMicrotask(watchWaiting);
@@ -82,7 +87,9 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   const store = createStore<State, Action>(first, reduce, (action, before, after) => {
     if (runOf(before.traits)?.id !== runOf(after.traits)?.id) cells = cellsOf(after);
     else if (before.traits.snapshot !== after.traits.snapshot) addSnapshot(cells, after);
-    if (action.type !== "traits" && before.traits !== after.traits) push(model, before.traits, after.traits);
+    // opening a cell sends a decode, and the kernel then sets the selection itself
+    const isOurs = action.type !== "traits" && action.type !== "open";
+    if (isOurs && before.traits !== after.traits) push(model, before.traits, after.traits);
     effects.after(action, before, after);
     watchWaiting();
     schedule();
@@ -93,7 +100,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     waitTimer = setTimeout(() => {
       waitTimer = undefined;
       if (transport.pending().length && !store.get().running) {
-        store.dispatch({ type: "local", patch: { connection: "waiting" } });
+        local({ connection: "waiting" });
       }
     }, WAITING_AFTER_MS);
   }
@@ -124,8 +131,9 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     watchWaiting();
   }
 
+  const local = (patch: Local) => store.dispatch({ type: "local", patch });
   const arrived = () => store.dispatch({ type: "arrived" });
-  const failed = (notice: string) => store.dispatch({ type: "local", patch: { notice } });
+  const failed = (notice: string) => local({ notice });
   const loader = createLoader(transport, { arrived, failed });
   const trajectories = createTrajectories(transport, arrived);
 
@@ -135,6 +143,8 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     signal,
     get: store.get,
     dispatch: store.dispatch,
+    set: (traits) => store.dispatch({ type: "set", traits }),
+    local,
     cells: () => cells,
     theme: () => theme,
     setTheme(next) {
@@ -146,7 +156,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
       if (!isDrawing) ask();
     },
     flush,
-    offerText: (code) => store.dispatch({ type: "local", patch: { code } }),
+    offerText: (code) => local({ code }),
   };
   const effects = new Effects(app);
   const heard = (traits: Partial<Traits>) => {
@@ -155,7 +165,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     if (traits.decoded) flush();
   };
   listen(model, heard, signal);
-  onDisconnect(model, () => store.dispatch({ type: "local", patch: { connection: "gone" } }), signal);
+  onDisconnect(model, () => local({ connection: "gone" }), signal);
   signal.addEventListener("abort", () => {
     cancelAnimationFrame(frame);
     clearTimeout(waitTimer);

@@ -1,5 +1,5 @@
 import type { Label, Labels, RunInfo } from "./protocol.ts";
-import type { NumberArray, Tile } from "./readout.ts";
+import type { Tile } from "./readout.ts";
 
 /** Where a field of a cell lies: which tile, and the cell's index in it. 0 means: not computed. */
 interface Field {
@@ -30,13 +30,13 @@ const ARRAY_OF: Record<string, string> = {
 /** All that is known of a run's cells. Not in the state, which only counts its versions. */
 export class Cells {
   readonly labels = new Map<number, Label>();
-  private readonly tables = new Map<string, Table>();
-  private readonly size: number;
-  private readonly seq: number;
+  readonly #tables = new Map<string, Table>();
+  readonly #size: number;
+  readonly #seq: number;
 
   constructor(readonly run: Pick<RunInfo, "id" | "n_layers" | "tokens" | "labels">) {
-    this.seq = run.tokens.length;
-    this.size = (run.n_layers + 1) * this.seq;
+    this.#seq = run.tokens.length;
+    this.#size = (run.n_layers + 1) * this.#seq;
     this.addLabels(run.labels);
   }
 
@@ -44,16 +44,16 @@ export class Cells {
     for (const [id, label] of Object.entries(labels)) this.labels.set(Number(id), label);
   }
 
-  private at(layer: number, position: number): number {
-    return (layer + 1) * this.seq + position;
+  #at(layer: number, position: number): number {
+    return (layer + 1) * this.#seq + position;
   }
 
-  private table(site: string, lens: string): Table {
+  #table(site: string, lens: string): Table {
     const key = `${site}\n${lens}`;
-    let table = this.tables.get(key);
+    let table = this.#tables.get(key);
     if (!table) {
       table = { tiles: [], fields: new Map() };
-      this.tables.set(key, table);
+      this.#tables.set(key, table);
     }
     return table;
   }
@@ -63,26 +63,26 @@ export class Cells {
     const { header, arrays } = tile;
     if (header.run_id !== this.run.id) return false;
     this.addLabels(header.labels);
-    const table = this.table(header.site, header.lens);
+    const table = this.#table(header.site, header.lens);
     table.tiles.push(tile);
     const names: FieldName[] = (["top", "entropy", "kl"] as const).filter((name) =>
       arrays.has(ARRAY_OF[name] ?? ""),
     );
     if (arrays.has("tracked_ranks")) for (const id of header.tracked_ids) names.push(`rank:${id}`);
-    for (const name of names) this.place(table, name, tile);
+    for (const name of names) this.#place(table, name, tile);
     return true;
   }
 
-  private place(table: Table, name: FieldName, { header }: Tile): void {
+  #place(table: Table, name: FieldName, { header }: Tile): void {
     let field = table.fields.get(name);
     if (!field) {
-      field = { tile: new Uint32Array(this.size), index: new Uint32Array(this.size) };
+      field = { tile: new Uint32Array(this.#size), index: new Uint32Array(this.#size) };
       table.fields.set(name, field);
     }
     let index = 0;
     for (const layer of header.layers) {
       for (const position of header.positions) {
-        const cell = this.at(layer, position);
+        const cell = this.#at(layer, position);
         field.tile[cell] = table.tiles.length;
         field.index[cell] = index++;
       }
@@ -90,14 +90,14 @@ export class Cells {
   }
 
   has(site: string, lens: string, field: FieldName, layer: number, position: number): boolean {
-    return !!this.table(site, lens).fields.get(field)?.tile[this.at(layer, position)];
+    return !!this.#table(site, lens).fields.get(field)?.tile[this.#at(layer, position)];
   }
 
   /** The arrays that hold a field of a cell, and the cell's index in them; undefined when not computed. */
-  private find(site: string, lens: string, name: FieldName, layer: number, position: number) {
-    const table = this.table(site, lens);
+  #find(site: string, lens: string, name: FieldName, layer: number, position: number) {
+    const table = this.#table(site, lens);
     const field = table.fields.get(name);
-    const cell = this.at(layer, position);
+    const cell = this.#at(layer, position);
     const number = field?.tile[cell];
     const tile = number ? table.tiles[number - 1] : undefined;
     return tile && field ? { tile, index: field.index[cell] ?? 0 } : undefined;
@@ -105,7 +105,7 @@ export class Cells {
 
   /** The i-th best token of a cell, or undefined when that was not computed. */
   top(site: string, lens: string, layer: number, position: number, i = 0): TopToken | undefined {
-    const found = this.find(site, lens, "top", layer, position);
+    const found = this.#find(site, lens, "top", layer, position);
     if (!found || i >= found.tile.header.k) return undefined;
     const at = found.index * found.tile.header.k + i;
     const id = found.tile.arrays.get("ids")?.[at];
@@ -125,12 +125,12 @@ export class Cells {
   }
 
   scalar(site: string, lens: string, name: "entropy" | "kl", layer: number, position: number) {
-    const found = this.find(site, lens, name, layer, position);
+    const found = this.#find(site, lens, name, layer, position);
     return found?.tile.arrays.get(ARRAY_OF[name] ?? "")?.[found.index];
   }
 
   rank(site: string, lens: string, id: number, layer: number, position: number): number | undefined {
-    const found = this.find(site, lens, `rank:${id}`, layer, position);
+    const found = this.#find(site, lens, `rank:${id}`, layer, position);
     if (!found) return undefined;
     const ids = found.tile.header.tracked_ids;
     return found.tile.arrays.get("tracked_ranks")?.[found.index * ids.length + ids.indexOf(id)];
@@ -140,5 +140,3 @@ export class Cells {
     return this.labels.get(id) ?? [`#${id}`, "none", ""];
   }
 }
-
-export type { NumberArray };

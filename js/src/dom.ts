@@ -29,8 +29,10 @@ const SVG = "http://www.w3.org/2000/svg";
 const bound = new WeakMap<Element, Bound[]>();
 const handlers = new WeakMap<EventTarget, Handlers>();
 
-export function h(tag: string, props: Props = {}, ...children: Child[]): VNode {
-  return { tag, props, children };
+/** A node: `h("ul.lw-list", props, ...children)`; what follows the dot is its class. */
+export function h(name: string, props: Props = {}, ...children: Child[]): VNode {
+  const [tag = "", className] = name.split(".");
+  return { tag, props: className ? { class: className, ...props } : props, children };
 }
 
 function flatten(children: readonly Child[], out: (VNode | string)[] = []): (VNode | string)[] {

@@ -22,12 +22,16 @@ export function refOf(state: State, key: string): CardRef | null {
 /** What an action sets going beyond the state: requests, the clipboard. */
 export class Effects {
   /** Per card, the latest decode that was asked for; earlier answers are dropped. */
-  private readonly latest = new Map<string, string>();
+  readonly #latest = new Map<string, string>();
 
-  constructor(private readonly app: App) {}
+  readonly #app: App;
+
+  constructor(app: App) {
+    this.#app = app;
+  }
 
   after(action: Action, before: State, after: State): void {
-    const { app } = this;
+    const app = this.#app;
     switch (action.type) {
       case "open":
         this.decode(MAIN);
@@ -37,10 +41,10 @@ export class Effects {
         this.decode(action.key);
         break;
       case "traits":
-        this.followKernel(before, after);
+        this.#followKernel(before, after);
         break;
       case "set":
-        if (action.traits.site !== undefined || action.traits.lens !== undefined) this.followLens(after);
+        if (action.traits.site !== undefined || action.traits.lens !== undefined) this.#followLens(after);
         break;
       case "reset":
         app.dispatch({
@@ -49,26 +53,26 @@ export class Effects {
         });
         break;
       case "search":
-        void this.search(action.key, action.query);
+        void this.#search(action.key, action.query);
         break;
       case "run":
-        void this.run();
+        void this.#run();
         break;
       case "stop":
-        this.stop();
+        this.#stop();
         break;
       case "group":
-        void this.group(action.index);
+        void this.#group(action.index);
         break;
       case "copy":
-        void this.copy(action.key);
+        void this.#copy(action.key);
         break;
     }
   }
 
   /** Decode a card's cell in the kernel; without one, from what is stored. */
   decode(key: string): void {
-    const { app } = this;
+    const app = this.#app;
     const state = app.get();
     const run = runOf(state.traits);
     const ref = refOf(state, key);
@@ -85,48 +89,48 @@ export class Effects {
     const select = key === MAIN;
     const ask = { run_id: run.id, layer, position, site, lens, k, temperature, track: tracked, select };
     const pending = app.transport.request("decode", ask);
-    this.latest.set(key, pending.id);
+    this.#latest.set(key, pending.id);
     pending.reply.then(
       ({ value }) => {
-        if (this.latest.get(key) !== pending.id || !app.get().cards[key]) return;
+        if (this.#latest.get(key) !== pending.id || !app.get().cards[key]) return;
         app.dispatch({ type: "decoded", key, card: value });
         app.flush();
       },
       (error: Error) => {
-        if (this.latest.get(key) === pending.id && !isClosed(error)) {
+        if (this.#latest.get(key) === pending.id && !isClosed(error)) {
           app.dispatch({ type: "failed", key, error: error.message });
         }
       },
     );
   }
 
-  private followKernel(before: State, after: State): void {
+  #followKernel(before: State, after: State): void {
     const isNewRun = runOf(before.traits)?.id !== runOf(after.traits)?.id;
     for (const ref of after.traits.cards) {
       const key = keyOf(ref);
       if (after.cards[key] && !isNewRun) continue;
-      this.app.dispatch({ type: "ask", key, change: { site: ref.site, lens: ref.lens } });
+      this.#app.dispatch({ type: "ask", key, change: { site: ref.site, lens: ref.lens } });
     }
     const { selection, decoded } = after.traits;
     const isShown = decoded && decoded.run_id === runOf(after.traits)?.id;
-    if (isNewRun && selection && !isShown) this.app.dispatch({ type: "ask", key: MAIN, change: {} });
+    if (isNewRun && selection && !isShown) this.#app.dispatch({ type: "ask", key: MAIN, change: {} });
   }
 
   /** The kernel decodes the selected cell again when site or lens change; without one, what is stored is shown. */
-  private followLens({ traits: { site, lens }, cards, connection }: State): void {
+  #followLens({ traits: { site, lens }, cards, connection }: State): void {
     if (!cards[MAIN]) return;
-    if (connection === "offline") this.app.dispatch({ type: "ask", key: MAIN, change: { site, lens } });
-    else this.app.dispatch({ type: "card", key: MAIN, patch: { site, lens, isPending: true } });
+    if (connection === "offline") this.#app.dispatch({ type: "ask", key: MAIN, change: { site, lens } });
+    else this.#app.dispatch({ type: "card", key: MAIN, patch: { site, lens, isPending: true } });
   }
 
   /** Search the vocabulary; `key` is a card, or "pins" for the box beside the pins. */
-  private async search(key: string, query: string): Promise<void> {
-    const { app } = this;
+  async #search(key: string, query: string): Promise<void> {
+    const app = this.#app;
     const keep = (matches: readonly Match[] | null, note: string | null) =>
       app.dispatch({ type: "card", key, patch: { matches, note } });
     if (!query) return keep(null, null);
     if (app.get().connection === "offline")
-      return keep(this.storedMatches(query), `Only stored tokens. ${NEEDS_KERNEL}`);
+      return keep(this.#storedMatches(query), `Only stored tokens. ${NEEDS_KERNEL}`);
     try {
       const { value } = await app.transport.request("search", { text: query, k: N_MATCHES }).reply;
       if (app.get().cards[key]?.query === query)
@@ -136,9 +140,9 @@ export class Effects {
     }
   }
 
-  private storedMatches(query: string): Match[] {
+  #storedMatches(query: string): Match[] {
     const wanted = query.trim().toLowerCase() || query;
-    const labels = [...(this.app.cells()?.labels ?? [])];
+    const labels = [...(this.#app.cells()?.labels ?? [])];
     return labels
       .filter(([, [text, , raw]]) => raw.toLowerCase().includes(wanted) || text === query)
       .sort(([, a], [, b]) => a[2].length - b[2].length)
@@ -146,32 +150,32 @@ export class Effects {
       .map(([id, label]) => ({ id, label }));
   }
 
-  private async run(): Promise<void> {
-    const { app } = this;
+  async #run(): Promise<void> {
+    const app = this.#app;
     const { draft, connection, running } = app.get();
-    if (connection === "offline") return app.dispatch({ type: "local", patch: { notice: NEEDS_KERNEL } });
+    if (connection === "offline") return app.local({ notice: NEEDS_KERNEL });
     if (running) return;
     const pending = app.transport.request("run", { prompt: draft });
-    app.dispatch({ type: "local", patch: { running: pending.id, notice: null, said: "Running the model" } });
+    app.local({ running: pending.id, notice: null, said: "Running the model" });
     try {
       await pending.reply;
-      app.dispatch({ type: "local", patch: { running: null, progress: null, said: "The run is ready" } });
+      app.local({ running: null, progress: null, said: "The run is ready" });
     } catch (error) {
       if (isClosed(error)) return;
       const notice = (error as KernelError).type === "Cancelled" ? "Stopped." : (error as Error).message;
-      app.dispatch({ type: "local", patch: { running: null, progress: null, notice, said: notice } });
+      app.local({ running: null, progress: null, notice, said: notice });
     }
   }
 
-  private stop(): void {
-    for (const target of this.app.transport.pending()) {
-      this.app.transport.request("cancel", { target }).reply.catch(() => {});
+  #stop(): void {
+    for (const target of this.#app.transport.pending()) {
+      this.#app.transport.request("cancel", { target }).reply.catch(() => {});
     }
   }
 
   /** Add to a pin the other surface forms of its token: those alike but for case and space. */
-  private async group(index: number): Promise<void> {
-    const { app } = this;
+  async #group(index: number): Promise<void> {
+    const app = this.#app;
     const pin = app.get().traits.pins[index];
     const raw = app
       .cells()
@@ -182,20 +186,20 @@ export class Effects {
     try {
       const matches =
         app.get().connection === "offline"
-          ? this.storedMatches(raw)
+          ? this.#storedMatches(raw)
           : (await app.transport.request("search", { text: raw, k: FORMS_ASKED }).reply).value.matches;
       const forms = matches.filter(alike).map(({ id }) => id);
       const ids = [...new Set([...pin.ids, ...forms])];
       const pins = app.get().traits.pins.map((other) => (other === pin ? { ...pin, ids } : other));
-      app.dispatch({ type: "set", traits: { pins } });
-      app.dispatch({ type: "local", patch: { said: `${ids.length} forms are summed` } });
+      app.set({ pins });
+      app.local({ said: `${ids.length} forms are summed` });
     } catch (error) {
-      if (!isClosed(error)) app.dispatch({ type: "local", patch: { notice: (error as Error).message } });
+      if (!isClosed(error)) app.local({ notice: (error as Error).message });
     }
   }
 
-  private async copy(key: string): Promise<void> {
-    const { app } = this;
+  async #copy(key: string): Promise<void> {
+    const app = this.#app;
     const state = app.get();
     const ref = refOf(state, key);
     const card = state.cards[key] as CardState;

@@ -1,4 +1,10 @@
-import type { Label, RunInfo } from "./protocol.ts";
+import type { JsonNumber, Label } from "./protocol.ts";
+
+/** A number as JSON carries it: "nan", "inf" and "-inf" are what JSON lacks. NaN for what is not there. */
+export function toNumber(x: JsonNumber | undefined): number {
+  if (typeof x === "number") return x;
+  return x?.endsWith("inf") ? Number(`${x}inity`.replace("i", "I")) : Number.NaN;
+}
 
 /** A probability as people read it: "43.2 %", "0.3 %", "<0.01 %". */
 export function percent(p: number): string {
@@ -23,9 +29,11 @@ export function signedPercent(x: number): string {
   return `${x < 0 ? "−" : "+"}${percent(Math.abs(x))}`;
 }
 
+const GROUPED = new Intl.NumberFormat("en");
+
 /** A rank, 0 being the top: "#1" for people. */
 export function rankText(rank: number | null | undefined): string {
-  return rank === null || rank === undefined ? "–" : `#${(rank + 1).toLocaleString("en")}`;
+  return rank === null || rank === undefined ? "–" : `#${GROUPED.format(rank + 1)}`;
 }
 
 export function layerName(layer: number): string {
@@ -40,27 +48,4 @@ export function layerPhrase(layer: number): string {
 export function quoted(label: Label): string {
   const [text, kind] = label;
   return kind === "text" || kind === "space" ? `“${text}”` : text;
-}
-
-/**
- * The character that a byte fragment of the prompt is part of, put together from the fragments around it; null
- * where they do not make a whole character.
- */
-export function joined(run: RunInfo, position: number): string | null {
-  const at = (i: number) => run.labels[String(run.tokens[i])];
-  if (at(position)?.[1] !== "bytes") return null;
-  let start = position;
-  while (at(start - 1)?.[1] === "bytes") start--;
-  let bytes: number[] = [];
-  for (let i = start; at(i)?.[1] === "bytes"; i++) {
-    bytes.push(...(at(i)?.[2].match(/[0-9a-f]{2}/gi) ?? []).map((hex) => Number.parseInt(hex, 16)));
-    try {
-      const character = new TextDecoder("utf-8", { fatal: true }).decode(Uint8Array.from(bytes));
-      if (i >= position) return character;
-      bytes = [];
-    } catch {
-      // not whole yet
-    }
-  }
-  return null;
 }

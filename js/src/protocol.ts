@@ -14,7 +14,7 @@ export type Labels = Readonly<Record<string, Label>>;
 export interface Fidelity {
   readonly ok: boolean;
   /** Largest difference of log-probs between our last row and the model's own. */
-  readonly max_abs_error: number;
+  readonly max_abs_error: JsonNumber;
   readonly tolerance: number;
   readonly text: string;
 }
@@ -30,6 +30,8 @@ export interface RunInfo {
   /** Token ids of the prompt, in order. */
   readonly tokens: readonly number[];
   readonly labels: Labels;
+  /** Per position: the whole character that a byte fragment is part of, else null. */
+  readonly joined?: readonly (string | null)[];
   /** Per position: is this a special token (BOS, chat marker)? */
   readonly special: readonly boolean[];
   readonly sites: readonly string[];
@@ -38,7 +40,7 @@ export interface RunInfo {
   readonly fidelity: Fidelity | null;
 }
 
-export type ArrayDtype = "int32" | "float32" | "float16" | "uint8" | "bool" | "int64" | "float64";
+export type ArrayDtype = "int32" | "float32" | "uint8";
 
 /** Names and shapes of the buffers that follow: `[n_layers_asked, n_positions_asked, ...]`, little endian. */
 export interface ReadoutHeader {
@@ -81,8 +83,11 @@ export interface Moved {
   readonly id: number;
   readonly label: Label;
   /** Change of probability against the cell one layer below. */
-  readonly delta: number;
+  readonly delta: JsonNumber;
 }
+
+/** JSON has no NaN and no infinity: those travel as "nan", "inf", "-inf". */
+export type JsonNumber = number | string;
 
 /** One cell, decoded by the kernel just now. */
 export interface Card extends CardRef {
@@ -90,16 +95,17 @@ export interface Card extends CardRef {
   readonly k: number;
   readonly temperature: number;
   readonly ids: readonly number[];
-  readonly labels: readonly Label[];
-  readonly log_probs: readonly number[];
-  readonly logits: readonly number[];
-  readonly entropy_nats: number;
+  /** Of every id on the card. */
+  readonly labels: Labels;
+  readonly log_probs: readonly JsonNumber[];
+  readonly logits: readonly JsonNumber[];
+  readonly entropy_nats: JsonNumber;
   /** Rank that each token had one row below; null where there is no row below. */
   readonly rank_below: readonly (number | null)[];
   readonly layer_below: number | null;
   readonly promoted: readonly Moved[];
   readonly suppressed: readonly Moved[];
-  readonly tracked: readonly { readonly id: number; readonly log_prob: number; readonly rank: number }[];
+  readonly tracked: readonly { readonly id: number; readonly log_prob: JsonNumber; readonly rank: number }[];
 }
 
 /** A pinned token, or several surface forms whose probabilities are summed. */

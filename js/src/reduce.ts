@@ -25,7 +25,6 @@ export type Action =
   | { type: "draft"; text: string }
   | { type: "run" }
   | { type: "stop" }
-  | { type: "png" }
   | { type: "reset" }
   /** Numbers arrived. */
   | { type: "arrived" }

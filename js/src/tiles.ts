@@ -74,16 +74,16 @@ export const MAX_TILE_BYTES = 50_000;
 
 /** How many cells to ask for at once: as many as arrive in about 150 ms, from what was measured so far. */
 export class TileSize {
-  private cells_per_ms: number | null = null;
+  #cells_per_ms: number | null = null;
 
   max(bytes_per_cell: number): number {
     const most = Math.floor(MAX_TILE_BYTES / bytes_per_cell);
-    const wished = this.cells_per_ms === null ? FIRST_CELLS : this.cells_per_ms * TARGET_MS;
+    const wished = this.#cells_per_ms === null ? FIRST_CELLS : this.#cells_per_ms * TARGET_MS;
     return Math.max(1, Math.min(most, Math.max(MIN_CELLS, Math.round(wished))));
   }
 
   measured(n_cells: number, ms: number): void {
     const now = n_cells / Math.max(1, ms);
-    this.cells_per_ms = this.cells_per_ms === null ? now : 0.6 * this.cells_per_ms + 0.4 * now;
+    this.#cells_per_ms = this.#cells_per_ms === null ? now : 0.6 * this.#cells_per_ms + 0.4 * now;
   }
 }

@@ -1,6 +1,6 @@
 import type { App } from "../app.ts";
 import { type Child, h } from "../dom.ts";
-import { fixed, layerPhrase, percent, quoted, rankText, signedPercent } from "../format.ts";
+import { fixed, layerPhrase, percent, quoted, rankText, signedPercent, toNumber } from "../format.ts";
 import type { Card, CardRef, Label, Moved, RunInfo } from "../protocol.ts";
 import { pinColor } from "../scales.ts";
 import { isNext, pinOf } from "../selectors.ts";
@@ -32,8 +32,8 @@ function pinButton(app: App, id: number, label: Label): Child {
 
 function tokenRow(app: App, run: RunInfo, card: Card, i: number): Child {
   const id = card.ids[i] ?? -1;
-  const label = card.labels[i] ?? ["?", "none", ""];
-  const log_prob = card.log_probs[i] ?? Number.NaN;
+  const label = card.labels[id] ?? app.cells()?.label(id) ?? ["", "none", ""];
+  const log_prob = toNumber(card.log_probs[i]);
   const below = card.rank_below[i];
   const p = Math.exp(log_prob);
   const next = isNext(run, card.position, id);
@@ -42,18 +42,14 @@ function tokenRow(app: App, run: RunInfo, card: Card, i: number): Child {
   return h(
     "tr",
     { key: id, class: next ? "is-next" : "" },
-    h("td", { class: "lw-num" }, i + 1),
-    h("th", { scope: "row" }, tokenChip(label, id), next && h("span", { class: "lw-tag" }, "next")),
+    h("td.lw-num", {}, i + 1),
+    h("th", { scope: "row" }, tokenChip(label, id), next && h("span.lw-tag", {}, "next")),
     h(
-      "td",
-      {
-        class: "lw-num lw-prob",
-        style: { "--lw-p": String(p) },
-        title: `log-prob ${fixed(log_prob, 4)} nats`,
-      },
+      "td.lw-num lw-prob",
+      { style: { "--lw-p": String(p) }, title: `log-prob ${fixed(log_prob, 4)} nats` },
       percent(p),
     ),
-    h("td", { class: "lw-num" }, fixed(card.logits[i])),
+    h("td.lw-num", {}, fixed(toNumber(card.logits[i]))),
     h("td", { class: `lw-num${moved}` }, rankText(below)),
     h("td", {}, pinButton(app, id, label)),
   );
@@ -65,11 +61,11 @@ function tokenTable(app: App, run: RunInfo, card: Card): Child {
   const head = ["#", "token", "prob", "logit", below, ""];
   const titles = ["Rank", "Token", "Probability", "Logit", "Rank one layer below", "Pin"];
   return h(
-    "div",
-    { class: "lw-scroll", tabindex: "0", role: "group", "aria-label": "Top tokens" },
+    "div.lw-scroll",
+    { tabindex: "0", role: "group", "aria-label": "Top tokens" },
     h(
-      "table",
-      { class: "lw-tokens" },
+      "table.lw-tokens",
+      {},
       h(
         "thead",
         {},
@@ -80,7 +76,7 @@ function tokenTable(app: App, run: RunInfo, card: Card): Child {
             h(
               "th",
               { key: i, scope: "col", class: i > 1 ? "lw-num" : "", title: titles[i] },
-              text || h("span", { class: "lw-hidden" }, "pin"),
+              text || h("span.lw-hidden", {}, "pin"),
             ),
           ),
         ),
@@ -97,8 +93,8 @@ function tokenTable(app: App, run: RunInfo, card: Card): Child {
 function movedList(title: string, moved: readonly Moved[]): Child {
   if (!moved.length) return null;
   return h(
-    "div",
-    { class: "lw-moved" },
+    "div.lw-moved",
+    {},
     h("h4", {}, title),
     h(
       "ul",
@@ -106,7 +102,7 @@ function movedList(title: string, moved: readonly Moved[]): Child {
       moved
         .slice(0, 5)
         .map(({ id, label, delta }) =>
-          h("li", { key: id }, tokenChip(label, id), h("span", { class: "lw-num" }, signedPercent(delta))),
+          h("li", { key: id }, tokenChip(label, id), h("span.lw-num", {}, signedPercent(toNumber(delta)))),
         ),
     ),
   );
@@ -116,22 +112,18 @@ function movedList(title: string, moved: readonly Moved[]): Child {
 function gridNumber(app: App, card: Card): Child {
   const cells = app.cells();
   const top = cells?.top(card.site, card.lens, card.layer, card.position);
-  if (!cells || !top) return h("span", { class: "lw-dim" }, "not in the grid");
-  return h(
-    "span",
-    { class: "lw-dim" },
-    `grid: ${quoted(cells.label(top.id))} ${percent(Math.exp(top.log_prob))}`,
-  );
+  if (!cells || !top) return h("span.lw-dim", {}, "not in the grid");
+  return h("span.lw-dim", {}, `grid: ${quoted(cells.label(top.id))} ${percent(Math.exp(top.log_prob))}`);
 }
 
 function facts(app: App, state: CardState, card: Card): Child {
   return h(
-    "p",
-    { class: "lw-facts" },
-    h("span", {}, `entropy ${fixed(card.entropy_nats)} nats`),
+    "p.lw-facts",
+    {},
+    h("span", {}, `entropy ${fixed(toNumber(card.entropy_nats))} nats`),
     card.temperature !== 1 && h("span", {}, `temperature ${card.temperature}`),
     gridNumber(app, card),
-    state.isPending && h("span", { class: "lw-dim" }, "decoding…"),
+    state.isPending && h("span.lw-dim", {}, "decoding…"),
   );
 }
 
@@ -139,17 +131,17 @@ function trackedList(app: App, state: CardState, card: Card): Child {
   if (!state.tracked.length) return null;
   const cells = app.cells();
   return h(
-    "ul",
-    { class: "lw-tracked" },
+    "ul.lw-tracked",
+    {},
     state.tracked.map((id) => {
       const found = card.tracked.find((entry) => entry.id === id);
       const label = cells?.label(id) ?? [`#${id}`, "none", ""];
-      const numbers = found ? `${percent(Math.exp(found.log_prob))}  ${rankText(found.rank)}` : "…";
+      const numbers = found ? `${percent(Math.exp(toNumber(found.log_prob)))}  ${rankText(found.rank)}` : "…";
       return h(
         "li",
         { key: id },
         tokenChip(label, id),
-        h("span", { class: "lw-num" }, numbers),
+        h("span.lw-num", {}, numbers),
         pinButton(app, id, label),
       );
     }),
@@ -162,8 +154,8 @@ function switches(app: App, key: string, state: CardState, run: RunInfo): Child 
   const withOwn = (values: readonly number[], own: number) =>
     [...new Set([...values, own])].sort((a, b) => a - b);
   return h(
-    "div",
-    { class: "lw-switches" },
+    "div.lw-switches",
+    {},
     select({
       label: "Top",
       disabled,
@@ -204,13 +196,13 @@ function heading(app: App, key: string, ref: CardRef, run: RunInfo): Child {
   const isKept = isMain && cards.some((card) => card.layer === ref.layer && card.position === ref.position);
   const phrase = layerPhrase(ref.layer);
   return h(
-    "header",
-    { class: "lw-cardhead" },
+    "header.lw-cardhead",
+    {},
     h(
       "h3",
       {},
       `${phrase[0]?.toUpperCase()}${phrase.slice(1)}`,
-      h("span", { class: "lw-dim" }, ` · position ${ref.position} after `),
+      h("span.lw-dim", {}, ` · position ${ref.position} after `),
       tokenChip(token, run.tokens[ref.position] ?? -1),
     ),
     isMain &&
@@ -237,7 +229,7 @@ function heading(app: App, key: string, ref: CardRef, run: RunInfo): Child {
 /** What is shown until the kernel answers: the grid's own top tokens, said to be so. */
 function provisional(app: App, run: RunInfo, ref: CardRef): Child {
   const stored = storedCard(app.cells(), run, ref, { k: 10 });
-  return stored ? h("div", { class: "is-stale" }, tokenTable(app, run, stored)) : null;
+  return stored ? h("div.is-stale", {}, tokenTable(app, run, stored)) : null;
 }
 
 /** One cell, decoded. */
@@ -247,28 +239,27 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
   const { card } = state;
   const code = app.get().code;
   return h(
-    "section",
+    "section.lw-card",
     {
       key,
-      class: "lw-card",
       "data-card": key,
       "aria-label": `Decoded cell, ${layerPhrase(ref.layer)}, position ${ref.position}`,
       "aria-busy": String(state.isPending),
     },
     heading(app, key, ref, run),
     switches(app, key, state, run),
-    state.error && h("p", { class: "lw-error", role: "alert" }, state.error),
+    state.error && h("p.lw-error", { role: "alert" }, state.error),
     card
       ? facts(app, state, card)
-      : state.isPending && h("p", { class: "lw-facts lw-dim" }, "decoding… (grid’s numbers until then)"),
+      : state.isPending && h("p.lw-facts lw-dim", {}, "decoding… (grid’s numbers until then)"),
     card
       ? h("div", { class: state.isPending ? "is-stale" : "" }, tokenTable(app, run, card))
       : provisional(app, run, ref),
     card &&
       (card.promoted.length > 0 || card.suppressed.length > 0) &&
       h(
-        "div",
-        { class: "lw-movedpair" },
+        "div.lw-movedpair",
+        {},
         movedList("Promoted here", card.promoted),
         movedList("Suppressed here", card.suppressed),
       ),
@@ -279,12 +270,6 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
     card && trackedList(app, state, card),
     code &&
       state.note &&
-      h("textarea", {
-        class: "lw-code",
-        readonly: true,
-        rows: "6",
-        "aria-label": "Code of this card",
-        value: code,
-      }),
+      h("textarea.lw-code", { readonly: true, rows: "6", "aria-label": "Code of this card", value: code }),
   );
 }

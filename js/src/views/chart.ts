@@ -132,9 +132,8 @@ export function chart(props: ChartProps): Child {
     line.values.map((value, row) => ({ line, value, row })).filter(({ value }) => Number.isFinite(value)),
   );
   return h(
-    "svg",
+    "svg.lw-chart",
     {
-      class: "lw-chart",
       role: "img",
       width: width_px,
       height: HEIGHT,
@@ -143,12 +142,10 @@ export function chart(props: ChartProps): Child {
       on: { click },
     },
     frame(axis, x, n_rows, width_px),
-    layer !== null &&
-      h("line", { class: "lw-rule", x1: x(layer + 1), x2: x(layer + 1), y1: TOP, y2: HEIGHT - BOTTOM }),
+    layer !== null && h("line.lw-rule", { x1: x(layer + 1), x2: x(layer + 1), y1: TOP, y2: HEIGHT - BOTTOM }),
     lines.map((line) =>
-      h("path", {
+      h("path.lw-line", {
         key: line.name,
-        class: "lw-line",
         d: pathOf(line.values, x, axis.y),
         stroke: line.color,
         "stroke-dasharray": DASHES[line.dash % DASHES.length],

@@ -1,5 +1,5 @@
 import type { App } from "../app.ts";
-import { joined, layerPhrase, percent, quoted } from "../format.ts";
+import { layerPhrase, percent, quoted } from "../format.ts";
 import { cellValue, METRICS } from "../metrics.ts";
 import type { CellRef } from "../protocol.ts";
 import { isNext, runOf } from "../selectors.ts";
@@ -12,7 +12,7 @@ export function describe(app: App, cell: CellRef): string {
   if (!run || !cells) return "";
   const { layer, position } = cell;
   const token = cells.label(run.tokens[position] ?? -1);
-  const whole = joined(run, position);
+  const whole = run.joined?.[position];
   const where = `${layerPhrase(layer)}, position ${position} after ${quoted(token)}${whole ? ` (part of ${whole})` : ""}`;
   const top = cells.top(traits.site, traits.lens, layer, position);
   if (!top) return `${where}: not computed`;

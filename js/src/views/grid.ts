@@ -22,22 +22,28 @@ const WANTED_HEIGHT_PX = 700;
 /** The grid: only what is in view is in the page, and it scrolls natively under headers that stay. */
 export class GridView {
   readonly element = document.createElement("div");
-  private readonly body = document.createElement("div");
-  private readonly head = makeRow("columnheader");
-  private rows: RowNode[] = [];
-  private shape: Shape | null = null;
-  private shapeKey: unknown[] = [];
-  private settled = new Map<number, number | undefined>();
-  private settledKey: unknown[] = [];
-  private size = { width: 0, height: 0 };
-  private kept = { left: 0, top: 0 };
-  private wantsFocus = false;
-  private scrollFrame = 0;
-  private height = 0;
-  private drawnKey: unknown[] = [];
+  readonly #body = document.createElement("div");
+  readonly #head = makeRow("columnheader");
+  #rows: RowNode[] = [];
+  #shape: Shape | null = null;
+  #shapeKey: unknown[] = [];
+  #settled = new Map<number, number | undefined>();
+  #settledKey: unknown[] = [];
+  #size = { width: 0, height: 0 };
+  #kept = { left: 0, top: 0 };
+  #wantsFocus = false;
+  #scrollFrame = 0;
+  #height = 0;
+  #drawnKey: unknown[] = [];
 
-  constructor(private readonly app: App) {
-    const { element, body, head } = this;
+  readonly #app: App;
+
+  constructor(app: App) {
+    this.#app = app;
+
+    const { element } = this;
+    const body = this.#body;
+    const head = this.#head;
     element.className = "lw-grid";
     element.setAttribute("role", "grid");
     element.setAttribute("aria-label", "Top token at every layer and position");
@@ -47,144 +53,158 @@ export class GridView {
     head.element.setAttribute("aria-rowindex", "1");
     element.append(head.element, body);
     const { signal } = app;
-    element.addEventListener("scroll", () => this.scrolled(), { signal, passive: true });
-    const observer = new ResizeObserver(() => this.resized());
+    element.addEventListener("scroll", () => this.#scrolled(), { signal, passive: true });
+    const observer = new ResizeObserver(() => this.#resized());
     observer.observe(element);
     signal.addEventListener("abort", () => {
       observer.disconnect();
-      cancelAnimationFrame(this.scrollFrame);
+      cancelAnimationFrame(this.#scrollFrame);
     });
   }
 
-  private scrolled(): void {
-    if (this.element.clientWidth) this.kept = { left: this.element.scrollLeft, top: this.element.scrollTop };
-    if (!this.scrollFrame) {
-      this.scrollFrame = requestAnimationFrame(() => {
-        this.scrollFrame = 0;
+  #scrolled(): void {
+    if (this.element.clientWidth) this.#kept = { left: this.element.scrollLeft, top: this.element.scrollTop };
+    if (!this.#scrollFrame) {
+      this.#scrollFrame = requestAnimationFrame(() => {
+        this.#scrollFrame = 0;
         this.draw();
       });
     }
   }
 
-  private resized(): void {
+  #resized(): void {
     const { clientWidth: width, clientHeight: height } = this.element;
     if (!width) return;
-    if (!this.size.width) {
+    if (!this.#size.width) {
       // a host that windows its cells takes the widget out of the page and back, which forgets the scroll
-      this.element.scrollTo(this.kept);
+      this.element.scrollTo(this.#kept);
     }
-    if (width === this.size.width && height === this.size.height) return;
-    this.size = { width, height };
+    if (width === this.#size.width && height === this.#size.height) return;
+    this.#size = { width, height };
     this.draw();
   }
 
-  private scroll(): Scroll {
-    return { left: this.element.scrollLeft, top: this.element.scrollTop, ...this.size };
+  #scroll(): Scroll {
+    return { left: this.element.scrollLeft, top: this.element.scrollTop, ...this.#size };
   }
 
   pageRows(): number {
-    const shape = this.shape;
-    return shape ? Math.max(1, Math.floor((this.size.height - shape.head_row_px) / shape.row_px) - 1) : 1;
+    const shape = this.#shape;
+    return shape ? Math.max(1, Math.floor((this.#size.height - shape.head_row_px) / shape.row_px) - 1) : 1;
   }
 
   cellOf(target: EventTarget | null): CellRef | undefined {
     const element = target instanceof Element ? target.closest("[role=gridcell]") : null;
-    if (!element || !this.shape) return undefined;
-    for (const row of this.rows) {
+    if (!element || !this.#shape) return undefined;
+    for (const row of this.#rows) {
       const cell =
         row.element === element.parentElement && row.cells.find((node) => node.element === element);
-      if (cell) return cellAt(this.shape, row.row, cell.col);
+      if (cell) return cellAt(this.#shape, row.row, cell.col);
     }
     return undefined;
   }
 
   currentShape(): Shape | null {
-    return this.shape;
+    return this.#shape;
   }
 
   focus(cell: CellRef): void {
-    if (!this.shape) return;
-    const { row, col } = placeOf(this.shape, cell);
+    if (!this.#shape) return;
+    const { row, col } = placeOf(this.#shape, cell);
     if (row < 0 || col < 0) return;
-    this.element.scrollTo(scrollTo(this.shape, this.scroll(), row, col));
-    this.wantsFocus = true;
+    this.element.scrollTo(scrollTo(this.#shape, this.#scroll(), row, col));
+    this.#wantsFocus = true;
     this.draw();
   }
 
   /** Draw what is in view. While nothing but the scroll has changed, only cells that came into view are written. */
   draw(): void {
-    const state = this.app.get();
+    const state = this.#app.get();
     const run = runOf(state.traits);
     this.element.hidden = !run;
     if (!run) return;
     // asked first: what scrolls out of view takes the focus with it
-    const hadFocus = this.hasFocusInside();
-    this.reshape(run);
-    const shape = this.shape as Shape;
-    const window = windowOf(shape, this.scroll());
-    this.report(shape);
-    this.drawHead(run, shape, window);
-    this.fitRows(shape, window);
-    const focus = this.focusPlace(shape);
+    const hadFocus = this.#hasFocusInside();
+    this.#reshape(run);
+    const shape = this.#shape as Shape;
+    const window = windowOf(shape, this.#scroll());
+    this.#report(shape);
+    this.#drawHead(run, shape, window);
+    this.#fitRows(shape, window);
+    const focus = this.#focusPlace(shape);
     let focused: CellNode | undefined;
-    const key = [state, this.app.theme(), shape];
-    const onlyNew = key.every((value, i) => value === this.drawnKey[i]);
-    this.drawnKey = key;
-    for (const row of this.rows) focused = this.drawRow(row, run, shape, window, focus, onlyNew) ?? focused;
-    this.keepFocus(focused, hadFocus);
+    const { traits, version } = state;
+    const { selection, metric, rank_token, pins, lens } = traits;
+    const key = [
+      shape,
+      version,
+      state.focus,
+      selection,
+      metric,
+      rank_token,
+      pins,
+      lens,
+      this.#app.theme(),
+      run,
+    ];
+    const onlyNew = key.every((value, i) => value === this.#drawnKey[i]);
+    this.#drawnKey = key;
+    for (const row of this.#rows) focused = this.#drawRow(row, run, shape, window, focus, onlyNew) ?? focused;
+    this.#keepFocus(focused, hadFocus);
   }
 
-  private focusPlace(shape: Shape) {
-    const { focus } = this.app.get();
+  #focusPlace(shape: Shape) {
+    const { focus } = this.#app.get();
     const place = focus ? placeOf(shape, focus) : { row: 0, col: shape.cols.length - 1 };
     return place.row < 0 || place.col < 0 ? { row: 0, col: shape.cols.length - 1 } : place;
   }
 
-  private hasFocusInside(): boolean {
+  #hasFocusInside(): boolean {
     const root = this.element.getRootNode() as Document | ShadowRoot;
     return !!root.activeElement && this.element.contains(root.activeElement);
   }
 
   /** The focused cell may leave the page while it scrolls: the grid itself then holds the focus and the keys. */
-  private keepFocus(focused: CellNode | undefined, hadFocus: boolean): void {
+  #keepFocus(focused: CellNode | undefined, hadFocus: boolean): void {
     this.element.tabIndex = focused ? -1 : 0;
-    if (focused && (this.wantsFocus || hadFocus)) {
-      this.wantsFocus = false;
+    if (focused && (this.#wantsFocus || hadFocus)) {
+      this.#wantsFocus = false;
       const root = this.element.getRootNode() as Document | ShadowRoot;
       if (root.activeElement !== focused.element) focused.element.focus({ preventScroll: true });
     } else if (!focused && hadFocus) this.element.focus({ preventScroll: true });
   }
 
   /** Sizes that follow from the traits; rows are laid out anew when they change. */
-  private reshape(run: RunInfo): void {
-    const { traits } = this.app.get();
+  #reshape(run: RunInfo): void {
+    const { traits } = this.#app.get();
     const { stride, hide_special, orientation, column_width_px, site } = traits;
     const key = [run, stride, hide_special, orientation, column_width_px, site];
-    const { width } = this.size;
-    if (key.some((value, i) => value !== this.shapeKey[i])) {
-      const before = this.shape;
+    const { width } = this.#size;
+    if (key.some((value, i) => value !== this.#shapeKey[i])) {
+      const before = this.#shape;
       const left = before ? this.element.scrollLeft / before.col_px : 0;
-      this.shapeKey = key;
-      this.shape = shapeOf(run, traits);
-      for (const row of [this.head, ...this.rows]) {
+      this.#shapeKey = key;
+      this.#shape = shapeOf(run, traits);
+      for (const row of [this.#head, ...this.#rows]) {
         for (const { element } of row.cells) element.remove();
         row.cells = [];
       }
-      this.layOut(run, this.shape);
-      if (before && left) this.element.scrollLeft = left * this.shape.col_px;
+      this.#layOut(run, this.#shape);
+      if (before && left) this.element.scrollLeft = left * this.#shape.col_px;
     }
-    const shape = this.shape as Shape;
+    const shape = this.#shape as Shape;
     const height = Math.min(
       maxHeight(shape, width, WANTED_HEIGHT_PX),
       shape.head_row_px + shape.rows.length * shape.row_px + 2,
     );
-    if (height === this.height) return;
-    this.height = height;
+    if (height === this.#height) return;
+    this.#height = height;
     this.element.style.height = `${height + 14}px`;
   }
 
-  private layOut(run: RunInfo, shape: Shape): void {
-    const { element, body } = this;
+  #layOut(run: RunInfo, shape: Shape): void {
+    const { element } = this;
+    const body = this.#body;
     const set = (name: string, px: number) => element.style.setProperty(name, `${px}px`);
     set("--lw-col", shape.col_px);
     set("--lw-row", shape.row_px);
@@ -196,11 +216,11 @@ export class GridView {
     element.setAttribute("aria-colcount", String(shape.cols.length + 1));
     element.classList.toggle("is-transposed", shape.rowsAre === "positions");
     element.classList.toggle("is-tiny", shape.col_px < 44);
-    this.head.header.textContent = shape.rowsAre === "layers" ? "layer" : `token · ${run.tokens.length}`;
+    this.#head.header.textContent = shape.rowsAre === "layers" ? "layer" : `token · ${run.tokens.length}`;
   }
 
-  private report(shape: Shape): void {
-    const seen = windowOf(shape, this.scroll(), false);
+  #report(shape: Shape): void {
+    const seen = windowOf(shape, this.#scroll(), false);
     const rows = Math.max(1, seen.r1 - seen.r0);
     const cols = Math.max(1, seen.c1 - seen.c0);
     const clip = (items: readonly number[], from: number, to: number) => items.slice(Math.max(0, from), to);
@@ -211,7 +231,7 @@ export class GridView {
     ] as const;
     const i = shape.rowsAre === "layers" ? 0 : 1;
     const lastFirst = (layers: readonly number[]) => [...layers].sort((a, b) => b - a);
-    this.app.setViewport({
+    this.#app.setViewport({
       layers: lastFirst(inView[i]),
       positions: inView[1 - i] as number[],
       nearLayers: lastFirst(near[i]),
@@ -219,10 +239,10 @@ export class GridView {
     });
   }
 
-  private drawHead(run: RunInfo, shape: Shape, window: Window): void {
-    const cells = this.app.cells();
-    fitCells(this.head, "columnheader", window, shape.col_px);
-    for (const cell of this.head.cells) {
+  #drawHead(run: RunInfo, shape: Shape, window: Window): void {
+    const cells = this.#app.cells();
+    fitCells(this.#head, "columnheader", window, shape.col_px);
+    for (const cell of this.#head.cells) {
       if (cell.last) continue;
       cell.last = "drawn";
       const value = shape.cols[cell.col] ?? 0;
@@ -234,13 +254,13 @@ export class GridView {
     }
   }
 
-  private fitRows(shape: Shape, { r0, r1 }: Window): void {
-    const free = this.rows.filter(({ row }) => row < r0 || row >= r1);
+  #fitRows(shape: Shape, { r0, r1 }: Window): void {
+    const free = this.#rows.filter(({ row }) => row < r0 || row >= r1);
     const kept = new Map(
-      this.rows.filter(({ row }) => row >= r0 && row < r1).map((node) => [node.row, node]),
+      this.#rows.filter(({ row }) => row >= r0 && row < r1).map((node) => [node.row, node]),
     );
     const next: RowNode[] = [];
-    let before: ChildNode | null = this.body.firstChild;
+    let before: ChildNode | null = this.#body.firstChild;
     for (let row = r0; row < r1; row++) {
       let node = kept.get(row);
       if (!node) {
@@ -251,14 +271,14 @@ export class GridView {
       }
       node.element.style.top = `${row * shape.row_px}px`;
       if (node.element === before) before = before.nextSibling;
-      else this.body.insertBefore(node.element, before);
+      else this.#body.insertBefore(node.element, before);
       next.push(node);
     }
     for (const { element } of free) element.remove();
-    this.rows = next;
+    this.#rows = next;
   }
 
-  private drawRow(
+  #drawRow(
     node: RowNode,
     run: RunInfo,
     shape: Shape,
@@ -266,8 +286,8 @@ export class GridView {
     focus: { row: number; col: number },
     onlyNew: boolean,
   ): CellNode | undefined {
-    const { traits } = this.app.get();
-    this.drawRowHead(node, run, shape);
+    const { traits } = this.#app.get();
+    this.#drawRowHead(node, run, shape);
     fitCells(node, "gridcell", window, shape.col_px);
     let focused: CellNode | undefined;
     for (const cell of node.cells) {
@@ -276,17 +296,17 @@ export class GridView {
       const isFocused = node.row === focus.row && cell.col === focus.col;
       if (isFocused) focused = cell;
       if (onlyNew && cell.last) continue;
-      paint(cell, lookOf(this.app, run, traits, ref, this.settledAt(ref.position)), isFocused);
+      paint(cell, lookOf(this.#app, run, traits, ref, this.#settledAt(ref.position)), isFocused);
     }
     return focused;
   }
 
-  private drawRowHead({ header, row }: RowNode, run: RunInfo, shape: Shape): void {
+  #drawRowHead({ header, row }: RowNode, run: RunInfo, shape: Shape): void {
     const value = shape.rows[row] ?? 0;
     let text = layerName(value);
     let kind = value === run.n_layers - 1 ? "last" : "";
     if (shape.rowsAre === "positions") {
-      const label = this.app.cells()?.label(run.tokens[value] ?? -1) ?? ["", "none", ""];
+      const label = this.#app.cells()?.label(run.tokens[value] ?? -1) ?? ["", "none", ""];
       text = brief(label as never);
       kind = label[1];
     }
@@ -298,19 +318,19 @@ export class GridView {
   }
 
   /** The settled layer of a column, worked out once per change. */
-  private settledAt(position: number): number | undefined {
-    const { traits, version } = this.app.get();
-    const cells = this.app.cells();
+  #settledAt(position: number): number | undefined {
+    const { traits, version } = this.#app.get();
+    const cells = this.#app.cells();
     const key = [cells, version, traits.site, traits.lens, traits.stride];
-    if (key.some((value, i) => value !== this.settledKey[i])) {
-      this.settledKey = key;
-      this.settled.clear();
+    if (key.some((value, i) => value !== this.#settledKey[i])) {
+      this.#settledKey = key;
+      this.#settled.clear();
     }
     if (!cells) return undefined;
-    if (!this.settled.has(position)) {
+    if (!this.#settled.has(position)) {
       const layers = shownLayers(cells.run.n_layers, traits.stride, traits.site);
-      this.settled.set(position, settledLayer(cells, traits.site, traits.lens, layers, position));
+      this.#settled.set(position, settledLayer(cells, traits.site, traits.lens, layers, position));
     }
-    return this.settled.get(position);
+    return this.#settled.get(position);
   }
 }

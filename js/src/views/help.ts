@@ -19,17 +19,17 @@ export const KEYS: readonly (readonly [keys: string, does: string])[] = [
 export function help(app: App): Child {
   if (app.get().panel !== "help") return null;
   return h(
-    "section",
-    { class: "lw-panel lw-help", "aria-label": "Keys" },
+    "section.lw-panel lw-help",
+    { "aria-label": "Keys" },
     h(
-      "header",
-      { class: "lw-cardhead" },
+      "header.lw-cardhead",
+      {},
       h("h3", {}, "Keys in the grid"),
       button({
         label: "×",
         className: "lw-icon",
         title: "Close (Escape)",
-        click: () => app.dispatch({ type: "local", patch: { panel: null } }),
+        click: () => app.local({ panel: null }),
       }),
     ),
     h(

@@ -80,22 +80,19 @@ function toggleCharted(app: App, cell: CellRef): void {
   const now = trajectory.positions.length ? chartedPositions(traits, focus, run) : [];
   const has = now.includes(cell.position);
   const positions = has ? now.filter((position) => position !== cell.position) : [...now, cell.position];
-  app.dispatch({ type: "set", traits: { trajectory: { ...trajectory, positions } } });
+  app.set({ trajectory: { ...trajectory, positions } });
 }
 
 export function widen(app: App, by: number): void {
   const wide = app.get().traits.column_width_px + by;
-  app.dispatch({
-    type: "set",
-    traits: { column_width_px: Math.max(MIN_COL_PX, Math.min(MAX_COL_PX, wide)) },
-  });
+  app.set({ column_width_px: Math.max(MIN_COL_PX, Math.min(MAX_COL_PX, wide)) });
 }
 
 /** Escape closes one thing at a time, the newest first. False when there is nothing to close. */
 export function closeOne(app: App): boolean {
   const { panel, notice, traits } = app.get();
-  if (panel) app.dispatch({ type: "local", patch: { panel: null } });
-  else if (notice) app.dispatch({ type: "local", patch: { notice: null } });
+  if (panel) app.local({ panel: null });
+  else if (notice) app.local({ notice: null });
   else if (traits.selection) app.dispatch({ type: "close", key: MAIN });
   else return false;
   return true;
@@ -116,7 +113,7 @@ export function gridKey(app: App, grid: GridView, event: KeyboardEvent, search: 
     "/": search,
     "[": () => widen(app, -COLUMN_STEP_PX),
     "]": () => widen(app, COLUMN_STEP_PX),
-    "?": () => app.dispatch({ type: "local", patch: { panel: app.get().panel === "help" ? null : "help" } }),
+    "?": () => app.local({ panel: app.get().panel === "help" ? null : "help" }),
   };
   const act = does[event.key];
   act?.();

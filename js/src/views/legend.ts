@@ -15,31 +15,28 @@ export function legend(app: App): Child {
   const shown = traits.metric === "agrees" ? [] : colors.filter((_, i) => i % 4 === 0).map(({ css }) => css);
   const swatches = ticks.map(({ at, text }) =>
     h(
-      "span",
-      { key: text, class: "lw-key" },
-      h("i", { class: "lw-swatch", style: { background: colors[Math.round(at * 64)]?.css ?? "" } }),
+      "span.lw-key",
+      { key: text },
+      h("i.lw-swatch", { style: { background: colors[Math.round(at * 64)]?.css ?? "" } }),
       text,
     ),
   );
   return h(
-    "div",
-    { class: "lw-legend", role: "group", "aria-label": `Legend: ${spec.name}, ${spec.unit}` },
-    h("span", {}, h("b", {}, spec.name), h("span", { class: "lw-dim" }, ` ${spec.unit}`)),
+    "div.lw-legend",
+    { role: "group", "aria-label": `Legend: ${spec.name}, ${spec.unit}` },
+    h("span.lw-dim", {}, spec.unit),
     traits.metric === "agrees"
       ? swatches
       : h(
-          "span",
-          { class: "lw-scale" },
-          h("i", {
-            class: "lw-ramp",
-            style: { background: `linear-gradient(to right, ${shown.join(",")})` },
-          }),
+          "span.lw-scale",
+          {},
+          h("i.lw-ramp", { style: { background: `linear-gradient(to right, ${shown.join(",")})` } }),
           ticks.map(({ at, text }) =>
-            h("span", { key: text, class: "lw-tick", style: { left: `${at * 100}%` } }, text),
+            h("span.lw-tick", { key: text, style: { left: `${at * 100}%` } }, text),
           ),
         ),
-    h("span", { class: "lw-key" }, h("i", { class: "lw-swatch is-missing" }), "not computed"),
-    h("span", { class: "lw-key" }, h("i", { class: "lw-swatch is-next" }), "is the next token"),
-    h("span", { class: "lw-key" }, h("i", { class: "lw-swatch is-settled" }), "final answer from here on"),
+    h("span.lw-key", {}, h("i.lw-swatch is-missing", {}), "not computed"),
+    h("span.lw-key", {}, h("i.lw-swatch is-next", {}), "is the next token"),
+    h("span.lw-key", {}, h("i.lw-swatch is-settled", {}), "final answer from here on"),
   );
 }

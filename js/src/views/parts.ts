@@ -47,12 +47,13 @@ export interface SelectProps {
 /** A labelled choice. */
 export function select({ label, value, options, disabled = false, change }: SelectProps): Child {
   return h(
-    "label",
-    { class: "lw-field" },
+    "label.lw-field",
+    {},
     h("span", {}, label),
     h(
       "select",
       {
+        "aria-label": label,
         value,
         disabled,
         on: { change: (event: Event) => change((event.target as HTMLSelectElement).value) },
@@ -67,8 +68,8 @@ export function select({ label, value, options, disabled = false, change }: Sele
 
 export function checkbox(label: string, checked: boolean, change: (checked: boolean) => void): Child {
   return h(
-    "label",
-    { class: "lw-field lw-check" },
+    "label.lw-field lw-check",
+    {},
     h("input", {
       type: "checkbox",
       checked,

@@ -44,10 +44,10 @@ function pinChip(app: App, pin: Pin, index: number, lines: readonly Line[], laye
       style: { "--lw-pin": pinColor(pin.color, app.theme()) },
       title: pin.ids.length > 1 ? `Sum of ${forms}` : `id ${pin.ids[0]}`,
     },
-    h("i", { class: "lw-dotmark" }),
-    h("bdi", { class: "lw-token", dir: "auto" }, pin.label),
-    pin.ids.length > 1 && h("span", { class: "lw-dim" }, `×${pin.ids.length}`),
-    value !== undefined && h("span", { class: "lw-num" }, valueText(trajectory.metric, value)),
+    h("i.lw-dotmark", {}),
+    h("bdi.lw-token", { dir: "auto" }, pin.label),
+    pin.ids.length > 1 && h("span.lw-dim", {}, `×${pin.ids.length}`),
+    value !== undefined && h("span.lw-num", {}, valueText(trajectory.metric, value)),
     pin.ids.length === 1 &&
       button({
         label: "Σ",
@@ -67,11 +67,10 @@ function pinChip(app: App, pin: Pin, index: number, lines: readonly Line[], laye
 function positionChips(app: App, run: RunInfo, positions: readonly number[]): Child {
   const { trajectory } = app.get().traits;
   const isFollowing = !trajectory.positions.length;
-  const set = (next: readonly number[]) =>
-    app.dispatch({ type: "set", traits: { trajectory: { ...trajectory, positions: next } } });
+  const set = (next: readonly number[]) => app.set({ trajectory: { ...trajectory, positions: next } });
   return h(
-    "span",
-    { class: "lw-positions" },
+    "span.lw-positions",
+    {},
     isFollowing ? "at position " : "at ",
     positions.map((position) => {
       const token = tokenChip(
@@ -120,15 +119,15 @@ export function pinsView(app: App, run: RunInfo, width_px: number): Child {
     ["rank", "Rank"],
   ] as const;
   return h(
-    "section",
-    { class: "lw-pins", "aria-label": "Pinned tokens" },
+    "section.lw-pins",
+    { "aria-label": "Pinned tokens" },
     h(
-      "div",
-      { class: "lw-pinbar" },
+      "div.lw-pinbar",
+      {},
       pins.length > 0 &&
         h(
-          "ul",
-          { class: "lw-pinlist" },
+          "ul.lw-pinlist",
+          {},
           pins.map((pin, index) => pinChip(app, pin, index, lines, layer)),
         ),
       searchBox(app, "pins", {
@@ -138,23 +137,19 @@ export function pinsView(app: App, run: RunInfo, width_px: number): Child {
     ),
     pins.length > 0 && [
       h(
-        "div",
-        { class: "lw-chartbar" },
+        "div.lw-chartbar",
+        {},
         select({
           label: "Chart",
           value: trajectory.metric,
           options: metrics,
-          change: (metric) =>
-            app.dispatch({
-              type: "set",
-              traits: { trajectory: { ...trajectory, metric: metric as TrajectoryMetric } },
-            }),
+          change: (metric) => app.set({ trajectory: { ...trajectory, metric: metric as TrajectoryMetric } }),
         }),
         positionChips(app, run, positions),
         !isExact &&
           h(
-            "span",
-            { class: "lw-dim" },
+            "span.lw-dim",
+            {},
             connection === "offline" ? "stored top tokens only: gaps are not computed" : "fetching…",
           ),
       ),

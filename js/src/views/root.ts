@@ -12,6 +12,7 @@ import { help } from "./help.ts";
 import { closeOne, focusOf, gridKey, moveFocus } from "./keys.ts";
 import { legend } from "./legend.ts";
 import { pinsView } from "./pins.ts";
+import { savePng } from "./png.ts";
 import { controls, infoLine, menu, notice, promptForm } from "./toolbar.ts";
 import { Tooltip } from "./tooltip.ts";
 
@@ -27,37 +28,39 @@ function section(className: string): HTMLDivElement {
 export class Root {
   readonly element = section("lenswidget");
   readonly grid: GridView;
-  private readonly tooltip: Tooltip;
-  private readonly top = section("lw-top");
-  private readonly side = section("lw-side");
-  private readonly line = section("lw-line");
-  private readonly kept = section("lw-kept");
-  private readonly below = section("lw-below");
-  private readonly over = section("lw-over");
-  private width_px = 0;
+  readonly #tooltip: Tooltip;
+  readonly #top = section("lw-top");
+  readonly #side = section("lw-side");
+  readonly #line = section("lw-line");
+  readonly #kept = section("lw-kept");
+  readonly #below = section("lw-below");
+  readonly #over = section("lw-over");
+  #width_px = 0;
 
-  constructor(
-    private readonly app: App,
-    host: HTMLElement,
-  ) {
-    const { element, line } = this;
+  readonly #app: App;
+
+  constructor(app: App, host: HTMLElement) {
+    this.#app = app;
+
+    const { element } = this;
+    const line = this.#line;
     const { signal } = app;
     this.grid = new GridView(app);
-    this.tooltip = new Tooltip(app);
+    this.#tooltip = new Tooltip(app);
     line.setAttribute("role", "status");
     line.setAttribute("aria-live", "polite");
     const main = section("lw-main");
     const left = section("lw-left");
     left.append(this.grid.element, line);
-    main.append(left, this.side);
-    element.append(this.top, main, this.kept, this.below, this.over, this.tooltip.element);
+    main.append(left, this.#side);
+    element.append(this.#top, main, this.#kept, this.#below, this.#over, this.#tooltip.element);
     delegate(element, EVENTS, signal);
-    this.listen(signal);
+    this.#listen(signal);
     followTheme((theme) => {
       element.dataset.theme = theme;
       app.setTheme(theme);
     }, signal);
-    const observer = new ResizeObserver(() => this.resized());
+    const observer = new ResizeObserver(() => this.#resized());
     observer.observe(element);
     signal.addEventListener("abort", () => {
       observer.disconnect();
@@ -66,9 +69,10 @@ export class Root {
     host.append(element);
   }
 
-  private listen(signal: AbortSignal): void {
-    const { element, app, grid } = this;
-    element.addEventListener("keydown", (event) => this.keydown(event), { signal });
+  #listen(signal: AbortSignal): void {
+    const { element, grid } = this;
+    const app = this.#app;
+    element.addEventListener("keydown", (event) => this.#keydown(event), { signal });
     grid.element.addEventListener(
       "click",
       (event) => {
@@ -79,34 +83,34 @@ export class Root {
     );
     grid.element.addEventListener(
       "pointermove",
-      (event) => this.tooltip.show(grid.cellOf(event.target) ?? null, event),
+      (event) => this.#tooltip.show(grid.cellOf(event.target) ?? null, event),
       { signal },
     );
-    grid.element.addEventListener("pointerleave", () => this.tooltip.show(null), { signal });
-    grid.element.addEventListener("pointerdown", (event) => this.dragColumn(event), { signal });
+    grid.element.addEventListener("pointerleave", () => this.#tooltip.show(null), { signal });
+    grid.element.addEventListener("pointerdown", (event) => this.#dragColumn(event), { signal });
     // before the host's own listeners: a shortcut of the host must not fire from our keys, but Ctrl+S must
-    window.addEventListener("keydown", (event) => this.guard(event), { signal, capture: true });
+    window.addEventListener("keydown", (event) => this.#guard(event), { signal, capture: true });
   }
 
   /** JupyterLab skips its shortcuts below this attribute; it looks on the way down, so set it before it does. */
-  private guard(event: KeyboardEvent): void {
+  #guard(event: KeyboardEvent): void {
     const isChord = (event.ctrlKey || event.metaKey) && event.key !== "Enter";
     const suppress = !isChord && event.composedPath().includes(this.element);
     this.element.toggleAttribute("data-lm-suppress-shortcuts", suppress);
   }
 
-  private keydown(event: KeyboardEvent): void {
+  #keydown(event: KeyboardEvent): void {
     const target = event.composedPath()[0];
     const isTyping = target instanceof Element && target.matches("input, textarea, select");
     const isInGrid = target instanceof Node && this.grid.element.contains(target);
     let isOurs = false;
     if (event.key === "Escape" && !event.defaultPrevented) {
-      isOurs = closeOne(this.app);
-      const cell = isOurs && focusOf(this.app, this.grid);
-      if (cell) moveFocus(this.app, this.grid, cell);
-    } else if (isInGrid) isOurs = gridKey(this.app, this.grid, event, () => this.search());
+      isOurs = closeOne(this.#app);
+      const cell = isOurs && focusOf(this.#app, this.grid);
+      if (cell) moveFocus(this.#app, this.grid, cell);
+    } else if (isInGrid) isOurs = gridKey(this.#app, this.grid, event, () => this.#search());
     else if (!isTyping && (event.key === "?" || event.key === "/")) {
-      isOurs = gridKey(this.app, this.grid, event, () => this.search());
+      isOurs = gridKey(this.#app, this.grid, event, () => this.#search());
     }
     if (isOurs) event.preventDefault();
     // hosts listen further up; chords such as Ctrl+S stay theirs, and Tab and Escape lead out
@@ -116,55 +120,55 @@ export class Root {
   }
 
   /** Go to the search box of the card, or to that of the pins when no card is open. */
-  private search(): void {
+  #search(): void {
     const boxes = [...this.element.getElementsByTagName("input")].filter((box) => box.dataset.search);
     (boxes.find((box) => box.dataset.search === MAIN) ?? boxes.at(-1))?.focus();
   }
 
   /** Drag the right edge of a column's header. */
-  private dragColumn(event: PointerEvent): void {
+  #dragColumn(event: PointerEvent): void {
     const header = event.target instanceof Element ? event.target.closest<HTMLElement>(".lw-colhead") : null;
     const box = header?.getBoundingClientRect();
     if (!header || !box || event.clientX < box.right - 7) return;
     event.preventDefault();
-    const { app } = this;
+    const app = this.#app;
     const start = { x: event.clientX, width: app.get().traits.column_width_px };
     const drag = new AbortController();
     const signal = AbortSignal.any([drag.signal, app.signal]);
     const move = ({ clientX }: PointerEvent) => {
       const wide = Math.max(MIN_COL_PX, Math.min(MAX_COL_PX, start.width + clientX - start.x));
-      app.dispatch({ type: "set", traits: { column_width_px: Math.round(wide) } });
+      app.set({ column_width_px: Math.round(wide) });
     };
     window.addEventListener("pointermove", move, { signal });
     for (const end of ["pointerup", "pointercancel"])
       window.addEventListener(end, () => drag.abort(), { signal });
   }
 
-  private resized(): void {
+  #resized(): void {
     const width = this.element.clientWidth;
-    if (!width || width === this.width_px) return;
-    this.width_px = width;
-    this.app.flush();
+    if (!width || width === this.#width_px) return;
+    this.#width_px = width;
+    this.#app.flush();
   }
 
   draw(): void {
-    const { app } = this;
+    const app = this.#app;
     const state = app.get();
     const run = runOf(state.traits);
-    patch(this.top, [promptForm(app), infoLine(app), notice(app), controls(app), legend(app)]);
+    patch(this.#top, [promptForm(app), infoLine(app), notice(app), controls(app), legend(app)]);
     this.grid.draw();
-    patch(this.side, [help(app), this.mainCard(), !run && h("p", { class: "lw-dim" }, "No run yet.")]);
+    patch(this.#side, [help(app), this.#mainCard(), !run && h("p.lw-dim", {}, "No run yet.")]);
     const refs = state.traits.cards;
-    patch(this.kept, [run && refs.map((ref) => cardView(app, keyOf(ref), ref, run))]);
-    patch(this.below, [run && pinsView(app, run, Math.max(280, this.width_px - 26))]);
-    patch(this.over, [menu(app)]);
+    patch(this.#kept, [run && refs.map((ref) => cardView(app, keyOf(ref), ref, run))]);
+    patch(this.#below, [run && pinsView(app, run, Math.max(280, this.#width_px - 26))]);
+    patch(this.#over, [menu(app, () => savePng(app, this.element))]);
     const text = state.said || (state.focus ? describe(app, state.focus) : "");
-    if (this.line.textContent !== text) this.line.textContent = text;
-    this.tooltip.draw();
+    if (this.#line.textContent !== text) this.#line.textContent = text;
+    this.#tooltip.draw();
   }
 
-  private mainCard() {
-    const { app } = this;
+  #mainCard() {
+    const app = this.#app;
     const { traits, cards } = app.get();
     const run = runOf(traits);
     if (!run) return null;
@@ -173,12 +177,12 @@ export class Root {
     if (selection && card)
       return cardView(app, MAIN, { ...selection, site: card.site, lens: card.lens }, run);
     return h(
-      "div",
-      { class: "lw-hint" },
+      "div.lw-hint",
+      {},
       h("p", {}, "Click a cell: the kernel decodes it again and shows its top tokens here."),
       h(
-        "p",
-        { class: "lw-dim" },
+        "p.lw-dim",
+        {},
         `Rows are layers: ${layerPhrase(-1)} at the bottom, the model’s own answer on top. Keys: press ? in the grid.`,
       ),
     );

@@ -28,8 +28,8 @@ export function searchBox(app: App, key: string, { placeholder, pick }: SearchPr
     event.stopPropagation();
   };
   return h(
-    "div",
-    { class: "lw-search" },
+    "div.lw-search",
+    {},
     h("input", {
       type: "search",
       placeholder,
@@ -42,8 +42,8 @@ export function searchBox(app: App, key: string, { placeholder, pick }: SearchPr
     }),
     matches &&
       h(
-        "ul",
-        { class: "lw-matches", "aria-label": "Matching tokens" },
+        "ul.lw-matches",
+        { "aria-label": "Matching tokens" },
         matches.map((match) =>
           h(
             "li",
@@ -52,11 +52,11 @@ export function searchBox(app: App, key: string, { placeholder, pick }: SearchPr
               "button",
               { type: "button", class: "lw-match", on: { click: () => choose(match) } },
               tokenChip(match.label, match.id),
-              h("span", { class: "lw-dim" }, match.id),
+              h("span.lw-dim", {}, match.id),
             ),
           ),
         ),
       ),
-    state?.note && h("p", { class: "lw-facts lw-dim" }, state.note),
+    state?.note && h("p.lw-facts lw-dim", {}, state.note),
   );
 }

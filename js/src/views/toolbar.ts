@@ -1,6 +1,6 @@
 import type { App } from "../app.ts";
 import { type Child, h } from "../dom.ts";
-import { percent, quoted } from "../format.ts";
+import { percent, quoted, toNumber } from "../format.ts";
 import { METRICS } from "../metrics.ts";
 import type { Metric, RunInfo, Traits } from "../protocol.ts";
 import { runOf } from "../selectors.ts";
@@ -18,8 +18,8 @@ export function promptForm(app: App): Child {
     run();
   };
   return h(
-    "div",
-    { class: "lw-prompt" },
+    "div.lw-prompt",
+    {},
     h("textarea", {
       rows: String(Math.min(6, draft.split("\n").length)),
       "aria-label": "Prompt",
@@ -99,8 +99,8 @@ export function controls(app: App): Child {
     .filter((n) => n < Math.max(2, run.n_layers))
     .sort((a, b) => a - b);
   return h(
-    "div",
-    { class: "lw-controls", role: "toolbar", "aria-label": "View" },
+    "div.lw-controls",
+    { role: "toolbar", "aria-label": "View" },
     select({
       label: "Colour",
       value: traits.metric,
@@ -126,26 +126,26 @@ export function controls(app: App): Child {
     }),
     run.special.some(Boolean) &&
       checkbox("hide special", traits.hide_special, (hide_special) => put({ hide_special })),
-    h("span", { class: "lw-gap" }),
+    h("span.lw-gap", {}),
     button({
       label: "⋯",
       className: "lw-icon",
       title: "More",
       expanded: panel === "menu",
-      click: () => app.dispatch({ type: "local", patch: { panel: panel === "menu" ? null : "menu" } }),
+      click: () => app.local({ panel: panel === "menu" ? null : "menu" }),
     }),
     button({
       label: "?",
       className: "lw-icon",
       title: "Keys (?)",
       expanded: panel === "help",
-      click: () => app.dispatch({ type: "local", patch: { panel: panel === "help" ? null : "help" } }),
+      click: () => app.local({ panel: panel === "help" ? null : "help" }),
     }),
   );
 }
 
 /** The menu behind "⋯". */
-export function menu(app: App): Child {
+export function menu(app: App, savePng: () => void): Child {
   const { traits, panel } = app.get();
   if (panel !== "menu") return null;
   const put = set(app);
@@ -157,8 +157,8 @@ export function menu(app: App): Child {
     step: number,
   ) =>
     h(
-      "label",
-      { class: "lw-field" },
+      "label.lw-field",
+      {},
       h("span", {}, label),
       h("input", {
         type: "number",
@@ -174,18 +174,14 @@ export function menu(app: App): Child {
         },
       }),
     );
-  const act = (type: "png" | "reset") => () => {
-    app.dispatch({ type: "local", patch: { panel: null } });
-    app.dispatch({ type });
-  };
   return h(
-    "div",
-    { class: "lw-panel lw-menu", role: "group", "aria-label": "More" },
+    "div.lw-panel lw-menu",
+    { role: "group", "aria-label": "More" },
     number("column_width_px", "Column width, px", 24, 400, 4),
     number("k", "Tokens kept per cell", 1, 100, 1),
     number("card_k", "Tokens on a card", 1, 1000, 5),
-    button({ label: "Download PNG", click: act("png") }),
-    button({ label: "Reset view", click: act("reset") }),
+    button({ label: "Download PNG", click: savePng }),
+    button({ label: "Reset view", click: () => app.dispatch({ type: "reset" }) }),
   );
 }
 
@@ -207,7 +203,7 @@ function prediction(app: App, run: RunInfo): Child {
 function badge(run: RunInfo): Child {
   const { fidelity } = run;
   if (!fidelity) return null;
-  const error = fidelity.max_abs_error;
+  const error = toNumber(fidelity.max_abs_error);
   const size = error === 0 ? "exact" : `±${error.toExponential(0)}`;
   return h(
     "span",
@@ -242,17 +238,17 @@ export function infoLine(app: App): Child {
   const run = runOf(state.traits);
   const { text, kind } = activity(state);
   return h(
-    "div",
-    { class: "lw-info" },
+    "div.lw-info",
+    {},
     run &&
       h(
-        "span",
-        { class: "lw-model", title: `${run.n_layers} layers, ${run.d_vocab} tokens in the vocabulary` },
+        "span.lw-model",
+        { title: `${run.n_layers} layers, ${run.d_vocab} tokens in the vocabulary` },
         `${run.model} · ${run.dtype}${run.quantization ? ` · ${run.quantization}` : ""}`,
       ),
     run && h("span", {}, `${run.tokens.length} tokens`),
     run && prediction(app, run),
-    h("span", { class: "lw-gap" }),
+    h("span.lw-gap", {}),
     run && badge(run),
     h("span", { class: `lw-state is-${kind}`, role: "status" }, text),
     kind === "busy" &&
@@ -271,14 +267,14 @@ export function notice(app: App): Child {
   const { notice: text } = app.get();
   if (!text) return null;
   return h(
-    "div",
-    { class: "lw-notice", role: "alert" },
+    "div.lw-notice",
+    { role: "alert" },
     h("span", {}, text),
     button({
       label: "×",
       className: "lw-icon",
       title: "Dismiss",
-      click: () => app.dispatch({ type: "local", patch: { notice: null } }),
+      click: () => app.local({ notice: null }),
     }),
   );
 }

@@ -1,6 +1,6 @@
 import type { App } from "../app.ts";
 import { type Child, h, patch } from "../dom.ts";
-import { fixed, joined, layerPhrase, percent } from "../format.ts";
+import { fixed, layerPhrase, percent } from "../format.ts";
 import { cellValue, METRICS } from "../metrics.ts";
 import type { CellRef } from "../protocol.ts";
 import { runOf } from "../selectors.ts";
@@ -17,15 +17,15 @@ function content(app: App, cell: CellRef): Child {
   const { layer, position } = cell;
   const { site, lens, metric } = traits;
   const id = run.tokens[position] ?? -1;
-  const whole = joined(run, position);
+  const whole = run.joined?.[position];
   const tops = cells.tops(site, lens, layer, position, N_TOKENS);
   const value = cellValue(cells, traits, layer, position);
   const entropy = cells.scalar(site, lens, "entropy", layer, position);
   const spec = METRICS[metric];
   return [
     h(
-      "p",
-      { class: "lw-dim" },
+      "p.lw-dim",
+      {},
       `${layerPhrase(layer)} · position ${position} after `,
       tokenChip(cells.label(id), id),
       whole && ` part of ${whole}`,
@@ -39,7 +39,7 @@ function content(app: App, cell: CellRef): Child {
           "li",
           { key: top.id },
           tokenChip(cells.label(top.id), top.id),
-          h("span", { class: "lw-num" }, percent(Math.exp(top.log_prob))),
+          h("span.lw-num", {}, percent(Math.exp(top.log_prob))),
         ),
       ),
     ),
@@ -47,23 +47,27 @@ function content(app: App, cell: CellRef): Child {
       metric !== "entropy" &&
       value !== undefined &&
       h("p", {}, `${spec.name}: ${spec.format(value)}`),
-    entropy !== undefined && h("p", { class: "lw-dim" }, `entropy ${fixed(entropy)} nats`),
+    entropy !== undefined && h("p.lw-dim", {}, `entropy ${fixed(entropy)} nats`),
   ];
 }
 
 /** The numbers of the cell under the pointer. It takes no events and is hidden from readers, who have the line below. */
 export class Tooltip {
   readonly element = document.createElement("div");
-  private cell: CellRef | null = null;
+  #cell: CellRef | null = null;
 
-  constructor(private readonly app: App) {
+  readonly #app: App;
+
+  constructor(app: App) {
+    this.#app = app;
+
     this.element.className = "lw-tooltip";
     this.element.setAttribute("aria-hidden", "true");
     this.element.hidden = true;
   }
 
   show(cell: CellRef | null, event?: PointerEvent): void {
-    this.cell = cell;
+    this.#cell = cell;
     this.draw();
     if (!cell || !event) return;
     const root = this.element.parentElement?.getBoundingClientRect();
@@ -77,7 +81,7 @@ export class Tooltip {
   }
 
   draw(): void {
-    this.element.hidden = !this.cell;
-    if (this.cell) patch(this.element, [content(this.app, this.cell)]);
+    this.element.hidden = !this.#cell;
+    if (this.#cell) patch(this.element, [content(this.#app, this.#cell)]);
   }
 }

@@ -1,0 +1,122 @@
+import type { App } from "../app.ts";
+import { layerName, percent } from "../format.ts";
+import { cellAt, type Shape, shapeOf, shownLayers } from "../layout.ts";
+import { METRICS } from "../metrics.ts";
+import type { RunInfo } from "../protocol.ts";
+import { ramp } from "../scales.ts";
+import { runOf, settledLayer } from "../selectors.ts";
+import { brief, lookOf } from "./cell.ts";
+
+const SCALE = 2;
+/** Browsers refuse a canvas beyond about 16,000 pixels a side. */
+const MAX_PX = 16_000 / SCALE;
+const PAD = 12;
+const FOOT_PX = 40;
+
+type Pen = CanvasRenderingContext2D;
+
+function write(pen: Pen, text: string, x: number, y: number, width_px: number, align: CanvasTextAlign): void {
+  pen.textAlign = align;
+  let shown = text;
+  const letters = [...text];
+  while (letters.length > 1 && pen.measureText(shown).width > width_px) {
+    letters.pop();
+    shown = `${letters.join("")}…`;
+  }
+  pen.fillText(shown, x, y);
+}
+
+function drawCells(pen: Pen, app: App, run: RunInfo, shape: Shape, ink: string): void {
+  const { traits } = app.get();
+  const cells = app.cells();
+  if (!cells) return;
+  const layers = shownLayers(run.n_layers, traits.stride, traits.site);
+  const { col_px, row_px, head_col_px, head_row_px } = shape;
+  shape.rows.forEach((_, row) => {
+    const y = PAD + head_row_px + row * row_px;
+    shape.cols.forEach((_, col) => {
+      const cell = cellAt(shape, row, col);
+      if (!cell) return;
+      const settled = settledLayer(cells, traits.site, traits.lens, layers, cell.position);
+      const look = lookOf(app, run, traits, cell, settled);
+      const x = PAD + head_col_px + col * col_px;
+      pen.fillStyle = look.background || "rgb(128 128 128 / 0.15)";
+      pen.fillRect(x, y, col_px - 1, row_px - 1);
+      if (look.pin) {
+        pen.fillStyle = look.pin;
+        pen.fillRect(x, y, 4, row_px - 1);
+      }
+      pen.fillStyle = look.ink || ink;
+      if (settled === cell.layer) pen.fillRect(x, y + row_px - 3, col_px - 1, 2);
+      write(pen, look.text, x + col_px / 2, y + 14, col_px - 8, "center");
+    });
+  });
+}
+
+function drawHeads(pen: Pen, app: App, run: RunInfo, shape: Shape): void {
+  const name = (value: number, isLayer: boolean) => {
+    if (isLayer) return layerName(value);
+    const label = app.cells()?.label(run.tokens[value] ?? -1);
+    return label ? brief(label) : "";
+  };
+  const { col_px, row_px, head_col_px, head_row_px } = shape;
+  const rowsAreLayers = shape.rowsAre === "layers";
+  shape.cols.forEach((value, col) => {
+    const x = PAD + head_col_px + (col + 0.5) * col_px;
+    write(pen, name(value, !rowsAreLayers), x, PAD + head_row_px - 8, col_px - 6, "center");
+  });
+  shape.rows.forEach((value, row) => {
+    const y = PAD + head_row_px + row * row_px + 14;
+    write(pen, name(value, rowsAreLayers), PAD + head_col_px - 8, y, head_col_px - 8, "right");
+  });
+}
+
+function drawFoot(pen: Pen, app: App, run: RunInfo, y: number, width_px: number): void {
+  const { metric, site, lens } = app.get().traits;
+  const spec = METRICS[metric];
+  const last = app.cells()?.top(site, lens, run.n_layers - 1, run.tokens.length - 1);
+  const label = last && app.cells()?.label(last.id)[0];
+  const answer = last ? ` · next: ${label} ${percent(Math.exp(last.log_prob))}` : "";
+  write(pen, `${run.model} · ${site} · ${lens}${answer}`, PAD, y + 12, width_px - 2 * PAD, "left");
+  write(pen, `${spec.name} ${spec.unit}`, PAD, y + 30, 240, "left");
+  ramp(spec.scale, app.theme()).forEach(({ css }, i) => {
+    pen.fillStyle = css;
+    pen.fillRect(PAD + 240 + 2 * i, y + 20, 2, 12);
+  });
+}
+
+/** A picture of all cells on show, drawn at twice the size so that text stays crisp, and saved as a file. */
+export function savePng(app: App, root: HTMLElement): void {
+  const { traits } = app.get();
+  const run = runOf(traits);
+  if (!run) return;
+  const whole = shapeOf(run, traits);
+  const n_cols = Math.floor((MAX_PX - 2 * PAD - whole.head_col_px) / whole.col_px);
+  const n_rows = Math.floor((MAX_PX - 2 * PAD - whole.head_row_px - FOOT_PX) / whole.row_px);
+  const shape: Shape = { ...whole, cols: whole.cols.slice(0, n_cols), rows: whole.rows.slice(0, n_rows) };
+  const width = 2 * PAD + Math.max(420, shape.head_col_px + shape.cols.length * shape.col_px);
+  const height = 2 * PAD + shape.head_row_px + shape.rows.length * shape.row_px + FOOT_PX;
+  const canvas = document.createElement("canvas");
+  canvas.width = width * SCALE;
+  canvas.height = height * SCALE;
+  const pen = canvas.getContext("2d");
+  if (!pen) return;
+  const { color, backgroundColor, fontFamily } = getComputedStyle(root);
+  pen.scale(SCALE, SCALE);
+  pen.fillStyle = backgroundColor;
+  pen.fillRect(0, 0, width, height);
+  pen.font = `12px ${fontFamily}`;
+  pen.fillStyle = color;
+  drawHeads(pen, app, run, shape);
+  drawFoot(pen, app, run, height - PAD - FOOT_PX + 4, width);
+  drawCells(pen, app, run, shape, color);
+  canvas.toBlob((blob) => blob && download(blob, "lens.png"));
+}
+
+function download(blob: Blob, name: string): void {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}

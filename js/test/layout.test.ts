@@ -1,0 +1,73 @@
+import { expect, test } from "vitest";
+import {
+  cellAt,
+  MAX_CELLS,
+  maxHeight,
+  placeOf,
+  scrollTo,
+  shapeOf,
+  shownLayers,
+  windowOf,
+} from "../src/layout.ts";
+import { DEFAULTS } from "../src/state.ts";
+import { target } from "../src/views/keys.ts";
+
+const run = {
+  n_layers: 100,
+  tokens: Array(4096).fill(1),
+  special: Array.from({ length: 4096 }, (_, i) => i === 0),
+};
+
+test.each([1, 2, 3, 7, 99, 500])("a stride of %i keeps the last layer and the embedding", (stride) => {
+  const layers = shownLayers(30, stride, "resid_post");
+  expect(layers[0]).toBe(29);
+  expect(layers.at(-1)).toBe(-1);
+  expect(new Set(layers).size).toBe(layers.length);
+});
+
+test("a site within the blocks has no embedding row", () => {
+  expect(shownLayers(4, 1, "attn_out")).toEqual([3, 2, 1, 0]);
+  expect(shownLayers(4, 3, "attn_out")).toEqual([3, 0]);
+});
+
+test("hidden special tokens leave the positions as they are", () => {
+  const shape = shapeOf(run, { ...DEFAULTS, hide_special: true });
+  expect(shape.cols.slice(0, 2)).toEqual([1, 2]);
+});
+
+test("transposing swaps rows and columns and nothing else", () => {
+  const upright = shapeOf(run, DEFAULTS);
+  const turned = shapeOf(run, { ...DEFAULTS, orientation: "tokens" });
+  const cell = { layer: 17, position: 2000 };
+  for (const shape of [upright, turned]) {
+    const { row, col } = placeOf(shape, cell);
+    expect(cellAt(shape, row, col)).toEqual(cell);
+  }
+  expect(turned.cols[0]).toBe(-1);
+});
+
+test.each([24, 72, 400])("at %i px a column, what is in the page stays bounded", (column_width_px) => {
+  const shape = shapeOf(run, { ...DEFAULTS, column_width_px });
+  for (const width of [300, 900, 2400]) {
+    const height = maxHeight(shape, width, 700);
+    const { r0, r1, c0, c1 } = windowOf(shape, { left: 5000, top: 300, width, height });
+    expect((r1 - r0) * (c1 - c0)).toBeLessThanOrEqual(MAX_CELLS * 1.25);
+    expect(c1 - c0).toBeGreaterThan(0);
+  }
+});
+
+test("scrolling to a cell in view moves nothing", () => {
+  const shape = shapeOf(run, DEFAULTS);
+  const scroll = { left: 720, top: 100, width: 900, height: 600 };
+  expect(scrollTo(shape, scroll, 8, 13)).toEqual({ left: 720, top: 100 });
+  expect(scrollTo(shape, scroll, 0, 0)).toEqual({ left: 0, top: 0 });
+});
+
+test("keys move within the grid and stop at its edges", () => {
+  const size = { rows: 31, cols: 9, page: 10 };
+  expect(target("ArrowUp", false, { row: 0, col: 4 }, size)).toEqual({ row: 0, col: 4 });
+  expect(target("End", true, { row: 3, col: 4 }, size)).toEqual({ row: 30, col: 8 });
+  expect(target("PageDown", false, { row: 25, col: 4 }, size)).toEqual({ row: 30, col: 4 });
+  expect(target("ArrowLeft", true, { row: 25, col: 4 }, size)).toBeNull();
+  expect(target("x", false, { row: 25, col: 4 }, size)).toBeNull();
+});

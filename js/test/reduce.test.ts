@@ -1,0 +1,118 @@
+import { expect, test } from "vitest";
+import { percent, rankText, toNumber } from "../src/format.ts";
+import type { RunInfo, Traits } from "../src/protocol.ts";
+import { type Action, reduce } from "../src/reduce.ts";
+import { initialState, keyOf, MAIN, type State } from "../src/state.ts";
+import { combine } from "../src/trajectories.ts";
+import { FakeKernel } from "./fakekernel.ts";
+
+const kernel = new FakeKernel({ n_layers: 6 });
+const start = () => initialState(kernel.values as unknown as Traits);
+const play = (state: State, ...actions: Action[]) => actions.reduce(reduce, state);
+const cell = { layer: 3, position: 4 };
+const card = kernel.card({ ...cell, site: "resid_post", lens: "logit", k: 5, temperature: 1, track: [] });
+
+test("opening a cell selects it and waits for the kernel", () => {
+  const state = play(start(), { type: "open", cell });
+  expect(state.traits.selection).toEqual(cell);
+  expect(state.cards[MAIN]?.isPending).toBe(true);
+  expect(play(state, { type: "decoded", key: MAIN, card }).cards[MAIN]).toMatchObject({
+    card,
+    isPending: false,
+  });
+});
+
+test("a cell outside the run is not opened", () => {
+  const state = start();
+  expect(play(state, { type: "open", cell: { layer: 6, position: 0 } })).toBe(state);
+});
+
+test("a card from Python appears when selection and decode agree", () => {
+  const state = play(start(), { type: "traits", traits: { selection: cell, decoded: card } });
+  expect(state.cards[MAIN]?.card).toBe(card);
+  expect(state.focus).toEqual(cell);
+});
+
+test("a decode of an earlier run is not shown", () => {
+  const stale = { ...card, run_id: "earlier" };
+  expect(
+    play(start(), { type: "traits", traits: { selection: cell, decoded: stale } }).cards[MAIN],
+  ).toBeUndefined();
+});
+
+test("keeping a card leaves it when another cell is opened", () => {
+  const kept = play(start(), { type: "open", cell }, { type: "decoded", key: MAIN, card }, { type: "keep" });
+  const key = keyOf({ ...cell, site: "resid_post", lens: "logit" });
+  const next = play(kept, { type: "open", cell: { layer: 1, position: 1 } });
+  expect(next.cards[key]?.card).toBe(card);
+  expect(next.traits.cards).toHaveLength(1);
+  expect(play(next, { type: "close", key }).traits.cards).toHaveLength(0);
+});
+
+test("a failed decode keeps the card that was there", () => {
+  const state = play(
+    start(),
+    { type: "open", cell },
+    { type: "decoded", key: MAIN, card },
+    { type: "failed", key: MAIN, error: "No." },
+  );
+  expect(state.cards[MAIN]).toMatchObject({ card, error: "No." });
+});
+
+test("a new run drops the cards and keeps the focus inside", () => {
+  const before = play(start(), { type: "open", cell: { layer: 5, position: 8 } });
+  const run = { ...kernel.run, id: "next", tokens: [1, 2, 3] } as RunInfo;
+  const after = play(before, { type: "traits", traits: { run, selection: null } });
+  expect(after.cards).toEqual({});
+  expect(after.focus).toEqual({ layer: 5, position: 2 });
+});
+
+test("a typed draft survives changes of other traits", () => {
+  const state = play(
+    start(),
+    { type: "draft", text: "half typed" },
+    { type: "traits", traits: { metric: "entropy" } },
+  );
+  expect(state.draft).toBe("half typed");
+});
+
+test("pins take the least used colour and a token is pinned once", () => {
+  const state = play(
+    start(),
+    { type: "pin", ids: [2], label: "a" },
+    { type: "pin", ids: [3], label: "b" },
+    { type: "pin", ids: [2], label: "a" },
+  );
+  expect(state.traits.pins.map(({ color }) => color)).toEqual([0, 1]);
+  expect(play(state, { type: "unpin", index: 0 }).traits.pins.map(({ label }) => label)).toEqual(["b"]);
+});
+
+test("summed surface forms add probabilities and take the best rank", () => {
+  const track = (p: number[], ranks: number[]) => ({
+    log_probs: Float32Array.from(p, Math.log),
+    ranks: Int32Array.from(ranks),
+    isExact: true,
+  });
+  const tracks = [track([0.25, 0.5], [3, 0]), track([0.125, Number.NaN], [9, -1])];
+  expect(combine(tracks, "prob")[0]).toBeCloseTo(0.375, 6);
+  expect(combine(tracks, "log_prob")[1]).toBeCloseTo(Math.log(0.5), 6);
+  expect(combine(tracks, "rank")).toEqual([3, 0]);
+  expect(combine([track([Number.NaN], [-1])], "prob")[0]).toBeNaN();
+});
+
+test("numbers keep their order of size in words", () => {
+  expect([1, 0.432, 0.0123, 0.00004, 0].map(percent)).toEqual([
+    "100.0 %",
+    "43.2 %",
+    "1.23 %",
+    "0.0040 %",
+    "0 %",
+  ]);
+  expect(rankText(0)).toBe("#1");
+  expect([toNumber("inf"), toNumber("-inf"), toNumber(2)]).toEqual([
+    Number.POSITIVE_INFINITY,
+    Number.NEGATIVE_INFINITY,
+    2,
+  ]);
+  expect(toNumber("nan")).toBeNaN();
+});

@@ -1,0 +1,311 @@
+"""The widget in a real JupyterLab on SmolLM2: everything a person does, and what Python sees of it."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+from harness.pages import watched_page
+from widget_page import PROMPT, WidgetPage, widget_in_lab
+
+AXE = Path(__file__).parents[2] / "js" / "node_modules" / "axe-core" / "axe.min.js"
+
+# The cell's own card, by another road: float64 from the states that transformers gives.
+ORACLE = """
+import torch
+def oracle(layer, position):
+    hf = model.hf_model
+    with torch.no_grad():
+        kept = {}
+        hook = hf.model.layers[layer].register_forward_hook(lambda m, i, o: kept.update(h=o[0] if isinstance(o, tuple) else o))
+        hf(**model.tokenizer(w.prompt, return_tensors="pt"))
+        hook.remove()
+        h = kept["h"][0, position].double()
+        h = h * torch.rsqrt(h.pow(2).mean() + hf.config.rms_norm_eps) * hf.model.norm.weight.double()
+        logits = hf.lm_head.weight.double() @ h
+        log_probs = logits.log_softmax(0)
+        best = logits.topk(20).indices.tolist()
+        return {"ids": best, "logits": logits[best].tolist(), "log_probs": log_probs[best].tolist(),
+                "entropy": -(log_probs * log_probs.exp()).sum().item()}
+"""
+
+
+@pytest.fixture(scope="module")
+def shown(browser, lab):
+    with widget_in_lab(browser, lab, "widget.ipynb") as widget:
+        yield widget
+        assert widget.log.of_lenswidget() == []
+        assert widget.log.uncaught == []
+
+
+@pytest.fixture
+def widget(shown: WidgetPage):
+    shown.reset()
+    return shown
+
+
+def number(text: str) -> float:
+    return float(re.sub(r"[^\d.eE+-]", "", text.replace("−", "-")))
+
+
+def test_the_last_row_says_paris_at_the_last_position(widget):
+    assert widget.cell(29, 8).inner_text() == "·Paris"
+    assert "Paris" in widget.root.locator(".lw-info strong").inner_text()
+
+
+def test_a_click_decodes_the_cell_again_and_the_card_equals_a_float64_decode(widget):
+    card = widget.open_card(12, 4)
+    widget.execute(ORACLE)
+    expected = widget.value("oracle(12, 4)")
+    assert widget.value("w.selection") == {"layer": 12, "position": 4}
+    assert widget.value("w.decoded['ids']") == expected["ids"]
+    rows = card.locator("tbody tr")
+    assert rows.count() == 20
+    for i, (log_prob, logit) in enumerate(zip(expected["log_probs"], expected["logits"], strict=True)):
+        cells = rows.nth(i).locator("td")
+        title = cells.nth(1).get_attribute("title")
+        # float32 against float64: logits near 30 carry about 1e-5
+        assert number(title.split()[1]) == pytest.approx(log_prob, abs=1e-3)
+        assert number(cells.nth(2).inner_text()) == pytest.approx(logit, abs=6e-3)
+    assert f"entropy {expected['entropy']:.2f} nats" in card.inner_text()
+
+
+def test_python_sets_the_selection_and_the_card_follows(widget):
+    widget.execute("w.selection = {'layer': 7, 'position': 2}")
+    widget.decoded_card(7, 2)
+    widget.execute("w.selection = None")
+    widget.root.locator(".lw-hint").wait_for()
+
+
+def test_enter_in_the_prompt_box_runs_the_model_and_an_empty_prompt_keeps_the_grid(widget):
+    box = widget.root.get_by_label("Prompt")
+    box.fill("Berlin is the capital of")
+    box.press("Enter")
+    widget.page.wait_for_function(
+        "() => document.querySelector('.lw-info strong')?.textContent.includes('Germany')"
+    )
+    assert widget.value("w.prompt") == "Berlin is the capital of"
+    before = widget.cell(29, 4).inner_text()
+    box.fill("")
+    box.press("Enter")
+    alert = widget.root.locator(".lw-notice")
+    alert.wait_for()
+    assert "prompt" in alert.inner_text().lower()
+    assert widget.cell(29, 4).inner_text() == before
+    widget.execute(f"w.prompt = {PROMPT!r}")
+    widget.page.wait_for_function("() => document.querySelector('.lw-info strong')?.textContent.includes('Paris')")
+    assert box.input_value() == PROMPT
+
+
+def test_the_grid_is_worked_by_keyboard_alone(widget):
+    page = widget.page
+    widget.cell(29, 0).focus()
+    for key in ("ArrowDown", "ArrowRight", "ArrowRight", "ArrowLeft"):
+        page.keyboard.press(key)
+    focused = page.locator(".lenswidget [role=gridcell]:focus")
+    assert focused.get_attribute("aria-colindex") == "3"
+    assert "layer 28, position 1 after" in widget.root.locator(".lw-line").inner_text()
+    page.keyboard.press("Enter")
+    widget.decoded_card(28, 1)
+    page.keyboard.press("Control+End")
+    assert focused.get_attribute("aria-colindex") == "10"
+    page.keyboard.press("Home")
+    page.keyboard.press("PageUp")
+    assert focused.get_attribute("aria-colindex") == "2"
+    page.keyboard.press("?")
+    widget.root.locator(".lw-help").wait_for()
+    page.keyboard.press("Escape")
+    assert widget.root.locator(".lw-help").count() == 0
+    page.keyboard.press("Escape")
+    widget.root.locator(".lw-hint").wait_for()
+    assert page.locator(".lenswidget [role=gridcell]:focus").count() == 1
+    page.keyboard.press("Tab")
+    assert page.locator(".lenswidget .lw-grid :focus").count() == 0, "Tab leads out of the grid"
+
+
+def test_keys_in_the_widget_do_not_reach_the_notebook(widget):
+    n_cells = "() => window.jupyterapp.shell.currentWidget.content.widgets.length"
+    before = widget.page.evaluate(n_cells)
+    widget.cell(20, 3).click()
+    for key in ("a", "b", "d", "d", "x", "m", "Shift+Enter"):
+        widget.page.keyboard.press(key)
+    widget.root.get_by_label("Prompt").click()
+    widget.page.keyboard.press("Shift+Enter")
+    widget.page.keyboard.type("abd")
+    assert widget.page.evaluate(n_cells) == before
+    assert widget.root.get_by_label("Prompt").input_value().endswith("abd")
+    widget.execute("w.prompt = w.prompt + ' '; w.prompt = w.prompt.strip()")
+
+
+def test_pins_are_charted_with_the_exact_values_of_every_layer(widget):
+    widget.cell(29, 8).click()
+    widget.decoded_card(29, 8)
+    widget.page.keyboard.press("p")
+    assert widget.value("w.pins[0]['ids']") == widget.value("[int(w.decoded['ids'][0])]")
+    chart = widget.root.locator(".lw-chart")
+    chart.wait_for()
+    widget.page.wait_for_function("() => document.querySelectorAll('.lw-dot').length === 31")
+    widget.execute(
+        "_r = w.readout(track=(w.pins[0]['ids'][0],), k=1);"
+        "_t = {int(l): float(x) for l, p, x in zip(_r.layers, _r.positions, _r.tracked_log_probs[:, 0]) if p == 8}"
+    )
+    widget.root.get_by_label("Chart").select_option("log_prob")
+    for layer in (0, 14, 29):
+        title = widget.root.locator(".lw-dot title").nth(layer + 1).text_content()
+        assert number(title.rpartition(":")[2]) == pytest.approx(widget.value(f"_t[{layer}]"), abs=6e-3)
+    assert "is-pinned" in widget.cell(29, 8).get_attribute("class")
+    widget.root.locator(".lw-pin").get_by_title("Sum with the other forms").click()
+    widget.page.wait_for_function("() => document.querySelector('.lw-pin .lw-dim')?.textContent.startsWith('×')")
+    forms = widget.value("[model.tokenizer.decode([i]) for i in w.pins[0]['ids']]")
+    assert len(forms) > 1
+    assert {form.strip().lower() for form in forms} == {"paris"}
+
+
+def test_any_token_is_found_and_its_rank_is_exact(widget):
+    card = widget.open_card(20, 8)
+    widget.page.keyboard.press("/")
+    widget.page.keyboard.type(" London")
+    card.locator(".lw-match").first.click()
+    found = card.locator(".lw-tracked li").first
+    widget.page.wait_for_function("() => document.querySelector('.lw-tracked li')?.textContent.includes('%')")
+    widget.execute(
+        "_i = model.tokenizer.encode(' London')[0];"
+        "_l = model.run(w.prompt).tail(model.run(w.prompt).states('resid_post', [20], [8]))[0]"
+    )
+    rank = widget.value("int((_l > _l[_i]).sum())")
+    assert f"#{rank + 1:,}" in found.inner_text()
+
+
+def test_a_card_is_asked_again_with_another_k_and_temperature(widget):
+    card = widget.open_card(25, 8)
+    card.get_by_label("Top").select_option("5")
+    widget.page.wait_for_function("() => document.querySelectorAll('[data-card=main] tbody tr').length === 5")
+    cold = card.locator(".lw-prob").first.inner_text()
+    card.get_by_label("Temp.").select_option("2")
+    widget.root.get_by_text("temperature 2").wait_for()
+    assert number(card.locator(".lw-prob").first.inner_text()) < number(cold)
+    assert widget.value("w.decoded['temperature']") == 2
+    assert "grid:" in card.inner_text()
+
+
+def test_cards_are_kept_side_by_side_and_leave_the_selection_alone(widget):
+    widget.open_card(10, 3)
+    widget.page.keyboard.press("k")
+    widget.open_card(22, 5)
+    assert widget.root.locator(".lw-kept .lw-card").count() == 1
+    assert widget.value("w.selection") == {"layer": 22, "position": 5}
+    assert [c["layer"] for c in widget.value("w.cards")] == [10]
+    widget.execute("w.cards = [*w.cards, {'layer': 3, 'position': 1, 'site': 'resid_post', 'lens': 'logit'}]")
+    widget.page.wait_for_function("() => document.querySelectorAll('.lw-kept .lw-card tbody tr').length === 40")
+    assert widget.value("w.selection") == {"layer": 22, "position": 5}
+
+
+def test_the_code_that_a_card_copies_gives_the_card(widget):
+    widget.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    card = widget.open_card(12, 6)
+    card.get_by_role("button", name="Code").click()
+    card.get_by_text("Code copied.").wait_for()
+    code = widget.page.evaluate("navigator.clipboard.readText()")
+    assert "model.trace" in code
+    printed = widget.execute(code)
+    for text in widget.value("[model.tokenizer.decode([i]) for i in w.decoded['ids'][:3]]"):
+        assert repr(text)[1:-1] in printed or text in printed
+
+
+@pytest.mark.parametrize("metric", ["log_prob", "entropy", "kl", "rank", "agrees"])
+def test_each_metric_colours_every_cell_and_says_its_number(widget, metric):
+    widget.control("Colour").select_option(metric)
+    widget.page.wait_for_function(
+        "() => document.querySelectorAll('.lw-body [role=gridcell]').length > 200"
+        " && !document.querySelector('.lw-body .is-missing')"
+    )
+    assert widget.value("w.metric") == metric
+    widget.cell(9, 2).hover()
+    tip = widget.root.locator(".lw-tooltip").inner_text()
+    shown_value = {"entropy": "entropy", "kl": "KL", "rank": "Rank", "agrees": "last layer", "log_prob": "Log-prob"}
+    assert shown_value[metric] in tip
+
+
+def test_layout_controls_reach_python_and_back(widget):
+    widget.control("Layers").select_option("4")
+    heads = widget.root.locator(".lw-body .lw-rowhead")
+    assert heads.all_inner_texts() == ["29", "25", "21", "17", "13", "9", "5", "1", "embed"]
+    widget.control("Down").select_option("tokens")
+    widget.page.wait_for_function("() => document.querySelector('.lw-grid.is-transposed')")
+    assert widget.root.locator(".lw-colhead").all_inner_texts()[:2] == ["embed", "1"]
+    assert widget.value("[w.stride, w.orientation]") == [4, "tokens"]
+    widget.root.get_by_title("More").click()
+    widget.root.get_by_role("button", name="Reset view").click()
+    assert widget.value("[w.stride, w.orientation]") == [1, "layers"]
+    widget.execute("w.column_width_px = 120")
+    widget.page.wait_for_function("() => document.querySelector('.lw-colhead').offsetWidth === 120")
+    widget.cell(29, 2).focus()
+    widget.page.keyboard.press("[")
+    assert widget.value("w.column_width_px") == 112
+    head = widget.root.locator(".lw-colhead").nth(1).bounding_box()
+    widget.page.mouse.move(head["x"] + head["width"] - 3, head["y"] + 10)
+    widget.page.mouse.down()
+    widget.page.mouse.move(head["x"] + head["width"] - 43, head["y"] + 10, steps=4)
+    widget.page.mouse.up()
+    assert widget.value("w.column_width_px") == 72
+
+
+def test_a_long_prompt_loads_what_is_in_view_and_then_the_rest_as_it_scrolls(widget):
+    widget.execute("w.prompt = 'The cat sat on the mat and looked at the dog. ' * 12")
+    grid = widget.root.locator(".lw-grid")
+    widget.page.wait_for_function(
+        "() => Number(document.querySelector('.lw-grid').ariaColCount) > 120"
+        " && !document.querySelector('.lw-body .is-missing')",
+        timeout=60_000,
+    )
+    grid.evaluate("g => g.scrollTo(3000, 0)")
+    widget.page.wait_for_function(
+        "() => Number(document.querySelector('.lw-body [role=gridcell]').ariaColIndex) > 30"
+        " && !document.querySelector('.lw-body .is-missing')",
+        timeout=60_000,
+    )
+    widget.execute(f"w.prompt = {PROMPT!r}")
+
+
+def test_a_hostile_token_is_text(widget):
+    widget.execute("w.pins = [{'ids': [5], 'label': '<img src=x onerror=window.pwned=1>', 'color': 0}]")
+    widget.root.get_by_text("<img src=x onerror=window.pwned=1>").first.wait_for()
+    assert widget.root.locator("img").count() == 0
+    assert widget.page.evaluate("window.pwned") is None
+
+
+def test_two_views_stay_in_step_and_a_closed_view_leaves_no_listener(widget):
+    widget.page.evaluate("window.jupyterapp.commands.execute('notebook:create-output-view')")
+    views = widget.page.locator(".lenswidget")
+    widget.page.wait_for_function("() => document.querySelectorAll('.lenswidget').length === 2")
+    widget.page.locator(".lenswidget .lw-controls").nth(1).get_by_label("Colour").select_option("entropy")
+    widget.page.wait_for_function(
+        "() => [...document.querySelectorAll('.lenswidget select')].filter(s => s.value === 'entropy').length === 2"
+    )
+    assert views.count() == 2
+    widget.page.evaluate("window.jupyterapp.shell.currentWidget.close()")
+    widget.page.wait_for_function("() => document.querySelectorAll('.lenswidget').length === 1")
+
+
+def test_no_accessibility_violation(widget):
+    widget.open_card(15, 8)
+    widget.page.keyboard.press("p")
+    widget.root.locator(".lw-chart").wait_for()
+    widget.page.add_script_tag(path=str(AXE))
+    for theme in ("JupyterLab Light", "JupyterLab Dark"):
+        widget.notebook.use_theme(theme)
+        widget.page.wait_for_timeout(300)
+        found = widget.page.evaluate(
+            "async () => (await axe.run('.lenswidget', { resultTypes: ['violations'] })).violations"
+            ".map(({ id, nodes }) => id + ': ' + nodes.slice(0, 4).map((n) => n.html.slice(0, 200) + ' ' + n.failureSummary))"
+        )
+        assert found == [], theme
+    widget.notebook.use_theme("JupyterLab Light")
+
+
+def test_a_restarted_kernel_leaves_the_grid_readable_and_says_so(widget):
+    widget.open_card(15, 8)
+    widget.page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    widget.root.get_by_text("Kernel gone").wait_for(timeout=60_000)
+    assert widget.cell(29, 8).inner_text() == "·Paris"
+    assert widget.card().locator("tbody tr").count() == 20

@@ -1,0 +1,90 @@
+"""The widget in a notebook, as a person works it: cells by layer and position, cards, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.notebook import Notebook, write_notebook
+from harness.pages import PageLog, watched_page
+from playwright.sync_api import Browser, Locator, Page
+
+PROMPT = "The Eiffel Tower is in the city of"
+CODE = f"""import lenswidget as lw
+model = lw.demo_model()
+w = model.lens({PROMPT!r})
+w"""
+READY_MS = 180_000
+
+
+class WidgetPage:
+    """A notebook whose cell shows a widget named `w`."""
+
+    def __init__(self, notebook: Notebook, log: PageLog):
+        self.notebook = notebook
+        self.page: Page = notebook.page
+        self.log = log
+        self.root = self.page.locator(".lenswidget").first
+
+    def value(self, expression: str) -> Any:
+        return self.notebook.value(expression)
+
+    def execute(self, code: str) -> str:
+        return self.notebook.execute(code)
+
+    def cell(self, layer: int, position: int, n_layers: int = 30) -> Locator:
+        """The grid's cell, with all layers and tokens on show and layers as rows."""
+        row = n_layers - layer + 1
+        return self.root.locator(
+            f".lw-row[aria-rowindex='{row}'] > [role=gridcell][aria-colindex='{position + 2}']"
+        )
+
+    def card(self, key: str = "main") -> Locator:
+        return self.root.locator(f"[data-card='{key}']")
+
+    def open_card(self, layer: int, position: int) -> Locator:
+        """Click a cell; its card once the kernel has answered."""
+        self.cell(layer, position).click()
+        return self.decoded_card(layer, position)
+
+    def decoded_card(self, layer: int, position: int) -> Locator:
+        name = f"layer {layer}" if layer >= 0 else "embedding"
+        card = self.root.locator(
+            f"[data-card=main][aria-busy=false][aria-label='Decoded cell, {name}, position {position}']"
+        )
+        card.wait_for()
+        return card
+
+    def control(self, label: str) -> Locator:
+        """One of the choices above the grid."""
+        return self.root.locator(".lw-controls").get_by_label(label, exact=True)
+
+    def reset(self) -> None:
+        """The widget as it was at first."""
+        self.execute(
+            "w.selection = None; w.pins = []; w.cards = []; w.metric = 'prob'; w.stride = 1;"
+            "w.orientation = 'layers'; w.hide_special = False; w.column_width_px = 72; w.rank_token = None;"
+            "w.trajectory = {'metric': 'prob', 'positions': []}; w.card_k = 20"
+        )
+        self.page.wait_for_timeout(150)
+
+
+@contextmanager
+def widget_in_lab(
+    browser: Browser, lab: tuple[str, Path], name: str, code: str = CODE, **page_options: Any
+) -> Iterator[WidgetPage]:
+    """A widget in a running lab, for as many tests as like to share it."""
+    base, folder = lab
+    with watched_page(browser, **{"viewport": {"width": 1400, "height": 1000}, **page_options}) as (page, log):
+        write_notebook(folder / name, code)
+        notebook = Notebook(page, base, name)
+        notebook.command("application:toggle-left-area")
+        notebook.run_all()
+        widget = WidgetPage(notebook, log)
+        widget.root.locator("[role=gridcell]").first.wait_for(timeout=READY_MS)
+        try:
+            yield widget
+        finally:
+            notebook.shut_down()
