@@ -58,8 +58,8 @@ class Decoder:
         by_position = np.argsort(asked.cells.positions, kind="stable")
         self._order: Ints = by_position if self._has_finals else np.arange(len(asked.cells))
         self._rows = max(1, tile_bytes // (4 * asked.run.d_vocab * (2 if is_paired else 1)))
-        device = self._heads[id(asked.run.tail)].device
-        if device.type == "cpu":
+        self.device = self._heads[id(asked.run.tail)].device
+        if self.device.type == "cpu":
             self._rows = min(self._rows, CPU_ROWS)
 
     def tile(self, done: int) -> tuple[Ints, Tile]:
@@ -149,7 +149,7 @@ class Decoder:
                 carried = carried if carried.dtype == part.dtype else carried.to(torch.float32)
                 carried[rows] = part.to(carried.dtype)
             states = states if carried is None else carried
-        return run.tail.prepare(states)
+        return self._heads[id(run.tail)].prepare(states)
 
     def _project(self, parts: list[Tensor]) -> tuple[Tensor, Exact | None]:
         """The logits of all parts in one tensor, and how to compute some of them again in float64."""

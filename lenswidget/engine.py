@@ -13,7 +13,7 @@ from lenswidget.arrays import Readout
 from lenswidget.cells import Cells
 from lenswidget.errors import PromptError
 from lenswidget.fidelity import Fidelity, compare
-from lenswidget.head import Head
+from lenswidget.head import Head, full_float32
 from lenswidget.run import EMBED_SITE, Run
 from lenswidget.sites import SITES
 
@@ -178,7 +178,9 @@ def _sites(model: Any) -> tuple[str, ...]:
 def _fidelity(tail: Any, last: Tensor, own: Tensor | None) -> Fidelity:
     """The last block's states `[seq, d_model]` decoded as readouts do, against the model's own logits."""
     assert own is not None
-    return compare(Head(tail)(tail.prepare(last[-len(own) :])).to(own.device), own)
+    head = Head(tail)
+    with full_float32(head.device):
+        return compare(head(head.prepare(last[-len(own) :])).to(own.device), own)
 
 
 def _describe(hf_model: Any) -> dict[str, Any]:

@@ -1,13 +1,19 @@
 """The unembed's product in float32, as fast as the machine gives it."""
 
+import contextlib
 import weakref
+from collections.abc import Generator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lenswidget.wide import widened
+
 # A packed weight is a second copy: beyond this many bytes it is not worth its memory.
 PACK_BYTES = 1 << 30
+# Rows of a 16-bit weight that are float32 at a time, where it is too large to be packed.
+ROWS_CONVERTED = 4096
 # For the rows of the weight that some logits are computed again with.
 EXACT_BYTES = 4 << 20
 
@@ -27,7 +33,12 @@ class Head:
     def __init__(self, tail: Any):
         self._tail = tail
         self._linear = tail.linear()
-        self._packed = _pack(self._linear)
+        self._wide = widened(tail)
+        # arithmetic is in float32 only if what comes before the product is
+        self._is_float32 = self._wide is not None or (
+            self._linear is not None and self._linear.weight.dtype is torch.float32
+        )
+        self._packed = _pack(self._linear) if self._is_float32 else None
         self._buffer: Tensor | None = None
 
     @property
@@ -36,22 +47,27 @@ class Head:
         first = self._linear.weight if self._linear is not None else next(self._tail.hf_model.parameters())
         return first.device
 
+    def prepare(self, states: Tensor) -> Tensor:
+        """`tail.prepare`, `[cells, d_model]` to `[cells, d_head]`, in float32 wherever that can be had."""
+        return self._tail.prepare(states) if self._wide is None else self._wide(states)
+
     def __call__(self, prepared: Tensor) -> Tensor:
         """`[n, d_head]` to float32 logits `[n, d_vocab]`, valid until the next call."""
         linear = self._linear
-        if linear is None or linear.weight.dtype is not torch.float32:
+        if linear is None or not self._is_float32:
             return self._tail.project(prepared)
         if self._packed is not None:
-            product = torch.ops.mkldnn._linear_pointwise(prepared, self._packed, linear.bias, "none", [], "")
+            bias = None if linear.bias is None else linear.bias.float()
+            product = torch.ops.mkldnn._linear_pointwise(prepared, self._packed, bias, "none", [], "")
         else:
-            product = torch.mm(prepared, linear.weight.T, out=self._room(len(prepared), prepared.device))
+            product = self._product(prepared, linear.weight)
             product = product if linear.bias is None else product.add_(linear.bias)
         return self._tail.post(product)
 
     @property
     def is_exact(self) -> bool:
         """Whether single logits can be computed again, to the last bit of float32."""
-        return self._linear is not None and self._tail.post_ops is not None
+        return self._is_float32 and self._tail.post_ops is not None
 
     def exact(self, prepared: Tensor, ids: Tensor) -> Tensor:
         """Some logits of each row, summed in float64; `[n, d_head]` and `[n, m]` to float64 `[n, m]`.
@@ -72,6 +88,16 @@ class Head:
         """Gives the buffer back."""
         self._buffer = None
 
+    def _product(self, prepared: Tensor, weight: Tensor) -> Tensor:
+        """Without the bias, in the buffer; a weight of 16 bits is converted piece by piece."""
+        out = self._room(len(prepared), prepared.device)
+        if weight.dtype is torch.float32:
+            return torch.mm(prepared, weight.T, out=out)
+        for start in range(0, len(weight), ROWS_CONVERTED):
+            piece = slice(start, start + ROWS_CONVERTED)
+            out[:, piece] = prepared @ weight[piece].float().T
+        return out
+
     def _room(self, n: int, device: torch.device) -> Tensor:
         """The buffer's first n rows, for a device where allocating anew costs more than the product."""
         if self._buffer is None or len(self._buffer) < n:
@@ -82,16 +108,17 @@ class Head:
 
 def _pack(linear: Any) -> Tensor | None:
     """The weight in oneDNN's order, made once per weight; None where that cannot be had."""
-    if linear is None or linear.weight.dtype is not torch.float32 or linear.weight.device.type != "cpu":
+    if linear is None or linear.weight.device.type != "cpu":
         return None
     weight = linear.weight.detach()
-    if weight.nbytes > PACK_BYTES or not torch.backends.mkldnn.is_available():
+    if 4 * weight.numel() > PACK_BYTES or not torch.backends.mkldnn.is_available():
         return None
     mark = _mark(weight)
     kept = _packed.get(linear)
     if kept is not None and kept[0] == mark:
         return kept[1]
     try:
+        weight = weight.float()
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, 128)
         probe = torch.linspace(-1, 1, weight.shape[1]).expand(2, -1).contiguous()
         product = torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "")
@@ -106,4 +133,20 @@ def _pack(linear: Any) -> Tensor | None:
 def _mark(weight: Tensor) -> tuple[Any, ...]:
     """Changes when the weight does; the sums see edits through `.data`, which count no version."""
     some = weight[:: max(1, len(weight) // 64)]
-    return weight.data_ptr(), weight._version, tuple(weight.shape), some.sum(dim=-1).numpy().tobytes()
+    sums = some.sum(dim=-1, dtype=torch.float32).numpy().tobytes()
+    return weight.data_ptr(), weight._version, tuple(weight.shape), sums
+
+
+@contextlib.contextmanager
+def full_float32(device: torch.device) -> Generator[None, None, None]:
+    """No autocast and no TF32 inside, whatever was set outside: 10 bits would change ids."""
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda":
+            yield
+            return
+        was = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(was)

@@ -12,6 +12,7 @@ from lenswidget.arrays import Readout
 from lenswidget.cells import Cells
 from lenswidget.decoding import TILE_BYTES, Asked, Decoder, is_out_of_memory
 from lenswidget.errors import Cancelled, CellError, LensError
+from lenswidget.head import full_float32
 from lenswidget.lenses import as_lens, covered_layers
 from lenswidget.measures import Tile, measure
 
@@ -110,7 +111,8 @@ def read_slices(
         with run.lock, torch.no_grad():
             decoder = decoder or Decoder(asked, tile_bytes)
             started = time.monotonic()
-            taken = _decode_some(decoder, out, done, asked)
+            with full_float32(decoder.device):
+                taken = _decode_some(decoder, out, done, asked)
         done += taken
         decoder.pace(time.monotonic() - started, slice_s)
         if done < total and time.monotonic() - yielded >= slice_s:
@@ -123,7 +125,9 @@ def logits(run: Any, cells: Cells, *, lens: Any = None, site: str = "resid_post"
     """All logits of a few cells, `[cells, d_vocab]` float32, on the model's device: a row each in memory."""
     asked = _asked(run, cells, lens, site, 1, (), None, (), False)
     with run.lock, torch.no_grad():
-        return Decoder(asked, TILE_BYTES).logits(run, asked.cells, asked.lens, site)
+        decoder = Decoder(asked, TILE_BYTES)
+        with full_float32(decoder.device):
+            return decoder.logits(run, asked.cells, asked.lens, site)
 
 
 def _decode_some(decoder: Decoder, out: "_Arrays", done: int, asked: Asked) -> int:

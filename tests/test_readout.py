@@ -9,6 +9,7 @@ from oracle import Reference, kl, tail_in_float64
 from tiny import gpt2, llama
 
 import lenswidget as lw
+from lenswidget import head
 from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
 from lenswidget.readout import logits, read
@@ -28,8 +29,8 @@ def make(kind, *, fresh=False):
 @functools.cache
 def _made(kind):
     model = lw.LanguageModel(kind(n_layer=3), None)
-    head = torch.randn(5003, 32, generator=torch.Generator().manual_seed(1)) * 0.7
-    model.hf_model.lm_head.weight = torch.nn.Parameter(head)
+    weight = torch.randn(5003, 32, generator=torch.Generator().manual_seed(1)) * 0.7
+    model.hf_model.lm_head.weight = torch.nn.Parameter(weight)
     model.hf_model.lm_head.out_features = 5003
     return model
 
@@ -183,3 +184,27 @@ def test_a_lens_carries_each_layer_by_its_own_number():
     np.testing.assert_allclose(found.grid("entropy_nats"), expected.entropy_nats, atol=1e-4, rtol=0)
     assert np.array_equal(found.grid("ids"), expected.best(5)[0])
     assert found.lens == "<lambda>"
+
+
+@pytest.mark.parametrize("kind", [gpt2, llama])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_stored_in_16_bits_is_read_in_float32(kind, dtype, monkeypatch):
+    model = lw.LanguageModel(make(kind, fresh=True).hf_model.to(dtype), None)
+    run = LocalEngine(model).run(IDS)
+    assert run.fidelity.ok
+    expected = Reference.of(model.hf_model, run)
+    for is_packed in (True, False):
+        found = read(run, metrics=ALL)
+        assert np.array_equal(found.grid("ids"), expected.best(5)[0])
+        log_probs = expected.log_probs_of(found.grid("ids"))
+        np.testing.assert_allclose(found.grid("log_probs"), log_probs, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(found.grid("kl_to_final"), expected.kl_to_final, atol=1e-4, rtol=0)
+        if is_packed:
+            monkeypatch.setattr(head, "_pack", lambda linear: None)
+
+
+def test_autocast_outside_does_not_change_a_readout(small):
+    plain = read(small)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = read(small)
+    assert np.array_equal(found.log_probs, plain.log_probs)
