@@ -70,9 +70,12 @@ def transformer_lens_resid(hf_model, folder):
 
 def tuned_lens_trajectory(hf_model, folder):
     """tuned-lens 0.2.0: `PredictionTrajectory` through its logit lens, top-5 and entropy."""
+    from tuned_lens import model_surgery
     from tuned_lens.nn.lenses import LogitLens
     from tuned_lens.plotting import PredictionTrajectory
 
+    # it asks TransformerLens for a class that 4.0 took away
+    model_surgery._transformer_lens_available = False
     lens = LogitLens.from_model(hf_model)
 
     @torch.no_grad()

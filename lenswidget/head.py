@@ -144,9 +144,14 @@ def full_float32(device: torch.device) -> Generator[None, None, None]:
         if device.type != "cuda":
             yield
             return
-        was = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
+        # torch 2.9 renamed it, and refuses the old name once the new one was used
+        matmul: Any = torch.backends.cuda.matmul
+        name, full = (
+            ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
+        )
+        was = getattr(matmul, name)
+        setattr(matmul, name, full)
         try:
             yield
         finally:
-            torch.set_float32_matmul_precision(was)
+            setattr(matmul, name, was)

@@ -203,6 +203,18 @@ def test_a_model_stored_in_16_bits_is_read_in_float32(kind, dtype, monkeypatch):
             monkeypatch.setattr(head, "_pack", lambda linear: None)
 
 
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_tf32_is_off_inside_and_as_it_was_afterwards():
+    matmul = torch.backends.cuda.matmul
+    torch.set_float32_matmul_precision("high")
+    try:
+        with head.full_float32(torch.device("cuda")):
+            assert matmul.fp32_precision == "ieee"
+        assert matmul.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_autocast_outside_does_not_change_a_readout(small):
     plain = read(small)
     with torch.autocast("cpu", dtype=torch.bfloat16):
