@@ -1,5 +1,6 @@
 """What fits share: texts as token ids, progress, and a model that is put back as it was."""
 
+import inspect
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -51,6 +52,12 @@ def counted(total: int, progress: Progress, what: str, start: int = 0) -> Iterat
         yield done
     if callable(progress):
         progress(total, total)
+
+
+def uncached(model: Any) -> dict[str, bool]:
+    """What a `LanguageModel`'s forward is to be told so that it fills no cache; nothing where it has none."""
+    takes = inspect.signature(model.hf_model.forward).parameters
+    return {"use_cache": False} if "use_cache" in takes else {}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lenswidget.errors import AnatomyError, CellError, LensMismatchError, PromptError
 from lenswidget.fitted import Provenance, ids_digest, load_pickled, model_name
-from lenswidget.fitting import Progress, counted, encode, frozen
+from lenswidget.fitting import Progress, counted, encode, frozen, uncached
 from lenswidget.jacobian import JacobianLens
 
 PASS_BYTES = 512 << 20
@@ -130,11 +130,13 @@ class Fit:
                 cache. No gradient is wanted there, and this way none is computed.
         """
         # the final position is neither source nor target, and no earlier one can see it
-        prompt, given, first = ids[None, :-1].to(self.model.device), {}, self.skip_first
+        prompt, first = ids[None, :-1].to(self.model.device), self.skip_first
+        given: dict[str, Any] = uncached(self.model)
         if splits:
             with torch.no_grad():
                 begun = self.model.hf_model(prompt[:, :first], use_cache=True)
-            given = {"past_key_values": begun.past_key_values, "attention_mask": torch.ones_like(prompt)}
+            mask = torch.ones_like(prompt)
+            given = {"use_cache": True, "past_key_values": begun.past_key_values, "attention_mask": mask}
             prompt, first = prompt[:, first:], 0
         sources: list[Tensor] = []
         with torch.enable_grad(), self.model.trace(prompt, **given):
@@ -159,9 +161,9 @@ class Fit:
         ids = self.ids[0][None].to(self.model.device)
         with self.model.lock, frozen(self.model.hf_model), torch.no_grad():
             last = self.model.anatomy.n_layers - 1
-            with self.model.trace(ids):
+            with self.model.trace(ids, **uncached(self.model)):
                 seen = self.model.layers[last].resid_post
-            with self.model.trace(ids[:, :-1]):
+            with self.model.trace(ids[:, :-1], **uncached(self.model)):
                 unseen = self.model.layers[last].resid_post
         if not _near(seen[:, :-1], unseen, unseen.dtype):
             raise AnatomyError(

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from recipe import tiny_config, tiny_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
@@ -145,6 +147,19 @@ def test_a_model_that_cannot_go_on_from_a_cache_is_run_whole(numbers):
     expected = JacobianLens.fit(forgetful, [numbers["text_0"]], skip_first=4, **QUIET)
     for layer in (0, 1):
         torch.testing.assert_close(lens.matrices[layer], expected.matrices[layer], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["GPTNeoForCausalLM", "MambaForCausalLM", "Gemma2ForCausalLM"])
+def test_families_of_every_build_are_fitted_and_no_short_cut_changes_the_matrices(family, monkeypatch):
+    model_class = getattr(transformers, family)  # blocks that return tuples; no attention; norms after
+    hf_model = tiny_model(tiny_config(model_class.config_class), model_class).eval()
+    ids = torch.randint(5, 200, (9,), generator=torch.Generator().manual_seed(1))
+    short = JacobianLens.fit(LanguageModel(hf_model, None), [ids], skip_first=4, **QUIET)
+    monkeypatch.setattr(Fit, "_can_split", lambda self: False)
+    plain = JacobianLens.fit(LanguageModel(hf_model, None), [ids], skip_first=4, rows=1, **QUIET)
+    assert sorted(short.matrices) == [0, 1, 2]
+    for layer, matrix in plain.matrices.items():
+        torch.testing.assert_close(short.matrices[layer], matrix, atol=1e-5, rtol=1e-4)
 
 
 def test_a_model_that_is_not_causal_is_refused(numbers):
