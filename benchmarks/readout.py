@@ -1,7 +1,7 @@
 """Readouts against the bare forward and matrix product, and against peers, in one process.
 
-    make bench-readout          # in an environment of its own with the peers, and all parts
-    OMP_NUM_THREADS=2 python benchmarks/readout.py --only grid cell memory growth
+    make bench-peers            # all parts, in an environment of its own with the peers
+    make bench-peers BENCH_ARGS="--only grid --tokens 11"
 
 Contestants take turns on one set of weights, round after round, and the least time of each is kept, so that
 a busy machine is busy for all. Ratios are of processor time with --clock cpu, else of time on the wall.

@@ -57,10 +57,14 @@ class Decoder:
         # cells of one position side by side share its last row
         by_position = np.argsort(asked.cells.positions, kind="stable")
         self._order: Ints = by_position if self._has_finals else np.arange(len(asked.cells))
-        self._rows = max(1, tile_bytes // (4 * asked.run.d_vocab * (2 if is_paired else 1)))
+        bytes_per_row = 4 * asked.run.d_vocab * (2 if is_paired else 1)
+        self._rows = max(1, tile_bytes // bytes_per_row)
         self.device = self._heads[id(asked.run.tail)].device
         if self.device.type == "cpu":
             self._rows = min(self._rows, CPU_ROWS)
+        elif self.device.type == "cuda":
+            tile_bytes = min(tile_bytes, torch.cuda.mem_get_info(self.device)[0] // 4)
+            self._rows = max(1, tile_bytes // bytes_per_row)
 
     def tile(self, done: int) -> tuple[Ints, Tile]:
         """The next tile after `done` cells, and which of the cells asked for its first rows are."""
@@ -87,7 +91,7 @@ class Decoder:
         head = self._heads[id(run.tail)]
         prepared = self._prepare(run, cells, lens, site)
         found = head(prepared)
-        if head.is_exact:
+        if head.is_exact and found.device.type != "mps":
             best = top_k(found, min(N_BEST, found.shape[1]))
             found.scatter_(1, best, head.exact(prepared, best).float())
         return found
@@ -157,6 +161,8 @@ class Decoder:
         head = self._heads[id(own)]
         if other is None or other is own:
             prepared = torch.cat(parts) if len(parts) > 1 else parts[0]
+            if prepared.device.type == "mps":  # which has no float64
+                return head(prepared).cpu(), None
             return head(prepared), partial(head.exact, prepared) if head.is_exact else None
         own_rows, their_head = torch.cat(parts[:-1]), self._heads[id(other)]
         theirs = their_head(parts[-1]).to(own_rows.device)

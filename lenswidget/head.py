@@ -44,8 +44,11 @@ class Head:
     @property
     def device(self) -> torch.device:
         """Where the product is computed, as far as the model says."""
-        first = self._linear.weight if self._linear is not None else next(self._tail.hf_model.parameters())
-        return first.device
+        if self._linear is not None:
+            return self._linear.weight.device
+        # an offloaded weight is on no device: accelerate brings it to where its module runs
+        devices = (weight.device for weight in self._tail.hf_model.parameters())
+        return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
 
     def prepare(self, states: Tensor) -> Tensor:
         """`tail.prepare`, `[cells, d_model]` to `[cells, d_head]`, in float32 wherever that can be had."""

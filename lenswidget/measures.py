@@ -77,7 +77,7 @@ def measure(
         metrics: of `entropy`, `kl`, `agrees`.
         logits: whether the logits of the k best are wanted too.
     """
-    x, n = tile.logits, tile.n_cells
+    x, n, track = tile.logits, tile.n_cells, track.to(tile.logits.device)
     ids, top = _best(tile, k)
     tracked, ranks = _scores(tile, track.expand(n, -1)), _ranks(x[:n], track)
     is_paired = "kl" in metrics or tile.references is not None

@@ -10,6 +10,7 @@ import lenswidget as lw
 from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import CellError, PromptError
+from lenswidget.readout import read
 
 IDS = [5, 17, 40, 200, 3, 99, 120, 7, 8, 250, 31]
 
@@ -154,3 +155,16 @@ def test_runs_on_two_threads_do_not_cross(named):
         cells = Cells.all(run)
         a, b = (r.states("resid_post", cells.layers, cells.positions) for r in (run, found[i]))
         assert torch.equal(a, b)
+
+
+def test_a_model_offloaded_by_accelerate_reads_the_same(tmp_path):
+    accelerate = pytest.importorskip("accelerate")
+    plain, spread = gpt2(), gpt2()
+    expected = read(LocalEngine(lw.LanguageModel(plain, None)).run(IDS), metrics=("entropy", "kl"))
+    accelerate.cpu_offload(spread, torch.device("cpu"))
+    assert next(spread.parameters()).device.type == "meta"
+    run = LocalEngine(lw.LanguageModel(spread, None)).run(IDS)
+    found = read(run, metrics=("entropy", "kl"))
+    assert run.fidelity.ok
+    assert (found.ids == expected.ids).all()
+    assert abs(found.log_probs - expected.log_probs).max() < 1e-5
