@@ -7,8 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from lenswidget.errors import AnatomyError
-from lenswidget.examine import BlockSites, LoneBlock, examine, refusal
+from lenswidget.examine import BlockSites, examine, refusal
 from lenswidget.fidelity import Fidelity, compare
+from lenswidget.lone import LoneBlock
 from lenswidget.report import describe
 from lenswidget.skipping import Skipping
 from lenswidget.stream import Slot, Stream, layouts

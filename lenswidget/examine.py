@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lenswidget.lone import LoneBlock, noise
 from lenswidget.parts import Addend, Part, Place, Sums, as_rows, met
-from lenswidget.stream import Stream, layouts, leaves
-from lenswidget.watch import Call, recording
+from lenswidget.watch import Call
 
 INNER_SITES = ("resid_mid", "attn_out", "mlp_out")
 
@@ -51,82 +49,6 @@ class BlockSites:
 def refusal(reason: str) -> BlockSites:
     """A block of which only the two ends are known."""
     return BlockSites("unknown", refused=dict.fromkeys(INNER_SITES, reason))
-
-
-class LoneBlock:
-    """A block outside its model, run on what it was given in the watched forward."""
-
-    def __init__(self, block: nn.Module, call: Call, stream: Stream, shape: torch.Size):
-        self.block, self.call, self.stream, self.shape = block, call, stream, shape
-        self.entering = stream.layout.read(call.taken[stream.source])
-        self.leaving = stream.layout.read(call.given[stream.target])
-        self.spacing = max(torch.finfo(self.leaving.dtype).eps, torch.finfo(torch.float32).eps)
-
-    def run(
-        self,
-        entering: Tensor,
-        edits: Mapping[Place, Tensor] | None = None,
-        *,
-        in_place: bool = False,
-        disturb_others: bool = False,
-    ) -> tuple[Tensor, list[Call]]:
-        """The leaving stream and the submodules' calls, with some values replaced (recorded before that).
-
-        `disturb_others` adds noise to what else the block is given per row and position.
-        """
-        inputs = self._disturbed() if disturb_others else self.call.inputs
-        args, kwargs = self.stream.with_entering(inputs[0], inputs[1], entering.clone())
-        handles: list[Any] = []
-        with recording(self.block, self.shape, bool) as calls:
-            try:
-                for place, states in (edits or {}).items():
-                    handles.append(_edited(self.block.get_submodule(place.path), place, states, in_place))
-                output = self.block(*args, **kwargs)
-            finally:
-                for handle in handles:
-                    handle.remove()
-        return self.stream.leaving(output), [call for call in calls if call.path]
-
-    def _disturbed(self) -> Any:
-        inputs = self.call.inputs
-        for slot, tensor in leaves(inputs):
-            if slot != self.stream.source and layouts(tensor.shape, *self.shape):
-                inputs = slot.put(inputs, tensor + _noise(tensor))
-        return inputs
-
-    def value(self, place: Place, calls: Sequence[Call]) -> Tensor:
-        """What was met in a place, `[batch, seq, d_model]`."""
-        call = next(call for call in calls if call.path == place.path)
-        kept = call.given if place.is_output else call.taken
-        tensor = kept[place.slot]
-        return tensor.unflatten(0, tuple(self.shape)) if place.layout is None else place.layout.read(tensor)
-
-
-def _edited(module: nn.Module, place: Place, states: Tensor, in_place: bool) -> Any:
-    """Hooks a module so that a place holds these states."""
-    if place.is_output:
-        hook = partial(_after, place, states, in_place)
-        return module.register_forward_hook(hook, with_kwargs=True)
-    hook = partial(_before, place, states, in_place)
-    return module.register_forward_pre_hook(hook, with_kwargs=True)
-
-
-def _after(
-    place: Place, states: Tensor, in_place: bool, _module: nn.Module, _args: Any, _kwargs: Any, output: Any
-) -> Any:
-    return _replaced(output, place, states, in_place)
-
-
-def _before(place: Place, states: Tensor, in_place: bool, _module: nn.Module, args: Any, kwargs: Any) -> Any:
-    return _replaced((args, kwargs), place, states, in_place)
-
-
-def _replaced(value: Any, place: Place, states: Tensor, in_place: bool) -> Any:
-    if in_place:
-        place.slot.get(value).copy_(place.slot.get(place.write(value, states)))
-        return value
-    # a copy: some models add to it in place
-    return place.write(value, states.clone())
 
 
 def examine(lone: LoneBlock, like: BlockSites | None = None) -> BlockSites:
@@ -188,7 +110,7 @@ def _mixers(lone: LoneBlock, calls: Sequence[Call], parts: Sequence[Part]) -> se
     """
     held = {addend.place: lone.value(addend.place, calls) for part in parts for addend in part.addends}
     disturbed = lone.entering.clone()
-    disturbed[:, :-1] += _noise(disturbed[:, :-1])
+    disturbed[:, :-1] += noise(disturbed[:, :-1])
     _, again = lone.run(disturbed, held, disturb_others=True)
     mixers: set[Place] = set()
     for place, was in held.items():
@@ -242,7 +164,7 @@ def _one_part(parts: tuple[Part, ...], mixers: set[Place]) -> BlockSites:
 def _edit_holds(lone: LoneBlock, calls: Sequence[Call], parts: Sequence[Part], part: Part) -> bool:
     """Whether the block, with this part replaced, gives the sum of what entered and all parts."""
     was = sum_of(part, lambda place: lone.value(place, calls))
-    new = was + _noise(was)
+    new = was + noise(was)
     edits = [edit_for(part, new, lambda place: lone.value(place, calls))]
     leaving, again = lone.run(lone.entering, dict(edits))
     mine = {addend.place for addend in part.addends}
@@ -253,7 +175,7 @@ def _edit_holds(lone: LoneBlock, calls: Sequence[Call], parts: Sequence[Part], p
 def _mid_is_shared(lone: LoneBlock, calls: Sequence[Call], parts: Sequence[Part], mid: Place) -> bool:
     """Whether the tensor at `mid` is the very one that later parts are added to."""
     was = lone.value(mid, calls)
-    new = was + _noise(was)
+    new = was + noise(was)
     leaving, again = lone.run(lone.entering, {mid: new}, in_place=True)
     first = next(i for i, part in enumerate(parts) if part.after == mid)
     others = [addend for each in parts[first + 1 :] for addend in each.addends]
@@ -282,13 +204,6 @@ def edit_for(part: Part, new: Tensor, read: Callable[[Place], Tensor]) -> tuple[
     for addend in others:
         new = new - addend.scale * read(addend.place)
     return last.place, new if last.scale == 1.0 else new / last.scale
-
-
-def _noise(like: Tensor) -> Tensor:
-    """Seeded noise of the same mean square."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(like.shape, generator=generator).to(like)
-    return noise * like.float().pow(2).mean().sqrt().to(like.dtype)
 
 
 def _why_no_sum(calls: Sequence[Call], sums: Sums, lone: LoneBlock) -> str:
