@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -78,11 +78,13 @@ class Layout:
 
     `axes` are its batch and sequence axes, then all others; `rest` the sizes of those others. Usually
     `(0, 1, 2)` and `(d_model,)`; a model that carries several streams has more, and `d_model` is then
-    their product.
+    their product. Where the streams lie one behind the other along an axis, `fold` is that axis and their
+    number, and `axes` and `rest` are of the tensor with that axis cut into (stream, position).
     """
 
     axes: tuple[int, ...]
     rest: tuple[int, ...]
+    fold: tuple[int, int] | None = None
 
     @property
     def d_model(self) -> int:
@@ -95,18 +97,35 @@ class Layout:
 
     def read(self, tensor: Tensor) -> Tensor:
         """`[batch, seq, d_model]`; the tensor itself where it is laid out so."""
-        return tensor if self.is_plain else tensor.permute(self.axes).flatten(2)
+        if self.is_plain:
+            return tensor
+        if self.fold is not None:
+            tensor = tensor.unflatten(self.fold[0], (self.fold[1], -1))
+        return tensor.permute(self.axes).flatten(2)
 
     def write(self, states: Tensor) -> Tensor:
         """The inverse of `read`."""
         if self.is_plain:
             return states
         inverse = sorted(range(len(self.axes)), key=self.axes.__getitem__)
-        return states.unflatten(2, self.rest).permute(inverse)
+        tensor = states.unflatten(2, self.rest).permute(inverse)
+        return tensor if self.fold is None else tensor.flatten(self.fold[0], self.fold[0] + 1)
 
 
 def layouts(shape: torch.Size, batch: int, seq: int) -> list[Layout]:
     """The ways in which a tensor of this shape can hold a value per batch row and position."""
+    found = _unfolded(tuple(shape), batch, seq)
+    if found:
+        return found
+    for axis, size in enumerate(shape[:-1]):
+        if size > seq and size % seq == 0 and batch in shape[:axis]:
+            cut = (*shape[:axis], size // seq, seq, *shape[axis + 1 :])
+            fold = (axis, size // seq)
+            found += [replace(layout, fold=fold) for layout in _unfolded(cut, batch, seq)]
+    return found
+
+
+def _unfolded(shape: tuple[int, ...], batch: int, seq: int) -> list[Layout]:
     found: list[Layout] = []
     n = len(shape)
     for i in range(n - 1):

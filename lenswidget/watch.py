@@ -125,7 +125,8 @@ def per_position(value: Any, shape: torch.Size) -> dict[Slot, Tensor]:
     return {
         slot: tensor.detach().clone()
         for slot, tensor in leaves(value)
-        if (batch in tensor.shape[:-1] and seq in tensor.shape[:-1]) or tensor.shape[:1] == (batch * seq,)
+        if (batch in tensor.shape[:-1] and any(size % seq == 0 for size in tensor.shape[:-1]))
+        or tensor.shape[:1] == (batch * seq,)
     }
 
 

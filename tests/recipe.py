@@ -72,13 +72,25 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
     },
     "DbrxAttentionConfig": {"rope_theta": 1e4, "clip_qkv": 8.0},
-    "Dots3NoteTextConfig": {"per_layer_config": {}},
+    "Dots3NoteTextConfig": {"per_layer_config": {}, "head_dim": 32},
     "GPTNeoConfig": {"attention_types": [[["global", "local"], 2]], "num_layers": 4},
     "Gemma3nTextConfig": {"num_kv_shared_layers": 2},
     "Qwen2_5_VLTextConfig": {
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
     },
     "ReformerConfig": {"axial_pos_shape": [8, 16], "axial_pos_embds_dim": [32, 32], "hidden_size": 64},
+}
+
+
+# Entries for which this recipe makes no instance that takes text, and why.
+WHY_NOT: dict[str, str] = {
+    "BltConfig": "bytes in patches of a second model's making; its four nested sizes depend on one another",
+    "Dots3NoteConfig": "its vision and audio towers' sizes depend on one another; Dots3NoteTextConfig runs",
+    "Gemma3nConfig": "needs timm and pillow for its vision tower; Gemma3nTextConfig runs",
+    "Gemma4AssistantConfig": "a drafter: it reads another model's hidden states, not text alone",
+    "Gemma4UnifiedAssistantConfig": "a drafter: it reads another model's hidden states, not text alone",
+    "MusicgenConfig": "reads four codebooks of audio, not text",
+    "MusicgenMelodyConfig": "reads four codebooks of audio, not text",
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import transformers as hf
-from recipe import tiny_config, tiny_model
+from recipe import WHY_NOT, tiny_config, tiny_model
 from torch import Tensor, nn
 
 from lenswidget.errors import AnatomyError
@@ -68,7 +68,7 @@ def _row(config_class: type[hf.PretrainedConfig], model_class: type[hf.PreTraine
         assert own.shape[:2] == ids.shape, f"logits are {list(own.shape)} for ids {list(ids.shape)}"
         assert bool(own.isfinite().all()), "logits are not finite"
     except Exception as error:
-        return Row(*names, "no instance", _short(error))
+        return Row(*names, "no instance", WHY_NOT.get(names[0]) or _short(error))
     lm = LanguageModel(model)
     try:
         anatomy = lm.anatomy
@@ -141,7 +141,7 @@ def _reason(sites: tuple) -> str:
 def _short(error: Exception) -> str:
     """The error on one line, without the machine's own paths."""
     text = re.sub(r"\s+", " ", str(error) or type(error).__name__)
-    return re.sub(r"/\S+/", "", text)[:160].replace("|", "/")
+    return re.sub(r"/\S+/", "", text)[:300].replace("|", "/")
 
 
 def table(rows: tuple[Row, ...]) -> str:
