@@ -65,6 +65,7 @@ class Decoder:
         elif self.device.type == "cuda":
             tile_bytes = min(tile_bytes, torch.cuda.mem_get_info(self.device)[0] // 4)
             self._rows = max(1, tile_bytes // bytes_per_row)
+        self._most_rows = self._rows
 
     def tile(self, done: int) -> tuple[Ints, Tile]:
         """The next tile after `done` cells, and which of the cells asked for its first rows are."""
@@ -97,16 +98,18 @@ class Decoder:
         return found
 
     def pace(self, elapsed_s: float, slice_s: float) -> None:
-        """Makes tiles smaller where one takes much longer than a slice should."""
+        """Makes tiles smaller where one takes much longer than a slice should, and larger again after."""
         if elapsed_s > 2 * slice_s:
             self._rows = min(self._rows, max(SLOW_ROWS, int(self._rows * slice_s / elapsed_s)))
+        elif elapsed_s < slice_s / 2:
+            self._rows = min(self._most_rows, 2 * self._rows)
 
     def halve(self) -> bool:
         """Makes tiles half as large from now on; False where they cannot be smaller."""
         for head in self._heads.values():
             head.forget()
         can_shrink = self._rows > 1
-        self._rows = max(1, self._rows // 2)
+        self._most_rows = self._rows = max(1, self._rows // 2)
         return can_shrink
 
     def _fitting(self, done: int) -> int:

@@ -179,6 +179,8 @@ def _fidelity(tail: Any, last: Tensor, own: Tensor | None) -> Fidelity:
     """The last block's states `[seq, d_model]` decoded as readouts do, against the model's own logits."""
     assert own is not None
     head = Head(tail)
+    # a model stored in 16 bits may give float32 logits, but they are no finer for it
+    own = own.to(head.stored_dtype or own.dtype)
     with full_float32(head.device):
         return compare(head(head.prepare(last[-len(own) :])).to(own.device), own)
 

@@ -50,6 +50,11 @@ class Head:
         devices = (weight.device for weight in self._tail.hf_model.parameters())
         return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
 
+    @property
+    def stored_dtype(self) -> torch.dtype | None:
+        """What the unembed's weight is stored in; None where that is not known."""
+        return None if self._linear is None else self._linear.weight.dtype
+
     def prepare(self, states: Tensor) -> Tensor:
         """`tail.prepare`, `[cells, d_model]` to `[cells, d_head]`, in float32 wherever that can be had."""
         return self._tail.prepare(states) if self._wide is None else self._wide(states)

@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 from tiny import PROMPT, gpt2, language_model, llama, n_hooks
+from transformers import MambaConfig, MambaForCausalLM
 
 import lenswidget as lw
 from lenswidget.cells import Cells
@@ -155,6 +156,16 @@ def test_runs_on_two_threads_do_not_cross(named):
         cells = Cells.all(run)
         a, b = (r.states("resid_post", cells.layers, cells.positions) for r in (run, found[i]))
         assert torch.equal(a, b)
+
+
+def test_logits_given_in_float32_are_trusted_no_further_than_the_weights_are_stored():
+    config = MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, state_size=4)
+    model = lw.LanguageModel(MambaForCausalLM(config).eval().to(torch.bfloat16), None)
+    with torch.no_grad():
+        assert model.hf_model(torch.tensor([IDS])).logits.dtype is torch.float32
+    fidelity = LocalEngine(model).run(IDS).fidelity
+    assert 1e-4 < fidelity.max_abs_error < 0.05
+    assert fidelity.ok
 
 
 def test_a_model_offloaded_by_accelerate_reads_the_same(tmp_path):

@@ -16,6 +16,7 @@ from lenswidget import decoding, head
 from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import Cancelled, CellError, LensError
+from lenswidget.lenses import LogitLens
 from lenswidget.measures import Tile, measure
 from lenswidget.readout import read, read_slices
 
@@ -253,3 +254,23 @@ def test_the_plain_product_is_the_same_as_the_packed_one(run, monkeypatch):
     assert np.array_equal(packed.ids, plain.ids)
     for name in NUMBERS:
         np.testing.assert_allclose(getattr(plain, name), getattr(packed, name), atol=2e-6, rtol=1e-6)
+
+
+def test_tiles_shrink_while_they_are_slow_and_grow_back(run, monkeypatch):
+    monkeypatch.setattr(decoding, "SLOW_ROWS", 2)
+    asked = readout_asked(run)
+    decoder = decoding.Decoder(asked, 256 << 20)
+    whole = len(decoder.tile(0)[0])
+    decoder.pace(1.0, 0.1)
+    assert len(decoder.tile(0)[0]) < whole
+    for _ in range(10):
+        decoder.pace(0.01, 0.1)
+    assert len(decoder.tile(0)[0]) == whole
+    assert decoder.halve()
+    decoder.pace(0.01, 0.1)
+    assert decoder._rows == 64  # not beyond what memory allowed
+
+
+def readout_asked(run):
+    cells, none = Cells.all(run), torch.tensor([], dtype=torch.long)
+    return decoding.Asked(run, cells, LogitLens(), "resid_post", 5, none, None, frozenset(), False)
