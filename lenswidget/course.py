@@ -43,8 +43,7 @@ class Course:
         self._order = order
         self._changes = changes
         self._is_generation = is_generation
-        # compiled code looks for hooks only where there were some when it was compiled
-        self._ambient = isolation.take().without_compiling()
+        self._ambient = isolation.take()
         self._switch = isolation.Switch()
         self._forward: Forward | None = None
         self._around: tuple[nn.Module, ...] = ()

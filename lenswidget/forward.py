@@ -150,8 +150,9 @@ class Forward:
         self._body = getcurrent()
         forward.parent = self._body
         here = isolation.take()
+        stance = isolation.compile_nothing()
         try:
-            self._switch.put(self._state)
+            self._switch.change(here, self._state)
             if thrown is None:
                 forward.switch()
             else:
@@ -160,7 +161,8 @@ class Forward:
             self._error = error
             self.position = None
         finally:
-            self._switch.put(here)
+            isolation.compile_again(stance)
+            self._switch.change(isolation.take() if self.position is None else self._state, here)
 
     # --- the forward's side
 

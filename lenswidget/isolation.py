@@ -5,7 +5,6 @@ modes and saved-tensor hooks per thread. Body and forward share a thread, so eac
 what the other has switched on.
 """
 
-import dataclasses
 import sys
 from typing import Any, NamedTuple
 
@@ -17,7 +16,6 @@ C: Any = torch._C  # pyright: ignore
 _AUTOGRAD: Any = C._autograd
 _DISPATCH: Any = _python_dispatch
 _DEFAULT_DEVICE: Any = torch._GLOBAL_DEVICE_CONTEXT  # pyright: ignore
-_DYNAMO = "torch._dynamo.eval_frame"
 _autocast_devices = ("cpu",)
 
 
@@ -27,38 +25,47 @@ class TorchState(NamedTuple):
     is_inference: bool
     is_grad: bool
     dtype: torch.dtype
-    autocast: tuple[Any, ...]
+    autocast: tuple[Any, ...]  # empty where none is on
     function_modes: tuple[Any, ...]
     dispatch_modes: tuple[Any, ...]
     saved_tensor_hooks: tuple[Any, ...]
     device: Any
     default_device: Any
-    compile_stance: Any  # None where nothing can have been compiled: dynamo was never imported
-
-    def without_compiling(self) -> "TorchState":
-        """The same, but with compiled modules running as they were written."""
-        if self.compile_stance is None:
-            return self
-        return self._replace(
-            compile_stance=dataclasses.replace(self.compile_stance, stance="force_eager", backend=None)
-        )
 
 
 def take() -> TorchState:
-    """The state of this thread as it is now; costs about a microsecond."""
+    """The state of this thread as it is now; costs about a microsecond, and is taken at every switch."""
     n_function_modes = C._len_torch_function_stack()
     return TorchState(
         torch.is_inference_mode_enabled(),
         torch.is_grad_enabled(),
         torch.get_default_dtype(),
-        _autocast(),
+        _autocast() if C._is_any_autocast_enabled() else (),
         tuple(C._get_function_stack_at(i) for i in range(n_function_modes)) if n_function_modes else (),
         tuple(_DISPATCH._get_current_dispatch_mode_stack()) if C._len_torch_dispatch_stack() else (),
-        _saved_tensor_hooks(),
+        _saved_tensor_hooks() if _AUTOGRAD._top_saved_tensors_default_hooks(False) is not None else (),
         device_module.CURRENT_DEVICE,
         getattr(_DEFAULT_DEVICE, "device_context", None),
-        getattr(sys.modules.get(_DYNAMO), "_stance", None),
     )
+
+
+def compile_nothing() -> Any:
+    """Let compiled modules run as they were written; returns what `compile_again` needs.
+
+    Compiled code looks for hooks only where there were some when it was compiled.
+    """
+    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
+    before = getattr(dynamo, "_stance", None)  # None as well where dynamo was never imported
+    if before is not None:
+        dynamo._stance = dynamo.DynamoStance("force_eager")
+    return before
+
+
+def compile_again(before: Any) -> None:
+    """Put back what `compile_nothing` changed."""
+    if before is not None:
+        dynamo: Any = sys.modules["torch._dynamo.eval_frame"]
+        dynamo._stance = before
 
 
 class Switch:
@@ -69,20 +76,21 @@ class Switch:
     """
 
     def __init__(self) -> None:
+        self._no_autocast = tuple((name, False, dtype) for name, _, dtype in _autocast()[1:])
+        self._caches_autocast = C.is_autocast_cache_enabled()
         self._guards: list[Any] = []
         is_grad = torch.is_grad_enabled()
         self._guard(torch.is_inference_mode_enabled())
         C._set_grad_enabled(is_grad)
 
-    def put(self, state: TorchState) -> None:
-        """Make `state` the state of this thread; costs about a microsecond where nothing differs."""
-        now = take()
+    def change(self, now: TorchState, state: TorchState) -> None:
+        """Make `state` the state of this thread, which is `now`."""
         if now == state:
             return
         if now.is_inference != state.is_inference:
             self._guard(state.is_inference)
             now = take()  # a guard sets the grad mode and the dispatch keys behind autocast too
-        _put_all_but_inference(now, state)
+        self._put_all_but_inference(now, state)
 
     def _guard(self, is_inference: bool) -> None:
         guard = C._InferenceMode(is_inference)
@@ -94,19 +102,23 @@ class Switch:
         state = take()
         while self._guards:
             self._guards.pop().__exit__(None, None, None)
-        _put_all_but_inference(take(), state)
+        self._put_all_but_inference(take(), state)
+
+    def _put_all_but_inference(self, now: TorchState, state: TorchState) -> None:
+        if now.autocast != state.autocast:
+            caches, *devices = state.autocast or (self._caches_autocast, *self._no_autocast)
+            C.set_autocast_cache_enabled(caches)
+            for name, is_on, dtype in devices:
+                C.set_autocast_enabled(name, is_on)
+                C.set_autocast_dtype(name, dtype)
+        _put_the_rest(now, state)
 
 
-def _put_all_but_inference(now: TorchState, state: TorchState) -> None:
+def _put_the_rest(now: TorchState, state: TorchState) -> None:
     if now.is_grad != state.is_grad:
         C._set_grad_enabled(state.is_grad)
     if now.dtype != state.dtype:
         torch.set_default_dtype(state.dtype)
-    if now.autocast != state.autocast:
-        C.set_autocast_cache_enabled(state.autocast[0])
-        for name, is_on, dtype in state.autocast[1:]:
-            C.set_autocast_enabled(name, is_on)
-            C.set_autocast_dtype(name, dtype)
     if now.function_modes != state.function_modes:
         for _ in now.function_modes:
             C._pop_torch_function_stack()
@@ -126,9 +138,6 @@ def _put_all_but_inference(now: TorchState, state: TorchState) -> None:
         device_module.CURRENT_DEVICE = state.device
     if now.default_device is not state.default_device:
         _DEFAULT_DEVICE.device_context = state.default_device
-    if now.compile_stance is not state.compile_stance and state.compile_stance is not None:
-        dynamo: Any = sys.modules[_DYNAMO]
-        dynamo._stance = state.compile_stance
 
 
 def _autocast() -> tuple[Any, ...]:
@@ -144,8 +153,6 @@ def _autocast() -> tuple[Any, ...]:
 def _saved_tensor_hooks() -> tuple[Any, ...]:
     """The stack of default hooks, oldest first: only its top can be looked at, so it is unstacked."""
     top = _AUTOGRAD._top_saved_tensors_default_hooks(False)
-    if top is None:
-        return ()
     stack: list[Any] = []
     while top is not None:
         stack.append(top)

@@ -1,6 +1,7 @@
 """Prompts of every kind, as the keyword arguments that a causal LM takes."""
 
 import inspect
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ def _rows(prompt: Any, tokens: Callable[[str], Row]) -> list[Row]:
     if isinstance(prompt, Tensor):
         if prompt.ndim not in (1, 2):
             raise _refusal(prompt)
-        return [{"input_ids": row} for row in prompt.reshape(-1, prompt.shape[-1]).tolist()]
+        return [{"input_ids": row} for row in (prompt if prompt.ndim == 2 else prompt[None]).tolist()]
     if not isinstance(prompt, Sequence) or not prompt:
         raise _refusal(prompt)
     items: list[Any] = list(prompt)
@@ -162,6 +163,25 @@ def _add_positions(encoding: dict[str, Any], hf_model: nn.Module) -> None:
         return
     if takes(hf_model, "position_ids"):
         encoding["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+    elif not _bears_left_padding(hf_model, mask.device):
+        raise PromptError(
+            f"The batch is padded on the left, and {type(hf_model).__name__} gives other logits with that than "
+            'without. Pad it on the right: model.tokenize(prompts, side="right").'
+        )
+
+
+_bears: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
+
+
+def _bears_left_padding(hf_model: nn.Module, device: Any) -> bool:
+    """Whether a model that is not told positions finds them in the mask: tried once, on two tokens."""
+    if hf_model not in _bears:
+        ids, mask = torch.tensor([[0, 1, 2]], device=device), torch.tensor([[0, 1, 1]], device=device)
+        with torch.no_grad():
+            padded = hf_model(input_ids=ids, attention_mask=mask).logits[0, 1:].float()
+            alone = hf_model(input_ids=ids[:, 1:], attention_mask=mask[:, 1:]).logits[0].float()
+        _bears[hf_model] = bool((padded - alone).abs().max() <= 1e-3 * alone.abs().max())
+    return _bears[hf_model]
 
 
 def takes(hf_model: nn.Module, name: str) -> bool:

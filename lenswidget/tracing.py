@@ -179,7 +179,8 @@ class Trace:
         if point in self._values and (not to_write or point == self._course.at):
             return point
         self._paths[place.module] = place.path
-        self._check_open(self._name(point))
+        if self._state != "open" or threading.current_thread() is not self._thread:
+            self._check_open(self._name(point))
         self._give_back()
         try:
             if self._is_generation:
