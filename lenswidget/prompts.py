@@ -165,7 +165,7 @@ def _add_positions(encoding: dict[str, Any], hf_model: nn.Module) -> None:
         encoding["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
     elif not _bears_left_padding(hf_model, mask.device):
         raise PromptError(
-            f"The batch is padded on the left, and {type(hf_model).__name__} gives other logits with that than "
+            f"The batch is padded on the left, and {type(hf_model).__name__} gives other logits with it than "
             'without. Pad it on the right: model.tokenize(prompts, side="right").'
         )
 
