@@ -62,7 +62,7 @@ def examine(lone: LoneBlock, like: BlockSites | None = None) -> BlockSites:
         leaving, calls = lone.run(lone.entering)
     except Exception as error:
         return refusal(f"the block does not run by itself ({type(error).__name__})")
-    sums = _sums(lone, calls, leaving)
+    sums = Sums(as_rows(leaving), lone.spacing)
     again, before = as_rows(leaving), as_rows(lone.leaving)
     # 64 spacings of the largest: some kernels sum in another order each time
     if not float((again - before).abs().max()) <= 64 * lone.spacing * float(before.abs().max()):
@@ -71,7 +71,10 @@ def examine(lone: LoneBlock, like: BlockSites | None = None) -> BlockSites:
     if parts is None:
         if like is not None and like.kind == "unknown":
             return like
-        parts = sums.parts(as_rows(lone.entering))
+        d_model = lone.entering.shape[-1]
+        given = met(calls, lone.shape, d_model, outputs=True)
+        taken = met(calls, lone.shape, d_model, outputs=False)
+        parts = sums.parts(as_rows(lone.entering), given, taken)
     if parts is None:
         return refusal(_why_no_sum(calls, sums, lone))
     return _tested(lone, calls, tuple(_with_fate(part, calls) for part in parts))
@@ -211,13 +214,6 @@ def _why_no_sum(calls: Sequence[Call], sums: Sums, lone: LoneBlock) -> str:
         if sums.close(last.rows, sums.end):
             return f"what leaves the block is {last.place}, not a sum with what entered"
     return "no outputs of the block's submodules, times constants, sum to what it adds to the stream"
-
-
-def _sums(lone: LoneBlock, calls: Sequence[Call], leaving: Tensor) -> Sums:
-    d_model = lone.entering.shape[-1]
-    given = met(calls, lone.shape, d_model, outputs=True)
-    taken = met(calls, lone.shape, d_model, outputs=False)
-    return Sums(given, [*taken, *given], as_rows(leaving), lone.spacing)
 
 
 def _again(lone: LoneBlock, calls: Sequence[Call], sums: Sums, like: BlockSites) -> tuple[Part, ...] | None:

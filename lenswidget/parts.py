@@ -120,15 +120,18 @@ def _fitting(tensor: Tensor, shape: torch.Size, d_model: int) -> Iterator[Layout
 class Sums:
     """Searches the ways in which what was met adds up, within the rounding of the model's own dtype."""
 
-    def __init__(self, given: Sequence[Met], nodes: Sequence[Met], end: Tensor, spacing: float):
-        self.spacing = spacing
-        self.given = self._distinct(given)
-        self.end = end
-        self.nodes = [node for node in self._distinct(nodes) if not self.close(node.rows, end)]
-        self.nodes.sort(key=lambda node: node.time)
+    def __init__(self, end: Tensor, spacing: float):
+        self.end, self.spacing = end, spacing
+        self.given: list[Met] = []
+        self.nodes: list[Met] = []
 
-    def parts(self, start: Tensor) -> tuple[Part, ...] | None:
+    def parts(self, start: Tensor, given: Sequence[Met], taken: Sequence[Met]) -> tuple[Part, ...] | None:
         """The parts from `start` to the end; the simplest reading that fits, None if none does."""
+        self.given = self._distinct(given)
+        # the stream is met where a submodule takes it, and, where one adds to it itself, gives it
+        nodes = self._distinct(sorted([*taken, *given], key=lambda node: (node.rank, node.place.is_output)))
+        self.nodes = [node for node in nodes if not self.close(node.rows, self.end)]
+        self.nodes.sort(key=lambda node: node.time)
         for n_inner, n_last in ((1, 1), (1, 2), (2, 2)):
             chain = self._chain(start, -1, MAX_PARTS, n_inner, n_last)
             if chain is not None:

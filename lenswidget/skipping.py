@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lenswidget.locks import lock_of
 from lenswidget.stream import Slot, Stream
 from lenswidget.watch import forward, logits_of
 
@@ -95,7 +96,7 @@ class Skipping:
         replacements.append((self.blocks[-1], lambda *args, **kwargs: final))
         # int64: token ids
         ids = torch.full(shape, self.neutral_id, device=_input_device(hf_model, states), dtype=torch.long)
-        with _forwards_replaced([*replacements, *also]):
+        with lock_of(hf_model), _forwards_replaced([*replacements, *also]):
             return forward(hf_model, ids)
 
 

@@ -5,12 +5,14 @@ import copy
 import pytest
 import torch
 import transformers as hf
+from recipe import tiny_config, tiny_model
 from torch import nn
 
 from lenswidget.anatomy import discover
 from lenswidget.errors import ShapeError
+from lenswidget.model import LanguageModel
 from lenswidget.tail import Tail
-from lenswidget.watch import logits_of, probe_ids
+from lenswidget.watch import forward, logits_of, probe_ids
 
 SMALL = {
     "hidden_size": 64,
@@ -97,6 +99,37 @@ def test_discovery_leaves_the_model_as_it_was(model: nn.Module):
         # transformers keeps hooks of its own on some; ours would be closures from this package
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
         assert not [hook for hook in hooks if "lenswidget" in str(getattr(hook, "__module__", ""))]
+
+
+@pytest.mark.parametrize("config", ["RobertaConfig", "Gemma3nTextConfig", "ProphetNetConfig"])
+def test_the_universal_way_works_inside_an_open_trace_without_disturbing_it(config):
+    model = LanguageModel(tiny_model(tiny_config(getattr(hf, config))))
+    ids = probe_ids(model.hf_model, shift=2)
+    with torch.no_grad():
+        own = logits_of(forward(model.hf_model, ids))
+        with model.trace(ids, use_cache=False) as tracer:
+            early = model.tail(model.layers[0].resid_post)
+            states = model.layers[model.anatomy.n_layers - 1].resid_post
+            last = model.tail(states)
+            logits = logits_of(tracer.result)
+    assert not model.tail.is_fast
+    assert torch.equal(logits, own)
+    torch.testing.assert_close(last.log_softmax(-1), own.log_softmax(-1), rtol=0, atol=4e-6)
+    assert not torch.allclose(early, last, atol=1e-3)
+
+
+def test_gradients_pass_through_both_ways():
+    for config in ("Gemma2Config", "Gemma3nTextConfig"):  # soft-cap in place, and the model's own forward
+        model = tiny_model(tiny_config(getattr(hf, config)))
+        tail = Tail(model, discover(model))
+        states = torch.randn(3, tail.anatomy.d_model, requires_grad=True)
+        tail(states).log_softmax(-1)[:, 7].sum().backward()
+        assert states.grad is not None
+        step = torch.randn(3, tail.anatomy.d_model, generator=torch.Generator().manual_seed(0)) * 1e-2
+        with torch.no_grad():
+            up, down = (tail(states + sign * step).log_softmax(-1)[:, 7].sum() for sign in (1, -1))
+        # central difference, good to the third order of the step
+        torch.testing.assert_close((states.grad * step).sum(), (up - down) / 2, rtol=0.02, atol=1e-3)
 
 
 def test_the_demo_models_tail_is_as_near_to_float64_as_the_model_itself(demo_model):
