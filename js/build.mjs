@@ -12,42 +12,19 @@ const shared = {
 };
 // Names of our own that occur often and mean nothing to the page, the host or the wire: shortened in the bundle,
 // which every saved widget carries. A trait, a message field or a name of the DOM must never be among them.
-const OURS = [
-  ...["traits", "dispatch", "connection", "isPending", "isExact", "isCancelled", "transport", "trajectories"],
-  ...["col_px", "row_px", "head_row_px", "head_col_px", "rowsAre", "nearLayers", "nearPositions", "flush"],
-  ...[
-    "setViewport",
-    "setTheme",
-    "offerText",
-    "local",
-    "draft",
-    "notice",
-    "running",
-    "panel",
-    "said",
-    "ticks",
-  ],
-  ...[
-    "vnode",
-    "props",
-    "fields",
-    "tiles",
-    "needs",
-    "unit",
-    "request",
-    "reply",
-    "currentShape",
-    "pageRows",
-    "cellOf",
-  ],
-];
+const OURS = `
+  traits dispatch connection isPending isExact isCancelled transport trajectories col_px row_px head_row_px
+  head_col_px rowsAre nearLayers nearPositions flush setViewport setTheme offerText local draft notice running
+  panel said ticks vnode props fields tiles needs unit request reply currentShape pageRows cellOf element cells
+  pending progress alive overheard arrived query patch chroma addLabels version
+`;
 const parts = [
   {
     ...shared,
     entryPoints: ["src/index.ts"],
     format: "esm",
     target: "es2022",
-    mangleProps: new RegExp(`^(${OURS.join("|")})$`),
+    mangleProps: new RegExp(`^(${OURS.trim().split(/\s+/).join("|")})$`),
     outfile: `${outdir}widget.js`,
   },
   // chrome 111 knows color-mix and container queries; light-dark() must stay as written

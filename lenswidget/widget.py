@@ -202,8 +202,9 @@ class LensWidget(anywidget.AnyWidget):
 
     @t.validate("prompt")
     def _validate_prompt(self, proposal: Any) -> Any:
-        # run before the trait changes, so that a prompt that fails leaves everything as it was
-        if self._next_run is None:
+        # run before the trait changes, so that a prompt that fails leaves everything as it was; the same prompt
+        # again is no change, and a run made for it would be shown for the next one
+        if self._next_run is None and proposal["value"] != self.prompt:
             self.set_trait("status", {**IDLE, "state": "working", "text": "Running the model"})
             try:
                 self._next_run = self._session.execute(proposal["value"])

@@ -253,3 +253,11 @@ def test_to_dataframe_and_csv_hold_every_cell(demo_model, widget, tmp_path):
     assert len(frame) == 31 * 9 * 2
     with widget.to_csv(tmp_path / "grid.csv", k=2).open(newline="", encoding="utf-8") as file:
         assert len(list(csv.reader(file))) == 31 * 9 * 2 + 1
+
+
+def test_the_same_prompt_again_is_no_change_and_leaves_nothing_behind(widget):
+    before = widget.run["id"]
+    widget.prompt = PROMPT
+    assert widget.run["id"] == before
+    widget.prompt = "Something else"
+    assert widget.run["prompt"] == "Something else"

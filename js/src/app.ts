@@ -1,5 +1,6 @@
 import { Cells } from "./cells.ts";
 import { Effects } from "./effects.ts";
+import { atEnd } from "./events.ts";
 import { createLoader, type Viewport } from "./loader.ts";
 import type { Binary, ReadoutHeader, RunInfo, Traits } from "./protocol.ts";
 import { readTile } from "./readout.ts";
@@ -166,7 +167,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   };
   listen(model, heard, signal);
   onDisconnect(model, () => local({ connection: "gone" }), signal);
-  signal.addEventListener("abort", () => {
+  atEnd(signal, () => {
     cancelAnimationFrame(frame);
     clearTimeout(waitTimer);
   });
@@ -176,5 +177,5 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
 /** Hosts on ipywidgets' base manager say so when a restart cuts the comm. */
 function onDisconnect(model: HostModel, gone: () => void, signal: AbortSignal): void {
   model.on("comm_live_update", gone);
-  signal.addEventListener("abort", () => model.off("comm_live_update", gone));
+  atEnd(signal, () => model.off("comm_live_update", gone));
 }

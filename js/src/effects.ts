@@ -8,7 +8,7 @@ import { KernelError } from "./transport.ts";
 
 const N_MATCHES = 12;
 const FORMS_ASKED = 60;
-const NEEDS_KERNEL = "This needs the kernel, and none is connected.";
+const NEEDS_KERNEL = "This needs a kernel; none is connected.";
 
 /** The cell of a card. */
 export function refOf(state: State, key: string): CardRef | null {

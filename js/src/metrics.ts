@@ -96,7 +96,7 @@ export const METRICS: Record<Metric, MetricSpec> = {
     position: (rank, { d_vocab }) => 1 - Math.log1p(rank) / Math.log(d_vocab),
     ticks: ({ d_vocab }) =>
       [d_vocab, 10_000, 1000, 100, 10, 1]
-        .filter((rank, i) => i === 0 || rank < d_vocab / 3)
+        .filter((rank, i) => i === 0 || rank < d_vocab / 8)
         .map((rank) => ({ at: 1 - Math.log(rank) / Math.log(d_vocab), text: rankText(rank - 1) })),
   },
   agrees: {

@@ -1,3 +1,4 @@
+import { atEnd } from "./events.ts";
 import type { Traits } from "./protocol.ts";
 import { DEFAULTS, TRAIT_NAMES } from "./state.ts";
 import type { HostModel } from "./transport.ts";
@@ -39,7 +40,7 @@ export function listen(
       });
     };
     model.on(`change:${name}`, hear);
-    signal.addEventListener("abort", () => model.off(`change:${name}`, hear));
+    atEnd(signal, () => model.off(`change:${name}`, hear));
   }
 }
 

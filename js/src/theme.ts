@@ -1,3 +1,4 @@
+import { atEnd, on } from "./events.ts";
 import type { Theme } from "./scales.ts";
 
 /**
@@ -29,7 +30,7 @@ export function followTheme(changed: (theme: Theme) => void, signal: AbortSignal
   const attributeFilter = ["class", "theme", "data-theme", "data-jp-theme-light", "data-vscode-theme-kind"];
   for (const node of [document.documentElement, document.body])
     observer.observe(node, { attributes: true, attributeFilter });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", look, { signal });
-  signal.addEventListener("abort", () => observer.disconnect());
+  on(matchMedia("(prefers-color-scheme: dark)"), "change", look, signal);
+  atEnd(signal, () => observer.disconnect());
   look();
 }

@@ -1,3 +1,4 @@
+import { atEnd } from "./events.ts";
 import type { Binary, Incoming, Kind, Requests } from "./protocol.ts";
 
 /** The part of a host's widget model that we use; an exported file brings its own. */
@@ -77,7 +78,7 @@ export function createTransport(model: HostModel, events: TransportEvents, signa
     else entry.resolve({ value: content.value as never, buffers });
   };
   model.on("msg:custom", receive);
-  signal.addEventListener("abort", () => {
+  atEnd(signal, () => {
     model.off("msg:custom", receive);
     for (const entry of waiting.values()) entry.reject(new KernelError("Closed", "This view was closed."));
     waiting.clear();

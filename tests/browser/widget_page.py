@@ -66,7 +66,7 @@ class WidgetPage:
         self.execute(
             "w.selection = None; w.pins = []; w.cards = []; w.metric = 'prob'; w.stride = 1;"
             "w.orientation = 'layers'; w.hide_special = False; w.column_width_px = 72; w.rank_token = None;"
-            "w.trajectory = {'metric': 'prob', 'positions': []}; w.card_k = 20"
+            f"w.trajectory = {{'metric': 'prob', 'positions': []}}; w.card_k = 20; w.prompt = {PROMPT!r}"
         )
         self.page.wait_for_timeout(150)
 
@@ -77,7 +77,10 @@ def widget_in_lab(
 ) -> Iterator[WidgetPage]:
     """A widget in a running lab, for as many tests as like to share it."""
     base, folder = lab
-    with watched_page(browser, **{"viewport": {"width": 1400, "height": 1000}, **page_options}) as (page, log):
+    with watched_page(browser, **{"viewport": {"width": 1400, "height": 1000}, **page_options}) as (
+        page,
+        log,
+    ):
         write_notebook(folder / name, code)
         notebook = Notebook(page, base, name)
         notebook.command("application:toggle-left-area")

@@ -208,13 +208,13 @@ function heading(app: App, key: string, ref: CardRef, run: RunInfo): Child {
     isMain &&
       button({
         label: isKept ? "Kept" : "Keep",
-        title: "Keep this card open beside the next (k)",
+        title: "Keep this card open (k)",
         disabled: isKept,
         click: () => app.dispatch({ type: "keep" }),
       }),
     button({
       label: "Code",
-      title: "Copy as code: the trace that gives this card",
+      title: "Copy as code",
       click: () => app.dispatch({ type: "copy", key }),
     }),
     button({

@@ -1,4 +1,5 @@
 import type { App } from "../app.ts";
+import { atEnd, on } from "../events.ts";
 import { layerName } from "../format.ts";
 import {
   cellAt,
@@ -17,7 +18,8 @@ import { runOf, settledLayer } from "../selectors.ts";
 import { brief, lookOf } from "./cell.ts";
 import { type CellNode, fitCells, makeRow, paint, type RowNode } from "./gridrow.ts";
 
-const WANTED_HEIGHT_PX = 700;
+const WANTED_HEIGHT_PX = 714;
+const SCROLLBAR_PX = 14;
 
 /** The grid: only what is in view is in the page, and it scrolls natively under headers that stay. */
 export class GridView {
@@ -53,10 +55,10 @@ export class GridView {
     head.element.setAttribute("aria-rowindex", "1");
     element.append(head.element, body);
     const { signal } = app;
-    element.addEventListener("scroll", () => this.#scrolled(), { signal, passive: true });
+    on(element, "scroll", () => this.#scrolled(), signal, { passive: true });
     const observer = new ResizeObserver(() => this.#resized());
     observer.observe(element);
-    signal.addEventListener("abort", () => {
+    atEnd(signal, () => {
       observer.disconnect();
       cancelAnimationFrame(this.#scrollFrame);
     });
@@ -193,13 +195,12 @@ export class GridView {
       if (before && left) this.element.scrollLeft = left * this.#shape.col_px;
     }
     const shape = this.#shape as Shape;
-    const height = Math.min(
-      maxHeight(shape, width, WANTED_HEIGHT_PX),
-      shape.head_row_px + shape.rows.length * shape.row_px + 2,
-    );
+    const isWide = shape.head_col_px + shape.cols.length * shape.col_px > width;
+    const whole = shape.head_row_px + shape.rows.length * shape.row_px + 2 + (isWide ? SCROLLBAR_PX : 0);
+    const height = Math.min(maxHeight(shape, width, WANTED_HEIGHT_PX), whole);
     if (height === this.#height) return;
     this.#height = height;
-    this.element.style.height = `${height + 14}px`;
+    this.element.style.height = `${height}px`;
   }
 
   #layOut(run: RunInfo, shape: Shape): void {

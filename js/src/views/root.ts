@@ -1,8 +1,8 @@
 import type { App } from "../app.ts";
 import { delegate, h, patch } from "../dom.ts";
-import { layerPhrase } from "../format.ts";
+import { atEnd, on } from "../events.ts";
 import { MAX_COL_PX, MIN_COL_PX } from "../layout.ts";
-import { runOf } from "../selectors.ts";
+import { runOf, sameCell } from "../selectors.ts";
 import { keyOf, MAIN } from "../state.ts";
 import { followTheme } from "../theme.ts";
 import { cardView } from "./card.ts";
@@ -62,7 +62,7 @@ export class Root {
     }, signal);
     const observer = new ResizeObserver(() => this.#resized());
     observer.observe(element);
-    signal.addEventListener("abort", () => {
+    atEnd(signal, () => {
       observer.disconnect();
       element.remove();
     });
@@ -72,24 +72,29 @@ export class Root {
   #listen(signal: AbortSignal): void {
     const { element, grid } = this;
     const app = this.#app;
-    element.addEventListener("keydown", (event) => this.#keydown(event), { signal });
-    grid.element.addEventListener(
-      "click",
-      (event) => {
-        const cell = grid.cellOf(event.target);
-        if (cell) app.dispatch({ type: "open", cell });
-      },
-      { signal },
-    );
-    grid.element.addEventListener(
+    on(element, "keydown", (event) => this.#keydown(event), signal);
+    const cells = grid.element;
+    const open = ({ target }: Event) => {
+      const cell = grid.cellOf(target);
+      if (cell) app.dispatch({ type: "open", cell });
+    };
+    const focus = ({ target }: Event) => {
+      const cell = grid.cellOf(target);
+      if (cell && !sameCell(cell, app.get().focus))
+        app.dispatch({ type: "focus", cell, said: describe(app, cell) });
+    };
+    on(cells, "click", open, signal);
+    on(cells, "focusin", focus, signal);
+    on(
+      cells,
       "pointermove",
-      (event) => this.#tooltip.show(grid.cellOf(event.target) ?? null, event),
-      { signal },
+      (event: PointerEvent) => this.#tooltip.show(grid.cellOf(event.target) ?? null, event),
+      signal,
     );
-    grid.element.addEventListener("pointerleave", () => this.#tooltip.show(null), { signal });
-    grid.element.addEventListener("pointerdown", (event) => this.#dragColumn(event), { signal });
+    on(cells, "pointerleave", () => this.#tooltip.show(null), signal);
+    on(cells, "pointerdown", (event) => this.#dragColumn(event), signal);
     // before the host's own listeners: a shortcut of the host must not fire from our keys, but Ctrl+S must
-    window.addEventListener("keydown", (event) => this.#guard(event), { signal, capture: true });
+    on(window, "keydown", (event) => this.#guard(event), signal, { capture: true });
   }
 
   /** JupyterLab skips its shortcuts below this attribute; it looks on the way down, so set it before it does. */
@@ -139,9 +144,8 @@ export class Root {
       const wide = Math.max(MIN_COL_PX, Math.min(MAX_COL_PX, start.width + clientX - start.x));
       app.set({ column_width_px: Math.round(wide) });
     };
-    window.addEventListener("pointermove", move, { signal });
-    for (const end of ["pointerup", "pointercancel"])
-      window.addEventListener(end, () => drag.abort(), { signal });
+    on(window, "pointermove", move, signal);
+    for (const end of ["pointerup", "pointercancel"]) on(window, end, () => drag.abort(), signal);
   }
 
   #resized(): void {
@@ -183,7 +187,7 @@ export class Root {
       h(
         "p.lw-dim",
         {},
-        `Rows are layers: ${layerPhrase(-1)} at the bottom, the model’s own answer on top. Keys: press ? in the grid.`,
+        `Rows are layers: embedding at the bottom, the model’s answer on top. Press ? in the grid for its keys.`,
       ),
     );
   }

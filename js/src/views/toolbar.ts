@@ -23,7 +23,7 @@ export function promptForm(app: App): Child {
     h("textarea", {
       rows: String(Math.min(6, draft.split("\n").length)),
       "aria-label": "Prompt",
-      title: "Enter runs, Shift+Enter makes a new line",
+      title: "Shift+Enter: new line",
       spellcheck: "false",
       dir: "auto",
       readonly: offline,
@@ -44,7 +44,7 @@ export function promptForm(app: App): Child {
       : button({
           label: "Run",
           className: "lw-primary",
-          title: offline ? "This needs the kernel" : "Run the model on this prompt (Enter)",
+          title: offline ? "This needs the kernel" : "Run (Enter)",
           disabled: offline,
           click: run,
         }),
@@ -256,7 +256,7 @@ export function infoLine(app: App): Child {
       button({
         label: "Stop",
         className: "lw-small",
-        title: "Drop what is waiting",
+        title: "Stop waiting",
         click: () => app.dispatch({ type: "stop" }),
       }),
   );
