@@ -10,7 +10,7 @@ from typing import Any
 from playwright.sync_api import Locator, expect
 
 # The first widget of a kernel waits for torch, the model and a forward, on a machine with other work.
-DRAW_TIMEOUT_MS = 180_000
+DRAW_TIMEOUT_MS = 120_000
 ANSWER_TIMEOUT_MS = 60_000
 
 

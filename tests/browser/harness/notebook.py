@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, Page
 from .servers import TOKEN
 
 # Importing torch and loading a model takes a while on a busy machine with two cores.
-RUN_TIMEOUT_MS = 180_000
+RUN_TIMEOUT_MS = 120_000
 OPEN_TIMEOUT_MS = 90_000
 
 KERNEL = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
@@ -39,17 +39,16 @@ def write_notebook(path: Path, *cells: str) -> None:
 
 
 class Notebook:
-    """Opens a notebook in a page: `kind` is "lab" or "notebook"; `has_kernel=False` opens it with none."""
+    """Opens a notebook in a page and waits for its kernel: `kind` is "lab" or "notebook"."""
 
-    def __init__(self, page: Page, base: str, path: str, *, kind: str = "lab", has_kernel: bool = True):
+    def __init__(self, page: Page, base: str, path: str, *, kind: str = "lab"):
         self.page = page
         where = {"lab": f"lab/tree/{path}", "notebook": f"notebooks/{path}"}[kind]
         # Lab would otherwise restore the notebooks that an earlier test had open.
         page.goto(f"{base}/{where}?token={TOKEN}" + ("&reset" if kind == "lab" else ""))
         page.wait_for_function("() => window.jupyterapp?.restored?.then(() => true)", timeout=OPEN_TIMEOUT_MS)
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=OPEN_TIMEOUT_MS)
-        if has_kernel:
-            self.wait_until_idle()
+        self.wait_until_idle()
 
     def wait_until_idle(self) -> None:
         """Waits until the kernel is connected and does nothing."""
@@ -68,6 +67,17 @@ class Notebook:
 
     def run_all(self) -> None:
         self.command("notebook:run-all-cells")
+
+    def run_cell(self, index: int) -> None:
+        """Runs one cell, to its end."""
+        self.page.evaluate(
+            "index => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = index; }", index
+        )
+        self.command("notebook:run-cell")
+
+    def output(self, index: int) -> Locator:
+        """The output area of a cell."""
+        return self.page.locator(f".jp-Notebook .jp-Cell[data-windowed-list-index='{index}'] .jp-OutputArea")
 
     def save(self) -> None:
         self.command("docmanager:save")
@@ -93,7 +103,3 @@ class Notebook:
     def shut_down(self) -> None:
         """Ends the kernel, and its model's memory with it."""
         self.page.evaluate("() => window.jupyterapp.shell.currentWidget?.sessionContext?.shutdown()")
-
-    @property
-    def outputs(self) -> Locator:
-        return self.page.locator(".jp-OutputArea-output")
