@@ -269,9 +269,10 @@ class LensWidget(anywidget.AnyWidget):
     @t.observe("selection")
     def _on_selection(self, _change: Any) -> None:
         cell: Any = self.selection
+        card: Any = self.decoded
         if cell is None:
             self.set_trait("decoded", None)
-        elif self.decoded is None or any(self.decoded[name] != cell[name] for name in cell):
+        elif card is None or any(card[name] != cell[name] for name in cell):
             request = DecodeRequest(
                 run_id=self._session.run.id,
                 layer=cell["layer"],
