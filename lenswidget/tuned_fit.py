@@ -14,7 +14,9 @@ from lenswidget.tuned import TunedLens, published_hashes
 
 TEXTS_PER_STEP = 4
 RIDGE = 1e-3
-LEARNING_RATE = 1e-3
+LEARNING_RATE = (
+    4e-3  # of the size of the map: Adam steps alike whatever the gradient, and late maps are small
+)
 
 
 @dataclass
@@ -128,15 +130,16 @@ class _Descent:
             (a.to(model.device).requires_grad_(), b.to(model.device).requires_grad_())
             for a, b in zip(weight, bias, strict=True)
         ]
-        parameters = [part for pair in self.maps for part in pair]
-        self.optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, betas=(0.9, 0.99))
+        self.rates = [LEARNING_RATE * float(a.square().mean().sqrt()) for a in weight]
+        groups = [{"params": pair, "lr": rate} for pair, rate in zip(self.maps, self.rates, strict=True)]
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
         self.generator = torch.Generator().manual_seed(seed)
         self.order: list[int] = []
 
     def step(self, n_cells: int, rate: float) -> None:
-        """One step on about `n_cells` cells, at `rate` times the learning rate."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * rate
+        """One step on about `n_cells` cells, at `rate` times the learning rates."""
+        for group, full in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = full * rate
         with self.model.lock, frozen(self.model.hf_model), torch.enable_grad():
             *layers, last = self._cells(n_cells)
             with torch.no_grad():
