@@ -238,16 +238,19 @@ def _with_tail(hf_model: nn.Module, seen: Watched, found: Anatomy, final_norm: s
 
 def _sites(hf_model: nn.Module, seen: Watched, found: Anatomy) -> Iterator[BlockSites]:
     calls = seen.by_path()
-    known: dict[tuple[str, ...], BlockSites] = {}
+    known: dict[tuple[str, ...], list[BlockSites]] = {}
     for path, stream in zip(found.blocks, found.streams, strict=True):
         if len(calls[path]) > 1:
             yield refusal(f"the block runs {len(calls[path])} times in one forward")
             continue
         block = hf_model.get_submodule(path)
         make = tuple(name for name, _ in block.named_modules())
-        sites = examine(LoneBlock(block, calls[path][0], stream, seen.ids.shape), known.get(make))
-        known.setdefault(make, sites)
-        yield sites
+        lone = LoneBlock(block, calls[path][0], stream, seen.ids.shape)
+        earlier = known.setdefault(make, [])
+        # the first block may be odd: what none of the first two has is not looked for in the others
+        like = next((sites for sites in earlier if sites.parts), earlier[-1] if len(earlier) > 1 else None)
+        earlier.append(examine(lone, like))
+        yield earlier[-1]
 
 
 def _final_norm(steps: Sequence[Step] | None) -> str | None:

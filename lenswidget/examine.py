@@ -20,7 +20,8 @@ class BlockSites:
     `kind` says how the block adds: "sequential", "parallel", "one part", or "unknown". `attn` is the part
     that brings in what is elsewhere, `mlp` the one that works on the stream position by position. `mid` is
     where the stream between the two can be met. `parts` are all parts, in order. `refused` maps the
-    other sites to a reason. `notes` are remarks for people.
+    other sites to a reason. `notes` are remarks for people. `is_vouched`: attention was recognised and
+    every edit came out.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class BlockSites:
     parts: tuple[Part, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict[str, str])
     notes: tuple[str, ...] = ()
+    is_vouched: bool = False
 
     @property
     def others(self) -> tuple[Part, ...]:
@@ -54,8 +56,9 @@ def refusal(reason: str) -> BlockSites:
 def examine(lone: LoneBlock, like: BlockSites | None = None) -> BlockSites:
     """Finds and tests the parts of a block.
 
-    `like` is what an earlier block of the same make turned out to be: if its parts fit here too, no
-    search is made; if it had none, none is expected.
+    `like` is what an earlier block of the same make turned out to be. Where its parts sum to what this
+    block does, they are taken over, and what was tested on them is not tested again; where it had none,
+    none are looked for.
     """
     # the model's own work is not ours to vouch for: whatever a block cannot do alone, it is refused
     try:
@@ -68,6 +71,8 @@ def examine(lone: LoneBlock, like: BlockSites | None = None) -> BlockSites:
     if not float((again - before).abs().max()) <= 64 * lone.spacing * float(before.abs().max()):
         return refusal("the block run by itself gives something else than inside the model")
     parts = _again(lone, calls, sums, like) if like is not None else None
+    if parts is not None and like is not None and like.is_vouched:
+        return _taken_over(like, [_with_fate(part, calls) for part in parts])
     if parts is None:
         if like is not None and like.kind == "unknown":
             return like
@@ -78,6 +83,16 @@ def examine(lone: LoneBlock, like: BlockSites | None = None) -> BlockSites:
     if parts is None:
         return refusal(_why_no_sum(calls, sums, lone))
     return _tested(lone, calls, tuple(_with_fate(part, calls) for part in parts))
+
+
+def _taken_over(like: BlockSites, parts: Sequence[Part]) -> BlockSites:
+    """The same sites with this block's own constants."""
+    own = {addend.place: addend for part in parts for addend in part.addends}
+
+    def mine(part: Part | None) -> Part | None:
+        return part and replace(part, addends=tuple(own[addend.place] for addend in part.addends))
+
+    return replace(like, attn=mine(like.attn), mlp=mine(like.mlp), parts=tuple(parts))
 
 
 def _with_fate(part: Part, calls: Sequence[Call]) -> Part:
@@ -102,7 +117,8 @@ def _tested(lone: LoneBlock, calls: Sequence[Call], parts: tuple[Part, ...]) -> 
             refused[site] = f"replacing {part} does not change the stream by as much"
     if found.mid is not None and not _mid_is_shared(lone, calls, parts, found.mid):
         refused["resid_mid"] = f"changing {found.mid} does not change what the block adds to"
-    return replace(found, refused=refused)
+    is_vouched = found.attn is not None and refused == found.refused
+    return replace(found, refused=refused, is_vouched=is_vouched)
 
 
 def _mixers(lone: LoneBlock, calls: Sequence[Call], parts: Sequence[Part]) -> set[Place]:
