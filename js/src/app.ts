@@ -88,10 +88,13 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   const store = createStore<State, Action>(first, reduce, (action, before, after) => {
     if (runOf(before.traits)?.id !== runOf(after.traits)?.id) cells = cellsOf(after);
     else if (before.traits.snapshot !== after.traits.snapshot) addSnapshot(cells, after);
-    // opening a cell sends a decode, and the kernel then sets the selection itself
-    const isOurs = action.type !== "traits" && action.type !== "open";
-    if (isOurs && before.traits !== after.traits) push(model, before.traits, after.traits);
+    const isOurs = action.type !== "traits" && before.traits !== after.traits;
+    // Opening a cell sends a decode, with which the kernel sets the selection itself: told of it afterwards, it
+    // decodes no second time. It must be told, since marimo runs dependent cells for what the page sets alone.
+    const isOpen = action.type === "open";
+    if (isOurs && !isOpen) push(model, before.traits, after.traits);
     effects.after(action, before, after);
+    if (isOurs && isOpen) push(model, before.traits, after.traits);
     watchWaiting();
     schedule();
   });
