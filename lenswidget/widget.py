@@ -92,13 +92,14 @@ class LensWidget(anywidget.AnyWidget):
         state: dict[str, Any] | None = None,
         **choices: Any,
     ):
-        self._session = Session(model, lens, lenses, strict=strict)
+        session = Session(model, lens, lenses, strict=strict)
+        self._next_run: Any = session.execute(prompt)
+        self._session = session
         self._tasks = Tasks(self._reply, self._progress)
         begin = {**(state or {}), **choices}
         if lens is not None or begin.get("lens") not in self._session.lenses:
             begin["lens"] = self._session.first_lens
         selection = begin.pop("selection", None)
-        self._next_run: Any = self._session.execute(prompt)
         prompt = prompt if isinstance(prompt, str) else self._next_run.token_ids.tolist()
         super().__init__(prompt=prompt, **begin)
         self._publish()
@@ -191,6 +192,8 @@ class LensWidget(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Close the comm and let the run's states go; Python may still ask, and then the model runs again."""
+        if "_session" not in self.__dict__:  # a widget that was refused is closed when it is collected
+            return
         super().close()
         self._session.release()
 
@@ -202,8 +205,8 @@ class LensWidget(anywidget.AnyWidget):
 
     @t.validate("prompt")
     def _validate_prompt(self, proposal: Any) -> Any:
-        # run before the trait changes, so that a prompt that fails leaves everything as it was; the same prompt
-        # again is no change, and a run made for it would be shown for the next one
+        # run before the trait changes, so that a prompt that fails leaves everything as it was; the same
+        # prompt again is no change, and a run made for it would be shown for the next one
         if self._next_run is None and proposal["value"] != self.prompt:
             self.set_trait("status", {**IDLE, "state": "working", "text": "Running the model"})
             try:

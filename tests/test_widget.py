@@ -1,11 +1,13 @@
 """The widget from Python: traits, messages, and what bad input leaves standing."""
 
 import csv
+import gc
 import itertools
 
 import numpy as np
 import pytest
 import torch
+from ipywidgets.widgets.widget import _instances
 
 from lenswidget.errors import CellError, LensError, PromptError
 from lenswidget.widget import LensWidget
@@ -261,3 +263,14 @@ def test_the_same_prompt_again_is_no_change_and_leaves_nothing_behind(widget):
     assert widget.run["id"] == before
     widget.prompt = "Something else"
     assert widget.run["prompt"] == "Something else"
+
+
+def test_a_widget_that_is_refused_leaves_nothing_behind(demo_model, recwarn):
+    known = len(_instances)
+    with pytest.raises(PromptError):
+        LensWidget(demo_model, "")
+    with pytest.raises(LensError):
+        LensWidget(demo_model, "One", lens=3)
+    gc.collect()
+    assert len(_instances) == known
+    assert not [w for w in recwarn if "ignored" in str(w.message)]
