@@ -1,5 +1,8 @@
 """Sites mean the same on every make of block: what they say adds up, and what is set there happens."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import transformers as hf
@@ -180,3 +183,13 @@ def test_sites_of_an_encoder_decoder_are_the_decoders():
     torch.testing.assert_close(middle + mlp, after, rtol=0, atol=2e-6)
     assert not torch.allclose(before + attn, middle, atol=1e-3)  # cross-attention lies between
     assert "EncDecAttention" in " ".join(model.anatomy.sites[0].notes)
+
+
+def test_the_pages_trace_runs_as_it_stands(demo_model):
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    snippets = [code for code in re.findall(r"```python\n(.*?)```", page, re.S) if "trace(" in code]
+    assert len(snippets) == 1
+    found = {"model": demo_model}
+    exec(snippets[0], found)
+    assert found["after"].shape == found["added"].shape
+    assert demo_model.layers[5].offered == ("resid_pre", "resid_mid", "attn_out", "mlp_out", "resid_post")
