@@ -35,7 +35,8 @@ def suspended():
     """The greenlets that wait to go on, anywhere in this process."""
     gc.collect()
     alive = [thing for thing in gc.get_objects() if issubclass(type(thing), greenlet.greenlet)]
-    return [one for one in alive if one.parent is not None and one]
+    # one whose thread has ended counts as dead: nobody can run it, not even to its `finally` blocks
+    return [one for one in alive if one.parent is not None and one and not one.dead]
 
 
 # --- ways out

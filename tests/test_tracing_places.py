@@ -7,6 +7,7 @@ import functools
 import io
 import pdb
 import sys
+import warnings
 
 import pytest
 import torch
@@ -207,8 +208,11 @@ def test_an_offloaded_model_gives_what_it_gives_in_memory(where, tmp_path):
                 block = model.transformer.h[1]
                 block.skip(block.input)
                 skipped = model.lm_head.output
-            with model.generate(PROMPT, max_new_tokens=2, do_sample=False, pad_token_id=0) as tracer:
-                ids = tracer.result
+            with warnings.catch_warnings():
+                # before 5.0, transformers is surprised that an offloaded model's weights are on no device
+                warnings.filterwarnings("ignore", "You are calling .generate", UserWarning)
+                with model.generate(PROMPT, max_new_tokens=2, do_sample=False, pad_token_id=0) as tracer:
+                    ids = tracer.result
         assert n_hooks(model.hf_model) == before
         read.append((inside, late, lens, again, logits, early, skipped, ids))
     assert all(torch.equal(a, b) for a, b in zip(*read, strict=True))
