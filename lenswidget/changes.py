@@ -29,17 +29,28 @@ class Changes:
 
     def __init__(self) -> None:
         self.made: list[Change] = []
-        self._held: list[list[Any]] = []  # point, leaf, tensor, version when the body took over
+        # what is watched: where it belongs, the tensor, and its version when the body took over
+        self._places: list[tuple[Point, int]] = []
+        self._tensors: list[Tensor] = []
+        self._versions: list[int] = []
         self._uncounted: list[tuple[Point, int, Tensor]] = []  # without a version: compared with a copy
         self._copies: list[Tensor] = []
+        self._points: set[Point] = set()
         self._mutable: list[tuple[Point, Any, list[Any]]] = []  # containers whose items may be replaced
 
-    def hold(self, point: Point, value: Any) -> None:
-        """Watch the tensors of a value that the body is given, in the form in which the forward holds it."""
-        self._held = [held for held in self._held if held[0] != point]
+    def hold(self, point: Point, value: Any, found: list[Any]) -> None:
+        """Watch a value that the body is given, in the form in which the forward holds it.
+
+        Args:
+            found: the leaves of the value.
+        """
+        if point in self._points:
+            kept = [i for i, place in enumerate(self._places) if place[0] != point]
+            self._places = [self._places[i] for i in kept]
+            self._tensors = [self._tensors[i] for i in kept]
+        self._points.add(point)
         # only the value at hand is compared: to keep a copy of every value would double their memory
         self._uncounted = []
-        found = leaves(value)
         if isinstance(value, (list, dict)):
             self._mutable = [held for held in self._mutable if held[0] != point] + [(point, value, found)]
         for index, leaf in enumerate(found):
@@ -48,20 +59,24 @@ class Changes:
             if leaf.is_inference():
                 self._uncounted.append((point, index, leaf))
             else:
-                self._held.append([point, index, leaf, leaf._version])
+                self._places.append((point, index))
+                self._tensors.append(leaf)
 
     def body_takes_over(self) -> None:
         """From here on, changes are the body's."""
-        for held in self._held:
-            held[3] = held[2]._version
+        self._versions = [tensor._version for tensor in self._tensors]
         self._copies = [tensor.clone() for _, _, tensor in self._uncounted]
 
     def body_gives_back(self, at: Point) -> None:
         """Remember what the body has changed in place since it took over."""
-        for held in self._held:
-            if held[2]._version != held[3]:
-                self.made.append(Change(at, held[0], "in place", held[1], held[2].clone()))
-                held[3] = held[2]._version
+        versions = [tensor._version for tensor in self._tensors]
+        if versions != self._versions:
+            for (point, index), tensor, before, now in zip(
+                self._places, self._tensors, self._versions, versions, strict=True
+            ):
+                if before != now:
+                    self.made.append(Change(at, point, "in place", index, tensor.clone()))
+            self._versions = versions
         for (point, index, tensor), before in zip(self._uncounted, self._copies, strict=False):
             if not torch.equal(tensor, before):
                 self.made.append(Change(at, point, "in place", index, tensor.clone()))

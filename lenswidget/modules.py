@@ -188,7 +188,7 @@ class TracedModule:
         return self._root.wrapped, self._place
 
     def _trace(self, asked: str) -> Trace:
-        return innermost_trace(self._root.wrapped, f"{self._label()}.{asked}")
+        return innermost_trace(self._root._place.module, self._place.path, asked)
 
     def _label(self) -> str:
         return self.path or "the model"

@@ -27,6 +27,7 @@ class Inputs:
         self._function = function
         self._args = args
         self._kwargs = kwargs
+        self._tensors = {id(leaf): leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         self._own_copies: dict[int, Tensor] = {}
         self._random: list[Any] = []
 
@@ -51,13 +52,13 @@ class Inputs:
         finally:
             _set_random_state(state)
 
-    def protect(self, value: Any) -> None:
-        """Copy those inputs that the body, being given `value`, could change in place."""
-        ours = {id(leaf): leaf for leaf in leaves((self._args, self._kwargs)) if isinstance(leaf, Tensor)}
-        for leaf in leaves(value):
-            for key in (id(leaf), id(getattr(leaf, "_base", None))):
-                if key in ours and key not in self._own_copies:
-                    self._own_copies[key] = ours[key].clone()
+    def protect(self, tensors: list[Tensor]) -> None:
+        """Copy those inputs that the body, being given `tensors`, could change in place."""
+        for tensor in tensors:
+            base = tensor._base
+            for key in (id(tensor),) if base is None else (id(tensor), id(base)):
+                if key in self._tensors and key not in self._own_copies:
+                    self._own_copies[key] = self._tensors[key].clone()
 
     def check_repeatable(self, place: str) -> None:
         """Refuse to run again what a first run has changed.

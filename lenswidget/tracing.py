@@ -18,7 +18,7 @@ from lenswidget.rerun import Inputs
 from lenswidget.saving import begin_saving, end_saving
 from lenswidget.steps import Steps
 from lenswidget.tracebacks import nearest_path, tidy
-from lenswidget.values import block_output, check_fit, plain, replace_first
+from lenswidget.values import block_output, check_fit, leaves, plain, replace_first
 
 _open_traces: contextvars.ContextVar[tuple["Trace", ...]] = contextvars.ContextVar("open_traces", default=())
 
@@ -224,9 +224,10 @@ class Trace:
         if point.kind == "output" and point.module is place.module and self._is_block(place):
             self._views[point] = block_output(value)
         if not self._is_generation:
-            self._inputs.protect(value)
+            found = leaves(value)
+            self._inputs.protect([leaf for leaf in found if isinstance(leaf, Tensor)])
             if point == self._course.at:
-                self._changes.hold(point, value)
+                self._changes.hold(point, value, found)
 
     def _give_back(self) -> None:
         """The body is about to let the forward go on: settle what it has done where the forward stands."""
@@ -320,9 +321,13 @@ class Trace:
         )
 
 
-def innermost_trace(root: nn.Module, asked: str) -> Trace:
+def innermost_trace(root: nn.Module, path: str, asked: str) -> Trace:
     """The trace of this model that was opened last and is still open.
 
+    Args:
+        root: the model.
+        path: of the module in it that is asked for something.
+        asked: what it is asked for.
     Raises:
         TraceError: none is open.
     """
@@ -336,6 +341,6 @@ def innermost_trace(root: nn.Module, asked: str) -> Trace:
         else "none is open"
     )
     raise TraceError(
-        f"Asked for {asked}, which exists only in a trace of its model, but {found}. "
+        f"Asked for {path or 'the model'}.{asked}, which exists only in a trace of its model, but {found}. "
         "Write `with model.trace(prompt):` around it."
     )

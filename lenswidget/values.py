@@ -85,6 +85,8 @@ def plain(value: Any) -> Any:
 
 def leaves(value: Any) -> list[Any]:
     """What tuples, lists, dicts and model outputs hold, depth first; anything else is one leaf."""
+    if isinstance(value, Tensor):
+        return [value]
     if isinstance(value, (tuple, list)):
         return [leaf for item in value for leaf in leaves(item)]
     if isinstance(value, dict):

@@ -160,7 +160,7 @@ def test_nothing_stays_behind(counted, leave):
     assert suspended() == []
     assert not hasattr(torch.Tensor, "save")
     with pytest.raises(TraceError, match="none is open"):
-        innermost_trace(module, "something")
+        innermost_trace(module, "", "something")
     # and the next trace is clean, on this thread and on another
     with model.trace(x) as tracer:
         assert torch.equal(tracer.result, module(x))
