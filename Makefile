@@ -31,12 +31,12 @@ $(STAMPS)/venv: pyproject.toml constraints.txt scripts/make_venv | $(STAMPS)
 	@scripts/make_venv
 	@touch $@
 
-$(STAMPS)/npm: $(wildcard js/package-lock.json) $(STAMPS)/venv | $(STAMPS)
-	@if [ -f js/package.json ]; then echo "npm packages ..."; cd js && npm ci --no-fund --no-audit --loglevel=error; fi
+$(STAMPS)/npm: js/package-lock.json $(STAMPS)/venv | $(STAMPS)
+	@echo "npm packages ..."; cd js && npm ci --no-fund --no-audit --loglevel=error
 	@touch $@
 
 $(STAMPS)/build: $(SOURCES) $(STAMPS)/npm
-	@if [ -f js/package.json ]; then cd js && npm run --silent build; fi
+	@cd js && npm run --silent build
 	@touch $@
 
 $(STAMPS)/browser: scripts/find_browser $(STAMPS)/venv
@@ -64,21 +64,21 @@ check: $(STAMPS)/venv $(STAMPS)/npm
 	ruff format --check .
 	ruff check .
 	pyright
-	@if [ -f js/package.json ]; then cd js && npm run --silent lint && npm run --silent types; fi
+	cd js && npm run --silent lint && npm run --silent types
 
 test-py: setup
 	python -m pytest $(PYTEST_ARGS)
 
 test-js: $(STAMPS)/npm
-	@if [ -f js/package.json ]; then cd js && npm run --silent test; fi
+	cd js && npm run --silent test
 
-# The tracing and the anatomy against an older transformers, laid over the same environment.
+# The tracing against the oldest transformers that is supported, laid over the same environment.
 test-old-transformers: $(STAMPS)/venv
-	@if [ -f requirements/old-transformers.txt ]; then scripts/test_old_transformers; fi
+	scripts/test_old_transformers
 
 # The bundle is committed so that installing needs no node; a rebuild must give the same bytes.
 same-bundle: $(STAMPS)/npm
-	@if [ -f js/package.json ]; then scripts/same_bundle; fi
+	scripts/same_bundle
 
 build: $(STAMPS)/npm
 	cd js && npm run build
