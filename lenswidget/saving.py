@@ -1,7 +1,7 @@
 """`.save()` on tensors while a trace is open: nothing here needs it, code written for nnsight calls it."""
 
-import sys
 import threading
+import weakref
 from typing import Any
 
 from torch import Tensor
@@ -14,19 +14,34 @@ def _save(self: Any) -> Any:
     return self
 
 
-def _classes() -> list[type]:
-    outputs = sys.modules.get("transformers.utils.generic")
-    return [Tensor] if outputs is None else [Tensor, outputs.ModelOutput]
+def add_save(output: Any) -> bool:
+    """Give one model output a `.save()`; whether it took one.
+
+    The class has hundreds of subclasses, and to change it would slow the next access to each of them.
+    """
+    if not isinstance(output, dict) or not hasattr(output, "__dict__"):
+        return False
+    itself: weakref.ref[Any] = weakref.ref(output)
+
+    def save() -> Any:
+        return itself()
+
+    output.__dict__["save"] = save
+    return True
+
+
+def take_save(output: Any) -> None:
+    """Take away what `add_save` gave."""
+    output.__dict__.pop("save", None)
 
 
 def begin_saving() -> None:
-    """A trace has opened: tensors and model outputs have `.save()`, which returns them."""
+    """A trace has opened: tensors have `.save()`, which returns them."""
     global _n_open
     with _guard:
         _n_open += 1
         if _n_open == 1:
-            for cls in _classes():
-                cls.save = _save  # type: ignore[attr-defined]
+            Tensor.save = _save  # type: ignore[attr-defined]
 
 
 def end_saving() -> None:
@@ -35,6 +50,4 @@ def end_saving() -> None:
     with _guard:
         _n_open -= 1
         if _n_open == 0:
-            for cls in _classes():
-                if cls.__dict__.get("save") is _save:
-                    del cls.save  # type: ignore[attr-defined]
+            del Tensor.save  # type: ignore[attr-defined]

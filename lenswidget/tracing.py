@@ -15,7 +15,7 @@ from lenswidget.forward import NOTHING
 from lenswidget.locks import ModelLock
 from lenswidget.order import CallOrder, Place, Point
 from lenswidget.rerun import Inputs
-from lenswidget.saving import begin_saving, end_saving
+from lenswidget.saving import add_save, begin_saving, end_saving, take_save
 from lenswidget.steps import Steps
 from lenswidget.tracebacks import nearest_path, tidy
 from lenswidget.values import block_output, check_fit, leaves, plain, replace_first
@@ -60,6 +60,7 @@ class Trace:
         self._values: dict[Point, Any] = {}  # as the forward has them
         self._views: dict[Point, Any] = {}  # as the body is given them, where that differs
         self._paths: dict[nn.Module, str] = {root: ""}
+        self._saveable: list[Any] = []
         self._result: Any = NOTHING
 
     def __enter__(self) -> "Trace":
@@ -87,6 +88,9 @@ class Trace:
             end_saving()
             self._values.clear()
             self._views.clear()
+            for output in self._saveable:
+                take_save(output)
+            self._saveable.clear()
             self._lock.release(self._thread)
         if error is not None:
             tidy(error)
@@ -220,6 +224,8 @@ class Trace:
 
     def _arrive(self, point: Point, place: Place, value: Any) -> None:
         self._values[point] = value
+        if add_save(value):
+            self._saveable.append(value)
         self._views.pop(point, None)
         if point.kind == "output" and point.module is place.module and self._is_block(place):
             self._views[point] = block_output(value)
@@ -266,6 +272,8 @@ class Trace:
     def _end(self, result: Any) -> None:
         self._course.end(result)
         self._result = result
+        if add_save(result):
+            self._saveable.append(result)
         if not self._is_generation:
             self._values.setdefault(Point(self.root, "output"), result)
 
