@@ -73,17 +73,17 @@ class Bare:
         return torch.mv(self.weight, self.weight[0])
 
 
-def rounds(contestants, clock, seconds, least=3, most=40):
+def rounds(contestants, asked, most=40):
     """The least time of each, over rounds in which all take turns, in milliseconds."""
     best = dict.fromkeys(contestants, float("inf"))
     for function in contestants.values():
         function()  # once, unseen: caches fill, kernels are chosen
     began, n = time.perf_counter(), 0
-    while n < least or (n < most and time.perf_counter() - began < seconds):
+    while n < asked.least or (n < most and time.perf_counter() - began < asked.seconds):
         for name, function in contestants.items():
-            started = clock()
+            started = asked.clock()
             function()
-            best[name] = min(best[name], clock() - started)
+            best[name] = min(best[name], asked.clock() - started)
         n += 1
     return {name: 1e3 * best[name] for name in best}
 
@@ -108,7 +108,7 @@ def grid(folder, name, asked):
         }
         for peer, function in peers.items():
             contestants[peer] = lambda ids=ids, function=function: function(ids)
-        ms = rounds(contestants, asked.clock, asked.seconds)
+        ms = rounds(contestants, asked)
         floor = ms["forward"] + ms["product"]
         cells = " | ".join(f"{ms[one]:.0f} ({ms['lenswidget'] / ms[one]:.2f})" for one in peers)
         print(
@@ -131,19 +131,20 @@ def cell(folder, name, asked):
         "and 50 ranks": lambda: read(run, one, k=50, track=ids),
         "two cells": lambda: read(run, two, k=50, track=ids),
     }
-    ms = rounds(contestants, asked.clock, asked.seconds, most=400)
+    ms = rounds(contestants, asked, most=400)
     allowed = 1.3 * ms["row"] + 1
     found = " | ".join(f"{ms[one]:.2f}" for one in contestants)
     print(f"| {name} | {found} | {allowed:.2f} |", flush=True)
 
 
 def memory(folder, name, asked):
-    """Peak memory over the loaded model, MiB: the streams and the small results included."""
+    """Peak memory over the loaded model, MiB: streams, packed weight and results included."""
     hf_model = fresh(folder)
     ids = prompt_of(512)
     engine = LocalEngine(LanguageModel(hf_model))
     engine.model.tail  # noqa: B018 - watched once per model
-    streams = engine.run(ids[:8]).nbytes / 8 * 512 / 2**20
+    anatomy = engine.model.anatomy
+    streams = (anatomy.n_layers + 1) * len(ids) * anatomy.d_model * 4 / 2**20
     found = {"lenswidget": peak(lambda: engine.read(engine.run(ids), k=5))}
     for peer in asked.peers:
         with contextlib.suppress(ImportError):
@@ -203,6 +204,7 @@ def main():
     parser.add_argument("--tokens", type=int, nargs="+", default=[11, 128, 512])
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--seconds", type=float, default=20, help="of rounds for each row of a table")
+    parser.add_argument("--least", type=int, default=3, help="rounds for each row of a table")
     parser.add_argument("--longest", type=float, default=60, help="seconds of a growth row to stop after")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     asked = parser.parse_args()
