@@ -129,11 +129,16 @@ export class Cells {
     return found?.tile.arrays.get(ARRAY_OF[name] ?? "")?.[found.index];
   }
 
-  rank(site: string, lens: string, id: number, layer: number, position: number): number | undefined {
+  /** A tracked token's log-prob and exact rank in a cell. */
+  tracked(site: string, lens: string, id: number, layer: number, position: number) {
     const found = this.#find(site, lens, `rank:${id}`, layer, position);
     if (!found) return undefined;
-    const ids = found.tile.header.tracked_ids;
-    return found.tile.arrays.get("tracked_ranks")?.[found.index * ids.length + ids.indexOf(id)];
+    const { header, arrays } = found.tile;
+    const at = found.index * header.tracked_ids.length + header.tracked_ids.indexOf(id);
+    return {
+      log_prob: arrays.get("tracked_log_probs")?.[at] ?? Number.NaN,
+      rank: arrays.get("tracked_ranks")?.[at],
+    };
   }
 
   label(id: number): Label {

@@ -130,7 +130,7 @@ export class Effects {
       app.dispatch({ type: "card", key, patch: { matches, note } });
     if (!query) return keep(null, null);
     if (app.get().connection === "offline")
-      return keep(this.#storedMatches(query), `Only stored tokens. ${NEEDS_KERNEL}`);
+      return keep(this.#storedMatches(query), `Stored tokens. ${NEEDS_KERNEL}`);
     try {
       const { value } = await app.transport.request("search", { text: query, k: N_MATCHES }).reply;
       if (app.get().cards[key]?.query === query)
@@ -216,7 +216,7 @@ export class Effects {
     } catch (error) {
       if (isClosed(error)) return;
       // a frame may refuse the clipboard; the code is then shown, selected, to be copied by hand
-      say(error instanceof KernelError ? error.message : "Select and copy the code below.");
+      say(error instanceof KernelError ? error.message : "Copy it from below.");
     }
   }
 }

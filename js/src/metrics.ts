@@ -131,7 +131,7 @@ export function cellValue(
   const { metric, site, lens, rank_token } = traits;
   if (metric === "entropy" || metric === "kl") return cells.scalar(site, lens, metric, layer, position);
   if (metric === "rank") {
-    return rank_token === null ? undefined : cells.rank(site, lens, rank_token, layer, position);
+    return rank_token === null ? undefined : cells.tracked(site, lens, rank_token, layer, position)?.rank;
   }
   const top = cells.top(site, lens, layer, position);
   if (!top) return undefined;

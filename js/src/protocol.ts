@@ -95,8 +95,8 @@ export interface Card extends CardRef {
   readonly k: number;
   readonly temperature: number;
   readonly ids: readonly number[];
-  /** Of every id on the card. */
-  readonly labels: Labels;
+  /** As `ids`. */
+  readonly labels: readonly Label[];
   readonly log_probs: readonly JsonNumber[];
   readonly logits: readonly JsonNumber[];
   readonly entropy_nats: JsonNumber;

@@ -26,7 +26,7 @@ export function storedCard(
     k: tops.length,
     temperature: 1,
     ids: tops.map(({ id }) => id),
-    labels: {},
+    labels: tops.map(({ id }) => cells.label(id)),
     log_probs: tops.map(({ log_prob }) => log_prob),
     logits: [],
     entropy_nats: cells.scalar(site, lens, "entropy", layer, position) ?? "nan",

@@ -9,7 +9,7 @@ export interface Track {
   readonly log_probs: Float32Array;
   readonly ranks: Int32Array;
   /** False when it was put together from stored top tokens and so has gaps. */
-  readonly isExact: boolean;
+  isExact: boolean;
 }
 
 export interface Trajectories {
@@ -35,15 +35,17 @@ function blank(n_rows: number, isExact: boolean): Track {
   };
 }
 
-/** What the stored top tokens say of a token: its log-prob and rank wherever it is among them. */
+/** What the stored cells say of a token: where it was tracked all along, all of it; else where it is a top token. */
 export function storedTrack(cells: Cells, site: string, lens: string, position: number, id: number): Track {
-  const track = blank(cells.run.n_layers + 1, false);
-  for (let layer = lowestRow(site); layer < cells.run.n_layers; layer++) {
-    cells.tops(site, lens, layer, position, 100).forEach((token, rank) => {
-      if (token.id !== id) return;
-      track.log_probs[layer + 1] = token.log_prob;
-      track.ranks[layer + 1] = rank;
-    });
+  const { n_layers } = cells.run;
+  const track = blank(n_layers + 1, true);
+  for (let layer = lowestRow(site); layer < n_layers; layer++) {
+    const tracked = cells.tracked(site, lens, id, layer, position);
+    const tops = tracked ? [] : cells.tops(site, lens, layer, position, 100);
+    const rank = tops.findIndex((token) => token.id === id);
+    track.isExact &&= !!tracked;
+    track.log_probs[layer + 1] = (tracked ?? tops[rank])?.log_prob ?? Number.NaN;
+    track.ranks[layer + 1] = tracked?.rank ?? rank;
   }
   return track;
 }

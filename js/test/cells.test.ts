@@ -62,8 +62,8 @@ test("the rank of a tracked token is its exact place in the vocabulary", () => {
   cells.add(tileOf(read([0, 1], [3, 5], { track: [7, 2] })));
   const log_probs = logProbs(1, 1, 5, 4);
   const expected = log_probs.filter((x) => x > (log_probs[2] ?? 0)).length;
-  expect(cells.rank("resid_post", "logit", 2, 1, 5)).toBe(expected);
-  expect(cells.rank("resid_post", "logit", 3, 1, 5)).toBeUndefined();
+  expect(cells.tracked("resid_post", "logit", 2, 1, 5)?.rank).toBe(expected);
+  expect(cells.tracked("resid_post", "logit", 3, 1, 5)).toBeUndefined();
 });
 
 test("the settled layer is the lowest from which the final top token holds to the end", () => {

@@ -250,7 +250,7 @@ export class FakeKernel implements HostModel {
       k: ask.k,
       temperature: ask.temperature,
       ids: top.map(({ id }) => id),
-      labels: Object.fromEntries(VOCABULARY.map((_, id) => [id, labelOf(id)])),
+      labels: top.map(({ id }) => labelOf(id)),
       log_probs: top.map(({ log_prob }) => log_prob),
       logits: top.map(({ log_prob }) => log_prob + 20),
       entropy_nats: -order.reduce((sum, { log_prob: x }) => sum + x * Math.exp(x), 0),

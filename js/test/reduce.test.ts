@@ -1,9 +1,11 @@
 import { expect, test } from "vitest";
+import { Cells } from "../src/cells.ts";
 import { percent, rankText, toNumber } from "../src/format.ts";
 import type { RunInfo, Traits } from "../src/protocol.ts";
+import { readTile } from "../src/readout.ts";
 import { type Action, reduce } from "../src/reduce.ts";
 import { initialState, keyOf, MAIN, type State } from "../src/state.ts";
-import { combine } from "../src/trajectories.ts";
+import { combine, storedTrack } from "../src/trajectories.ts";
 import { FakeKernel } from "./fakekernel.ts";
 
 const kernel = new FakeKernel({ n_layers: 6 });
@@ -115,4 +117,20 @@ test("numbers keep their order of size in words", () => {
     2,
   ]);
   expect(toNumber("nan")).toBeNaN();
+});
+
+test("a token tracked through a stored grid has its whole course without a kernel", () => {
+  const cells = new Cells(kernel.run);
+  const layers = [-1, 0, 1, 2, 3, 4, 5];
+  const ask = { layers, positions: [4], site: "resid_post", lens: "logit", k: 2, metrics: [] };
+  const store = (track: number[]) => {
+    const { header, buffers } = kernel.readout({ ...ask, track });
+    cells.add(readTile(header, buffers));
+  };
+  store([]);
+  expect(storedTrack(cells, "resid_post", "logit", 4, 7).isExact).toBe(false);
+  store([7]);
+  const track = storedTrack(cells, "resid_post", "logit", 4, 7);
+  expect(track.isExact).toBe(true);
+  expect([...track.log_probs].every(Number.isFinite)).toBe(true);
 });

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from harness.pages import watched_page
 from widget_page import PROMPT, WidgetPage, widget_in_lab
 
 AXE = Path(__file__).parents[2] / "js" / "node_modules" / "axe-core" / "axe.min.js"
@@ -298,6 +299,38 @@ def test_two_views_stay_in_step_and_a_closed_view_leaves_no_listener(widget):
     assert views.count() == 2
     widget.page.evaluate("window.jupyterapp.shell.currentWidget.close()")
     widget.page.wait_for_function("() => document.querySelectorAll('.lenswidget').length === 1")
+
+
+def test_the_menu_saves_a_picture_of_the_grid(widget):
+    widget.root.get_by_title("More").click()
+    with widget.page.expect_download() as download:
+        widget.root.get_by_role("button", name="Download PNG").click()
+    path = download.value.path()
+    assert path.read_bytes().startswith(b"\x89PNG")
+    width, height = (int.from_bytes(path.read_bytes()[at : at + 4], "big") for at in (16, 20))
+    # twice the size on screen, for crisp text: 31 rows of 20 px and 9 columns of 72 px at least
+    assert width > 2 * 9 * 72
+    assert height > 2 * 31 * 20
+    widget.page.keyboard.press("Escape")
+
+
+def test_a_saved_file_works_without_a_kernel_and_says_what_it_lacks(widget, browser, tmp_path):
+    widget.execute(f"w.track(' Paris'); w.save({str(tmp_path / 'lens.html')!r})")
+    with watched_page(browser) as (page, log):
+        page.goto((tmp_path / "lens.html").as_uri())
+        page.get_by_text("Saved view: no kernel").wait_for()
+        page.locator(".lw-row[aria-rowindex='4'] > [role=gridcell][aria-colindex='10']").click()
+        assert page.locator("[data-card=main] tbody tr").count() == 10
+        # the pin was tracked when the file was made, so its course has every layer
+        assert page.locator(".lw-dot").count() == 31
+        for metric in ("entropy", "kl", "agrees", "log_prob"):
+            page.get_by_label("Colour").select_option(metric)
+            page.wait_for_timeout(60)
+            assert page.locator(".lw-body .is-missing").count() == 0
+        page.get_by_role("button", name="Code").click()
+        page.get_by_text("This needs a kernel").wait_for()
+        assert page.get_by_role("button", name="Run", exact=True).is_disabled()
+        assert log.uncaught == []
 
 
 def test_no_accessibility_violation(widget):

@@ -32,7 +32,7 @@ function pinButton(app: App, id: number, label: Label): Child {
 
 function tokenRow(app: App, run: RunInfo, card: Card, i: number): Child {
   const id = card.ids[i] ?? -1;
-  const label = card.labels[id] ?? app.cells()?.label(id) ?? ["", "none", ""];
+  const label = card.labels[i] ?? ["", "none", ""];
   const log_prob = toNumber(card.log_probs[i]);
   const below = card.rank_below[i];
   const p = Math.exp(log_prob);
@@ -49,7 +49,7 @@ function tokenRow(app: App, run: RunInfo, card: Card, i: number): Child {
       { style: { "--lw-p": String(p) }, title: `log-prob ${fixed(log_prob, 4)} nats` },
       percent(p),
     ),
-    h("td.lw-num", {}, fixed(toNumber(card.logits[i]))),
+    h("td.lw-num", {}, fixed(card.logits.length ? toNumber(card.logits[i]) : null)),
     h("td", { class: `lw-num${moved}` }, rankText(below)),
     h("td", {}, pinButton(app, id, label)),
   );
@@ -249,9 +249,7 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
     heading(app, key, ref, run),
     switches(app, key, state, run),
     state.error && h("p.lw-error", { role: "alert" }, state.error),
-    card
-      ? facts(app, state, card)
-      : state.isPending && h("p.lw-facts lw-dim", {}, "decoding… (grid’s numbers until then)"),
+    card ? facts(app, state, card) : state.isPending && h("p.lw-facts lw-dim", {}, "decoding…"),
     card
       ? h("div", { class: state.isPending ? "is-stale" : "" }, tokenTable(app, run, card))
       : provisional(app, run, ref),

@@ -1,5 +1,5 @@
 import type { App } from "../app.ts";
-import { layerName, percent } from "../format.ts";
+import { layerName } from "../format.ts";
 import { cellAt, type Shape, shapeOf, shownLayers } from "../layout.ts";
 import { METRICS } from "../metrics.ts";
 import type { RunInfo } from "../protocol.ts";
@@ -74,10 +74,7 @@ function drawHeads(pen: Pen, app: App, run: RunInfo, shape: Shape): void {
 function drawFoot(pen: Pen, app: App, run: RunInfo, y: number, width_px: number): void {
   const { metric, site, lens } = app.get().traits;
   const spec = METRICS[metric];
-  const last = app.cells()?.top(site, lens, run.n_layers - 1, run.tokens.length - 1);
-  const label = last && app.cells()?.label(last.id)[0];
-  const answer = last ? ` · next: ${label} ${percent(Math.exp(last.log_prob))}` : "";
-  write(pen, `${run.model} · ${site} · ${lens}${answer}`, PAD, y + 12, width_px - 2 * PAD, "left");
+  write(pen, `${run.model} · ${site} · ${lens}`, PAD, y + 12, width_px - 2 * PAD, "left");
   write(pen, `${spec.name} ${spec.unit}`, PAD, y + 30, 240, "left");
   ramp(spec.scale, app.theme()).forEach(({ css }, i) => {
     pen.fillStyle = css;

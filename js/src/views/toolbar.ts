@@ -38,7 +38,7 @@ export function promptForm(app: App): Child {
       ? button({
           label: "Stop",
           className: "lw-primary",
-          title: "Stop what is running",
+
           click: () => app.dispatch({ type: "stop" }),
         })
       : button({
@@ -256,7 +256,6 @@ export function infoLine(app: App): Child {
       button({
         label: "Stop",
         className: "lw-small",
-        title: "Stop waiting",
         click: () => app.dispatch({ type: "stop" }),
       }),
   );
