@@ -88,13 +88,11 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   const store = createStore<State, Action>(first, reduce, (action, before, after) => {
     if (runOf(before.traits)?.id !== runOf(after.traits)?.id) cells = cellsOf(after);
     else if (before.traits.snapshot !== after.traits.snapshot) addSnapshot(cells, after);
-    const isOurs = action.type !== "traits" && before.traits !== after.traits;
-    // Opening a cell sends a decode, with which the kernel sets the selection itself: told of it afterwards, it
-    // decodes no second time. It must be told, since marimo runs dependent cells for what the page sets alone.
-    const isOpen = action.type === "open";
-    if (isOurs && !isOpen) push(model, before.traits, after.traits);
     effects.after(action, before, after);
-    if (isOurs && isOpen) push(model, before.traits, after.traits);
+    // Only now: opening a cell sends a decode, with which the kernel sets the selection itself, and told of it
+    // afterwards it decodes no second time. It must be told, since marimo runs dependent cells for what the page
+    // sets alone.
+    if (action.type !== "traits" && before.traits !== after.traits) push(model, before.traits, after.traits);
     watchWaiting();
     schedule();
   });

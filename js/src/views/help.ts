@@ -1,6 +1,6 @@
 import type { App } from "../app.ts";
 import { type Child, h } from "../dom.ts";
-import { button } from "./parts.ts";
+import { button, toggle } from "./parts.ts";
 
 export const KEYS: readonly (readonly [keys: string, does: string])[] = [
   ["← → ↑ ↓", "move by a cell"],
@@ -29,7 +29,7 @@ export function help(app: App): Child {
         label: "×",
         className: "lw-icon",
         title: "Close (Escape)",
-        click: () => app.local({ panel: null }),
+        click: () => toggle(app, "help"),
       }),
     ),
     h(

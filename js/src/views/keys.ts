@@ -5,6 +5,7 @@ import { chartedPositions, pinOf, runOf } from "../selectors.ts";
 import { MAIN } from "../state.ts";
 import { describe } from "./describe.ts";
 import type { GridView } from "./grid.ts";
+import { toggle } from "./parts.ts";
 
 const COLUMN_STEP_PX = 8;
 
@@ -113,7 +114,7 @@ export function gridKey(app: App, grid: GridView, event: KeyboardEvent, search: 
     "/": search,
     "[": () => widen(app, -COLUMN_STEP_PX),
     "]": () => widen(app, COLUMN_STEP_PX),
-    "?": () => app.local({ panel: app.get().panel === "help" ? null : "help" }),
+    "?": () => toggle(app, "help"),
   };
   const act = does[event.key];
   act?.();

@@ -1,5 +1,12 @@
+import type { App } from "../app.ts";
 import { type Child, h } from "../dom.ts";
 import type { Label } from "../protocol.ts";
+
+/** Open a panel, or close it when it is open, and then do what was chosen in it. */
+export function toggle(app: App, name: "help" | "menu", chosen?: () => void): void {
+  app.local({ panel: app.get().panel === name ? null : name });
+  chosen?.();
+}
 
 export interface ButtonProps {
   readonly label: Child;

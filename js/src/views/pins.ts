@@ -98,7 +98,7 @@ function positionChips(app: App, run: RunInfo, positions: readonly number[]): Ch
       button({
         label: "hold",
         className: "lw-small",
-        title: "Keep charting this position (t adds the focused one)",
+        title: "Keep charting this position (t adds one)",
         click: () => set(positions),
       }),
   );

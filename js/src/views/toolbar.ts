@@ -5,7 +5,7 @@ import { METRICS } from "../metrics.ts";
 import type { Metric, RunInfo, Traits } from "../protocol.ts";
 import { runOf } from "../selectors.ts";
 import type { State } from "../state.ts";
-import { button, checkbox, select } from "./parts.ts";
+import { button, checkbox, select, toggle } from "./parts.ts";
 
 /** The prompt, and the button that runs it. */
 export function promptForm(app: App): Child {
@@ -132,14 +132,14 @@ export function controls(app: App): Child {
       className: "lw-icon",
       title: "More",
       expanded: panel === "menu",
-      click: () => app.local({ panel: panel === "menu" ? null : "menu" }),
+      click: () => toggle(app, "menu"),
     }),
     button({
       label: "?",
       className: "lw-icon",
       title: "Keys (?)",
       expanded: panel === "help",
-      click: () => app.local({ panel: panel === "help" ? null : "help" }),
+      click: () => toggle(app, "help"),
     }),
   );
 }
@@ -178,10 +178,10 @@ export function menu(app: App, savePng: () => void): Child {
     "div.lw-panel lw-menu",
     { role: "group", "aria-label": "More" },
     number("column_width_px", "Column width, px", 24, 400, 4),
-    number("k", "Tokens kept per cell", 1, 100, 1),
+    number("k", "Tokens per cell", 1, 100, 1),
     number("card_k", "Tokens on a card", 1, 1000, 5),
-    button({ label: "Download PNG", click: savePng }),
-    button({ label: "Reset view", click: () => app.dispatch({ type: "reset" }) }),
+    button({ label: "Download PNG", click: () => toggle(app, "menu", savePng) }),
+    button({ label: "Reset view", click: () => toggle(app, "menu", () => app.dispatch({ type: "reset" })) }),
   );
 }
 
