@@ -56,7 +56,7 @@ def test_a_click_decodes_the_cell_again_and_the_card_equals_a_float64_decode(wid
     card = widget.open_card(12, 4)
     widget.execute(ORACLE)
     expected = widget.value("oracle(12, 4)")
-    assert widget.value("w.selection") == {"layer": 12, "position": 4}
+    widget.becomes("w.selection", {"layer": 12, "position": 4})
     assert widget.value("w.decoded['ids']") == expected["ids"]
     rows = card.locator("tbody tr")
     assert rows.count() == 20
@@ -142,7 +142,7 @@ def test_pins_are_charted_with_the_exact_values_of_every_layer(widget):
     widget.cell(29, 8).click()
     widget.decoded_card(29, 8)
     widget.page.keyboard.press("p")
-    assert widget.value("w.pins[0]['ids']") == widget.value("[int(w.decoded['ids'][0])]")
+    widget.becomes("[pin['ids'] for pin in w.pins]", [[widget.value("w.decoded['ids'][0]")]])
     chart = widget.root.locator(".lw-chart")
     chart.wait_for()
     widget.page.wait_for_function("() => document.querySelectorAll('.lw-dot').length === 31")
@@ -160,6 +160,7 @@ def test_pins_are_charted_with_the_exact_values_of_every_layer(widget):
     widget.page.wait_for_function(
         "() => document.querySelector('.lw-pin .lw-dim')?.textContent.startsWith('×')"
     )
+    widget.becomes("len(w.pins[0]['ids']) > 1", True)
     forms = widget.value("[model.tokenizer.decode([i]) for i in w.pins[0]['ids']]")
     assert len(forms) > 1
     assert {form.strip().lower() for form in forms} == {"paris"}
@@ -188,7 +189,7 @@ def test_a_card_is_asked_again_with_another_k_and_temperature(widget):
     card.get_by_label("Temp.", exact=True).select_option("2")
     widget.root.get_by_text("temperature 2").wait_for()
     assert number(card.locator(".lw-prob").first.inner_text()) < number(cold)
-    assert widget.value("w.decoded['temperature']") == 2
+    widget.becomes("w.decoded['temperature']", 2)
     assert "grid:" in card.inner_text()
 
 
@@ -197,13 +198,13 @@ def test_cards_are_kept_side_by_side_and_leave_the_selection_alone(widget):
     widget.page.keyboard.press("k")
     widget.open_card(22, 5)
     assert widget.root.locator(".lw-kept .lw-card").count() == 1
-    assert widget.value("w.selection") == {"layer": 22, "position": 5}
+    widget.becomes("w.selection", {"layer": 22, "position": 5})
     assert [c["layer"] for c in widget.value("w.cards")] == [10]
     widget.execute("w.cards = [*w.cards, {'layer': 3, 'position': 1, 'site': 'resid_post', 'lens': 'logit'}]")
     widget.page.wait_for_function(
         "() => document.querySelectorAll('.lw-kept .lw-card tbody tr').length === 40"
     )
-    assert widget.value("w.selection") == {"layer": 22, "position": 5}
+    widget.becomes("w.selection", {"layer": 22, "position": 5})
 
 
 def test_the_code_that_a_card_copies_gives_the_card(widget):
@@ -225,7 +226,7 @@ def test_each_metric_colours_every_cell_and_says_its_number(widget, metric):
         "() => document.querySelectorAll('.lw-body [role=gridcell]').length > 200"
         " && !document.querySelector('.lw-body .is-missing')"
     )
-    assert widget.value("w.metric") == metric
+    widget.becomes("w.metric", metric)
     widget.cell(9, 2).hover()
     tip = widget.root.locator(".lw-tooltip").inner_text()
     shown_value = {
@@ -246,21 +247,21 @@ def test_layout_controls_reach_python_and_back(widget):
     widget.control("Down").select_option("tokens")
     widget.page.wait_for_function("() => document.querySelector('.lw-grid.is-transposed')")
     assert widget.root.locator(".lw-colhead").all_inner_texts()[:2] == ["embed", "1"]
-    assert widget.value("[w.stride, w.orientation]") == [4, "tokens"]
+    widget.becomes("[w.stride, w.orientation]", [4, "tokens"])
     widget.root.get_by_title("More").click()
     widget.root.get_by_role("button", name="Reset view").click()
-    assert widget.value("[w.stride, w.orientation]") == [1, "layers"]
+    widget.becomes("[w.stride, w.orientation]", [1, "layers"])
     widget.execute("w.column_width_px = 120")
     widget.page.wait_for_function("() => document.querySelector('.lw-colhead').offsetWidth === 120")
     widget.cell(29, 2).focus()
     widget.page.keyboard.press("[")
-    assert widget.value("w.column_width_px") == 112
+    widget.becomes("w.column_width_px", 112)
     head = widget.root.locator(".lw-colhead").nth(1).bounding_box()
     widget.page.mouse.move(head["x"] + head["width"] - 3, head["y"] + 10)
     widget.page.mouse.down()
     widget.page.mouse.move(head["x"] + head["width"] - 43, head["y"] + 10, steps=4)
     widget.page.mouse.up()
-    assert widget.value("w.column_width_px") == 72
+    widget.becomes("w.column_width_px", 72)
 
 
 def test_a_long_prompt_loads_what_is_in_view_and_then_the_rest_as_it_scrolls(widget):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,13 @@ class WidgetPage:
 
     def value(self, expression: str) -> Any:
         return self.notebook.value(expression)
+
+    def becomes(self, expression: str, expected: Any, timeout_s: float = 15) -> None:
+        """Waits until Python has it: the host holds back a view's changes while the kernel is busy."""
+        end = time.monotonic() + timeout_s
+        while (found := self.value(expression)) != expected:
+            assert time.monotonic() < end, f"{expression} is {found!r}, not {expected!r}"
+            self.page.wait_for_timeout(50)
 
     def execute(self, code: str) -> str:
         return self.notebook.execute(code)
