@@ -1,0 +1,32 @@
+"""Every example runs from top to bottom; the quickstart does so in a browser, see browser/test_quickstart.py."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.ipynb"))
+IN_BROWSER = {"quickstart"}
+
+
+def texts(book):
+    """The plain text of each code cell's last output, by the cell's id."""
+    cells = [cell for cell in book.cells if cell.cell_type == "code" and cell.outputs]
+    return {cell.id: cell.outputs[-1].get("data", {}).get("text/plain", "") for cell in cells}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in EXAMPLES if path.stem not in IN_BROWSER], ids=lambda path: path.stem
+)
+def test_example_runs_from_top_to_bottom(path, tmp_path):
+    book = nbformat.read(path, as_version=4)
+    assert not any(cell.outputs for cell in book.cells if cell.cell_type == "code"), (
+        "commit it without outputs"
+    )
+    NotebookClient(book, timeout=180, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = texts(book)
+    assert "LensWidget" in shown["lens"]
+    if path.stem == "tour":
+        assert shown["trace"] == "' Paris'"
+        assert (tmp_path / "lens.html").exists()
