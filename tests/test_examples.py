@@ -1,4 +1,4 @@
-"""Every example runs from top to bottom; the quickstart does so in a browser, see browser/test_quickstart.py."""
+"""Every example runs from top to bottom. The quickstart does so in a browser: browser/test_quickstart.py."""
 
 from pathlib import Path
 
