@@ -86,7 +86,7 @@ build: $(STAMPS)/npm
 
 # Live reload: the bundle is rebuilt as its sources change, and anywidget swaps it in the open notebook.
 dev: $(STAMPS)/venv $(STAMPS)/npm $(STAMPS)/demo
-	@(cd js && npm run watch) & trap "kill $$!" EXIT; OMP_NUM_THREADS= ANYWIDGET_HMR=1 python scripts/lab.py "$(PORT)"
+	@(cd js && npm run watch) & trap "kill $$! 2>/dev/null || true" EXIT; OMP_NUM_THREADS= ANYWIDGET_HMR=1 python scripts/lab.py "$(PORT)"
 
 bench: setup
 	@for f in benchmarks/*.py; do echo "== $$f"; OMP_NUM_THREADS=2 python "$$f"; done
