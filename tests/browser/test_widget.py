@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from harness.pages import watched_page
+from playwright.sync_api import expect
 from widget_page import PROMPT, WidgetPage, widget_in_lab
 
 AXE = Path(__file__).parents[2] / "js" / "node_modules" / "axe-core" / "axe.min.js"
@@ -104,22 +105,22 @@ def test_the_grid_is_worked_by_keyboard_alone(widget):
     for key in ("ArrowDown", "ArrowRight", "ArrowRight", "ArrowLeft"):
         page.keyboard.press(key)
     focused = page.locator(".lenswidget [role=gridcell]:focus")
-    assert focused.get_attribute("aria-colindex") == "3"
-    assert "layer 28, position 1 after" in widget.root.locator(".lw-line").inner_text()
+    expect(focused).to_have_attribute("aria-colindex", "3")
+    expect(widget.root.locator(".lw-line")).to_contain_text("layer 28, position 1 after")
     page.keyboard.press("Enter")
     widget.decoded_card(28, 1)
     page.keyboard.press("Control+End")
-    assert focused.get_attribute("aria-colindex") == "10"
+    expect(focused).to_have_attribute("aria-colindex", "10")
     page.keyboard.press("Home")
     page.keyboard.press("PageUp")
-    assert focused.get_attribute("aria-colindex") == "2"
+    expect(focused).to_have_attribute("aria-colindex", "2")
     page.keyboard.press("?")
     widget.root.locator(".lw-help").wait_for()
     page.keyboard.press("Escape")
-    assert widget.root.locator(".lw-help").count() == 0
+    widget.root.locator(".lw-help").wait_for(state="detached")
     page.keyboard.press("Escape")
     widget.root.locator(".lw-hint").wait_for()
-    assert page.locator(".lenswidget [role=gridcell]:focus").count() == 1
+    expect(focused).to_have_count(1)
     page.keyboard.press("Tab")
     assert page.locator(".lenswidget .lw-grid :focus").count() == 0, "Tab leads out of the grid"
 
@@ -155,7 +156,7 @@ def test_pins_are_charted_with_the_exact_values_of_every_layer(widget):
     for layer in (0, 14, 29):
         title = widget.root.locator(".lw-dot title").nth(layer + 1).text_content()
         assert number(title.rpartition(":")[2]) == pytest.approx(widget.value(f"_t[{layer}]"), abs=6e-3)
-    assert "is-pinned" in widget.cell(29, 8).get_attribute("class")
+    expect(widget.cell(29, 8)).to_have_class(re.compile("is-pinned"))
     widget.root.locator(".lw-pin").get_by_title("Sum with the other forms").click()
     widget.page.wait_for_function(
         "() => document.querySelector('.lw-pin .lw-dim')?.textContent.startsWith('×')"
@@ -178,7 +179,7 @@ def test_any_token_is_found_and_its_rank_is_exact(widget):
         "run = model.run(w.prompt); logits = model.tail(run.states('resid_post', [20], [8]))[0]"
     )
     rank = widget.value("int((logits > logits[token]).sum())")
-    assert f"#{rank + 1:,}" in found.inner_text()
+    expect(found).to_contain_text(f"#{rank + 1:,}")
 
 
 def test_a_card_is_asked_again_with_another_k_and_temperature(widget):
@@ -197,9 +198,9 @@ def test_cards_are_kept_side_by_side_and_leave_the_selection_alone(widget):
     widget.open_card(10, 3)
     widget.page.keyboard.press("k")
     widget.open_card(22, 5)
-    assert widget.root.locator(".lw-kept .lw-card").count() == 1
+    widget.page.wait_for_function("() => document.querySelectorAll('.lw-kept .lw-card').length === 1")
     widget.becomes("w.selection", {"layer": 22, "position": 5})
-    assert [c["layer"] for c in widget.value("w.cards")] == [10]
+    widget.becomes("[card['layer'] for card in w.cards]", [10])
     widget.execute("w.cards = [*w.cards, {'layer': 3, 'position': 1, 'site': 'resid_post', 'lens': 'logit'}]")
     widget.page.wait_for_function(
         "() => document.querySelectorAll('.lw-kept .lw-card tbody tr').length === 40"
@@ -321,13 +322,12 @@ def test_a_saved_file_works_without_a_kernel_and_says_what_it_lacks(widget, brow
         page.goto((tmp_path / "lens.html").as_uri())
         page.get_by_text("Saved view: no kernel").wait_for()
         page.locator(".lw-row[aria-rowindex='4'] > [role=gridcell][aria-colindex='10']").click()
-        assert page.locator("[data-card=main] tbody tr").count() == 10
+        expect(page.locator("[data-card=main] tbody tr")).to_have_count(10)
         # the pin was tracked when the file was made, so its course has every layer
-        assert page.locator(".lw-dot").count() == 31
+        expect(page.locator(".lw-dot")).to_have_count(31)
         for metric in ("entropy", "kl", "agrees", "log_prob"):
             page.get_by_label("Colour").select_option(metric)
-            page.wait_for_timeout(60)
-            assert page.locator(".lw-body .is-missing").count() == 0
+            expect(page.locator(".lw-body .is-missing")).to_have_count(0)
         page.get_by_role("button", name="Code").click()
         page.get_by_text("This needs a kernel").wait_for()
         assert page.get_by_role("button", name="Run", exact=True).is_disabled()
