@@ -12,8 +12,9 @@ from harness.servers import jupyter
 SHOTS = Path(__file__).parent / "shots"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """A browser for one file's tests: while it lives no other test of the process can run an event loop."""
     with chromium() as opened:
         yield opened
 
