@@ -1,9 +1,8 @@
 import type { JsonNumber, Label } from "./protocol.ts";
 
-/** A number as JSON carries it: "nan", "inf" and "-inf" are what JSON lacks. NaN for what is not there. */
+/** A number as JSON carries it: what JSON lacks comes as text, "NaN" or "-Infinity". NaN for what is not there. */
 export function toNumber(x: JsonNumber | undefined): number {
-  if (typeof x === "number") return x;
-  return x?.endsWith("inf") ? Number(`${x}inity`.replace("i", "I")) : Number.NaN;
+  return Number(x ?? Number.NaN);
 }
 
 /** A probability as people read it: "43.2 %", "0.3 %", "<0.01 %". */

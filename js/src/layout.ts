@@ -55,21 +55,29 @@ export function shownPositions(run: Pick<RunInfo, "tokens" | "special">, hide_sp
   return kept.length ? kept : positions;
 }
 
+/** The share of the chosen width that a column keeps when that shows every column at once. */
+const FIT_FROM = 0.66;
+
 export function shapeOf(
   run: Pick<RunInfo, "n_layers" | "tokens" | "special">,
   traits: Pick<Traits, "stride" | "hide_special" | "orientation" | "column_width_px" | "site">,
+  width_px = 0,
 ): Shape {
   const layers = shownLayers(run.n_layers, traits.stride, traits.site);
   const positions = shownPositions(run, traits.hide_special);
   const transposed = traits.orientation === "tokens";
+  const cols = transposed ? layers.reverse() : positions;
+  const head_col_px = transposed ? 132 : 58;
+  const wide = Math.min(MAX_COL_PX, Math.max(MIN_COL_PX, traits.column_width_px));
+  const fitting = ((width_px - head_col_px - 2) / cols.length) | 0;
   return {
     rows: transposed ? positions : layers,
-    cols: transposed ? layers.reverse() : positions,
+    cols,
     rowsAre: transposed ? "positions" : "layers",
-    col_px: Math.min(MAX_COL_PX, Math.max(MIN_COL_PX, Math.round(traits.column_width_px))),
+    col_px: fitting >= wide * FIT_FROM ? Math.min(wide, fitting) : wide,
     row_px: ROW_PX,
     head_row_px: transposed ? 24 : 38,
-    head_col_px: transposed ? 132 : 58,
+    head_col_px,
   };
 }
 

@@ -111,12 +111,12 @@ test("numbers keep their order of size in words", () => {
     "0 %",
   ]);
   expect(rankText(0)).toBe("#1");
-  expect([toNumber("inf"), toNumber("-inf"), toNumber(2)]).toEqual([
+  expect([toNumber("Infinity"), toNumber("-Infinity"), toNumber(2)]).toEqual([
     Number.POSITIVE_INFINITY,
     Number.NEGATIVE_INFINITY,
     2,
   ]);
-  expect(toNumber("nan")).toBeNaN();
+  expect(toNumber("NaN")).toBeNaN();
 });
 
 test("a token tracked through a stored grid has its whole course without a kernel", () => {

@@ -180,13 +180,13 @@ export class GridView {
   #reshape(run: RunInfo): void {
     const { traits } = this.#app.get();
     const { stride, hide_special, orientation, column_width_px, site } = traits;
-    const key = [run, stride, hide_special, orientation, column_width_px, site];
     const { width } = this.#size;
+    const key = [run, stride, hide_special, orientation, column_width_px, site, width];
     if (key.some((value, i) => value !== this.#shapeKey[i])) {
       const before = this.#shape;
       const left = before ? this.element.scrollLeft / before.col_px : 0;
       this.#shapeKey = key;
-      this.#shape = shapeOf(run, traits);
+      this.#shape = shapeOf(run, traits, width);
       for (const row of [this.#head, ...this.#rows]) {
         for (const { element } of row.cells) element.remove();
         row.cells = [];

@@ -75,6 +75,7 @@ export class Root {
     on(element, "keydown", (event) => this.#keydown(event), signal);
     const cells = grid.element;
     const open = ({ target }: Event) => {
+      this.#tooltip.show(null);
       const cell = grid.cellOf(target);
       if (cell) app.dispatch({ type: "open", cell });
     };
