@@ -170,8 +170,9 @@ def test_copied_code_reproduces_the_card(demo_model, widget, page):
     names = {"model": demo_model}
     exec(code["value"]["code"], names)
     assert names["top"].indices.tolist() == card["value"]["ids"]
+    # the card sums its best logits in float64, the trace in float32: up to 1e-4 apart, twice that at 0.5
     torch.testing.assert_close(
-        names["top"].values.log(), torch.tensor(card["value"]["log_probs"]), rtol=0, atol=1e-5
+        names["top"].values.log(), torch.tensor(card["value"]["log_probs"]), rtol=0, atol=2e-4
     )
 
 
