@@ -90,8 +90,9 @@ def decode(
             raise CellError(f"Token {token_id} is outside the vocabulary of {d_vocab} ids.")
     log_probs = torch.log_softmax(logits / temperature, dim=-1)
     probs = log_probs.exp()
-    ids = top_ids(logits[0], k)
-    moved = _moved(probs) if len(rows) == 2 else ([], [])
+    n_tokens = run.n_tokens_shown(k)  # ids without a token count in the softmax, and are not shown
+    ids = top_ids(logits[0, :n_tokens], k)
+    moved = _moved(probs[:, :n_tokens]) if len(rows) == 2 else ([], [])
     ranks_below = ranks(logits[1], ids).tolist() if len(rows) == 2 else [None] * k
     tracked = torch.tensor(track, dtype=torch.long, device=logits.device)
     tracked_ranks = ranks(logits[0], tracked).tolist()

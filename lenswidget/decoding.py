@@ -85,7 +85,7 @@ class Decoder:
             parts.append(self._prepare(asked.against, cells, asked.lens, asked.site))
             references = slice(n_rows, n_rows + n)
         logits, exact = self._project(parts)
-        return order, Tile(logits, n, segments, references, exact)
+        return order, Tile(logits, n, segments, references, exact, asked.run.n_tokens_shown(asked.k))
 
     def logits(self, run: Any, cells: Cells, lens: Any, site: str) -> Tensor:
         """`[cells, d_vocab]` float32, all at once; the best of each row to the last bit."""

@@ -1,7 +1,7 @@
 """Numbers of a tile of logits: the k best, log-probs, entropy, divergences, ranks. Float32 throughout."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -33,6 +33,7 @@ class Tile:
             row `final`; empty where nothing is compared with the last layer.
         references: row of each cell's counterpart in another run, or None.
         exact: gives some logits of every row again, `[rows, m]` ids to float64 `[rows, m]`; or None.
+        n_tokens: ids from here on stand for no token: they are in the softmax, but never among the best.
     """
 
     logits: Float[Tensor, "rows d_vocab"]
@@ -40,6 +41,7 @@ class Tile:
     segments: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
     references: slice | None = None
     exact: Exact | None = None
+    n_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,14 @@ def measure(
     """
     x, n, track = tile.logits, tile.n_cells, track.to(tile.logits.device)
     ids, top = _best(tile, k)
+    shown, best = ids, top
+    if tile.n_tokens is not None:
+        shown, best = _best(replace(tile, logits=x[:, : tile.n_tokens]), k)
     tracked, ranks = _scores(tile, track.expand(n, -1)), _ranks(x[:n], track)
     is_paired = "kl" in metrics or tile.references is not None
     normed = _normalise(x, ids, top, keep_probs=is_paired)
     ok, shift = normed.is_finite[:n], top[:n, :1]
-    ids_k, best = ids[:n, :k], top[:n, :k]
+    ids_k, best = shown[:n, :k], best[:n, :k]
     found = {
         "ids": ids_k.masked_fill(~ok[:, None], -1),
         "log_probs": (best - shift - normed.log_z[:n, None]).float(),
@@ -96,7 +101,7 @@ def measure(
     if "entropy" in metrics:
         found["entropy_nats"] = (normed.log_z - normed.expected)[:n].clamp(min=0.0)
     if "agrees" in metrics:
-        found["agrees"] = _agrees(ids[:, 0], normed.is_finite, tile)
+        found["agrees"] = _agrees(shown[:, 0], normed.is_finite, tile)
     if "kl" in metrics:
         found["kl_from_final"], found["kl_to_final"] = _kl_final(normed, tile)
     if tile.references is not None:

@@ -45,7 +45,8 @@ def read(
         cells: a `Cells`; None is the whole grid, as far as the lens carries it.
         lens: how a state is carried to the tail; None is the logit lens.
         site: what is read: `resid_post`, or another of `run.sites`.
-        k: how many top tokens, 1 to `d_vocab`; ties by the lower id.
+        k: how many top tokens, 1 to `d_vocab`; ties by the lower id. Ids beyond the tokenizer's count in the
+            softmax and are not listed.
         track: ids whose log-prob and exact rank are wanted in every cell.
         against: another run of the same number of tokens, cell by cell; gives `kl_from_reference` and
             `kl_to_reference`.

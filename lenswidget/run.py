@@ -58,6 +58,14 @@ class Run:
         """Bytes that the streams captured so far take."""
         return sum(stream.nbytes for stream in self._streams.values())
 
+    def n_tokens_shown(self, k: int = 1) -> int | None:
+        """How many ids stand for a token, where the model's vocabulary is padded beyond its tokenizer's.
+
+        None where all do, where there is no tokenizer to tell, or where fewer than `k` do.
+        """
+        n_tokens = self.d_vocab if self.tokenizer is None else len(self.tokenizer)
+        return n_tokens if k <= n_tokens < self.d_vocab else None
+
     def lowest_layer(self, site: str = EMBED_SITE) -> int:
         """-1 where the site has an embedding row, which is `resid_post` alone; else 0."""
         return -1 if site == EMBED_SITE else 0

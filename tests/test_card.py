@@ -1,10 +1,13 @@
 """A card's numbers against a float64 computation of the same cell, from the model's own modules."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+import lenswidget as lw
 from lenswidget.card import decode, ranks, top_ids
 from lenswidget.errors import CellError, LensError
 
@@ -96,3 +99,31 @@ def test_ties_go_to_the_lower_id():
     assert top_ids(logits, 4).tolist() == [1, 3, 2, 4]
     assert top_ids(logits, 3).tolist() == [1, 3, 2]
     assert ranks(logits, torch.tensor([3, 4, 0])).tolist() == [0, 2, 4]
+
+
+def test_ids_without_a_token_count_but_are_not_shown(demo_model, run):
+    """A vocabulary padded beyond the tokenizer's, as many models have: here the tokenizer knows less."""
+
+    class Smaller:
+        def __init__(self, n):
+            self.n = n
+
+        def __len__(self):
+            return self.n
+
+        def __getattr__(self, name):
+            return getattr(demo_model.tokenizer, name)
+
+    paris = demo_model.tokenizer.encode(" Paris")[0]
+    padded = replace(run, tokenizer=Smaller(paris))
+    cell = lw.Cells([29], [run.seq - 1])
+    whole, shown = lw.read(run, cells=cell, k=50), lw.read(padded, cells=cell, k=20)
+    kept = whole.ids[0] < paris
+    assert whole.ids[0, 0] == paris
+    n = min(20, int(kept.sum()))
+    assert shown.ids[0, :n].tolist() == whole.ids[0][kept][:n].tolist()
+    np.testing.assert_allclose(shown.log_probs[0, :n], whole.log_probs[0][kept][:n], atol=1e-5)
+    assert shown.entropy_nats == pytest.approx(whole.entropy_nats, abs=1e-6)
+    card = decode(padded, 29, run.seq - 1, k=20)
+    assert card.ids == shown.ids[0].tolist()
+    assert all(token_id < paris for token_id, _ in (*card.promoted, *card.suppressed))
