@@ -28,6 +28,7 @@ export interface Scroll {
 
 export const ROW_PX = 20;
 export const MIN_COL_PX = 24;
+export const DEFAULT_COL_PX = 72;
 export const MAX_COL_PX = 400;
 /** Keeps the whole widget under 1,500 elements whatever the columns' width. */
 export const MAX_CELLS = 1100;
@@ -55,8 +56,8 @@ export function shownPositions(run: Pick<RunInfo, "tokens" | "special">, hide_sp
   return kept.length ? kept : positions;
 }
 
-/** The share of the chosen width that a column keeps when that shows every column at once. */
-const FIT_FROM = 0.66;
+/** Columns of the default width narrow to no less than this, if that shows them all; a chosen width stays. */
+const FIT_FROM_PX = 48;
 
 export function shapeOf(
   run: Pick<RunInfo, "n_layers" | "tokens" | "special">,
@@ -74,7 +75,7 @@ export function shapeOf(
     rows: transposed ? positions : layers,
     cols,
     rowsAre: transposed ? "positions" : "layers",
-    col_px: fitting >= wide * FIT_FROM ? Math.min(wide, fitting) : wide,
+    col_px: wide === DEFAULT_COL_PX && fitting >= FIT_FROM_PX ? Math.min(wide, fitting) : wide,
     row_px: ROW_PX,
     head_row_px: transposed ? 24 : 38,
     head_col_px,

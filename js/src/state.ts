@@ -1,3 +1,4 @@
+import { DEFAULT_COL_PX } from "./layout.ts";
 import type { Card, CardRef, CellRef, Match, Status, Traits } from "./protocol.ts";
 import { promptText } from "./selectors.ts";
 
@@ -61,7 +62,7 @@ export const DEFAULTS: Traits = {
   stride: 1,
   orientation: "layers",
   hide_special: false,
-  column_width_px: 72,
+  column_width_px: DEFAULT_COL_PX,
   pins: [],
   cards: [],
   trajectory: { metric: "prob", positions: [] },

@@ -61,6 +61,7 @@ test("columns give way a little where that shows them all, and only then", () =>
   expect(shapeOf(few, DEFAULTS, 58 + 2 + 9 * 60).col_px).toBe(60);
   expect(shapeOf(few, DEFAULTS, 58 + 2 + 9 * 40).col_px).toBe(DEFAULTS.column_width_px);
   expect(shapeOf(few, DEFAULTS, 2000).col_px).toBe(DEFAULTS.column_width_px);
+  expect(shapeOf(few, { ...DEFAULTS, column_width_px: 80 }, 58 + 2 + 9 * 60).col_px).toBe(80);
 });
 
 test("scrolling to a cell in view moves nothing", () => {

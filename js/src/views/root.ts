@@ -184,7 +184,7 @@ export class Root {
     return h(
       "div.lw-hint",
       {},
-      h("p", {}, "Click a cell: the kernel decodes it again and shows its top tokens here."),
+      h("p", {}, "Click a cell: the kernel decodes it again and shows its top tokens."),
       h(
         "p.lw-dim",
         {},
