@@ -79,7 +79,7 @@ def decode(
     """
     lens = as_lens(lens)
     check_cell(run, layer, position, site)
-    has_below = layer > lowest_row(site) and layer - 1 in covered_layers(lens, run.n_layers)
+    has_below = layer > run.lowest_layer(site) and layer - 1 in covered_layers(lens, run.n_layers)
     rows = [layer, layer - 1] if has_below else [layer]
     logits = readout.logits(run, readout.Cells(rows, [position] * len(rows)), lens=lens, site=site)
     d_vocab = logits.shape[-1]
@@ -116,14 +116,9 @@ def decode(
     )
 
 
-def lowest_row(site: str) -> int:
-    """The lowest layer of a site's grid: the residual stream also has the embedding's row, -1."""
-    return -1 if site == "resid_post" else 0
-
-
 def check_cell(run: Any, layer: int, position: int, site: str = "resid_post") -> None:
     """Raise a CellError unless the run has this cell."""
-    lowest = lowest_row(site)
+    lowest = run.lowest_layer(site)
     if not lowest <= layer < run.n_layers:
         embedding = " (-1 is the embedding)" if lowest < 0 else ""
         raise CellError(

@@ -41,7 +41,7 @@ def begin_saving() -> None:
     with _guard:
         _n_open += 1
         if _n_open == 1:
-            Tensor.save = _save  # type: ignore[attr-defined]
+            Tensor.save = _save  # type: ignore[attr-defined]  # the seed's own method
 
 
 def end_saving() -> None:
@@ -50,4 +50,4 @@ def end_saving() -> None:
     with _guard:
         _n_open -= 1
         if _n_open == 0:
-            del Tensor.save  # type: ignore[attr-defined]
+            del Tensor.save  # type: ignore[attr-defined]  # set above

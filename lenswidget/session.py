@@ -4,7 +4,7 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from lenswidget import snippets
-from lenswidget.card import decode, lowest_row
+from lenswidget.card import decode
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import CellError, FidelityError, LensError, PromptError
 from lenswidget.lenses import as_lens, covered_layers, lenses_by_name
@@ -82,8 +82,9 @@ class Session:
 
     def layers(self, site: str, lens: str) -> list[int]:
         """The rows of a site's grid that a lens can carry, lowest first."""
-        covered = covered_layers(self.lens(lens), self.run.n_layers)
-        return [layer for layer in range(lowest_row(site), self.run.n_layers) if layer in covered]
+        run = self.run
+        covered = covered_layers(self.lens(lens), run.n_layers)
+        return [layer for layer in range(run.lowest_layer(site), run.n_layers) if layer in covered]
 
     def readout(self, cells: Any, *, site: str, lens: str, **options: Any) -> Readout:
         """`read` on the run on show; `cells` None is the whole grid of the site."""

@@ -8,7 +8,7 @@ import anywidget
 import traitlets as t
 
 from lenswidget import shown
-from lenswidget.card import check_cell, lowest_row
+from lenswidget.card import check_cell
 from lenswidget.errors import CellError, LensError
 from lenswidget.readout import Readout
 from lenswidget.session import Session
@@ -244,7 +244,8 @@ class LensWidget(anywidget.AnyWidget):
         with self.hold_sync():
             self.set_trait("snapshot", self._snapshot())
             cell, self.selection = self.selection, None
-            if cell and cell["position"] < self._session.run.seq and cell["layer"] >= lowest_row(self.site):
+            run = self._session.run
+            if cell and cell["position"] < run.seq and cell["layer"] >= run.lowest_layer(self.site):
                 self.selection = cell
 
     def _snapshot(self) -> dict[str, Any]:
