@@ -149,10 +149,8 @@ class Forward:
     def _resume(self, forward: greenlet, thrown: BaseException | None) -> None:
         self._body = getcurrent()
         forward.parent = self._body
-        here = isolation.take()
-        stance = isolation.compile_nothing()
+        here = self._switch.to_forward(self._state)
         try:
-            self._switch.change(here, self._state)
             if thrown is None:
                 forward.switch()
             else:
@@ -161,8 +159,7 @@ class Forward:
             self._error = error
             self.position = None
         finally:
-            isolation.compile_again(stance)
-            self._switch.change(isolation.take() if self.position is None else self._state, here)
+            self._switch.to_body(isolation.take() if self.position is None else self._state, here)
 
     # --- the forward's side
 

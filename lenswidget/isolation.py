@@ -17,6 +17,19 @@ _AUTOGRAD: Any = C._autograd
 _DISPATCH: Any = _python_dispatch
 _DEFAULT_DEVICE: Any = torch._GLOBAL_DEVICE_CONTEXT  # pyright: ignore
 _autocast_devices = ("cpu",)
+# taken at every switch: looked up once
+_is_inference, _is_grad, _default_dtype = (
+    torch.is_inference_mode_enabled,
+    torch.is_grad_enabled,
+    torch.get_default_dtype,
+)
+_is_autocast, _n_function_modes, _n_dispatch_modes, _top_saved_tensor_hooks = (
+    C._is_any_autocast_enabled,
+    C._len_torch_function_stack,
+    C._len_torch_dispatch_stack,
+    _AUTOGRAD._top_saved_tensors_default_hooks,
+)
+_tuple = tuple.__new__
 
 
 class TorchState(NamedTuple):
@@ -35,81 +48,85 @@ class TorchState(NamedTuple):
 
 def take() -> TorchState:
     """The state of this thread as it is now; costs about a microsecond, and is taken at every switch."""
-    n_function_modes = C._len_torch_function_stack()
-    return TorchState(
-        torch.is_inference_mode_enabled(),
-        torch.is_grad_enabled(),
-        torch.get_default_dtype(),
-        _autocast() if C._is_any_autocast_enabled() else (),
-        tuple(C._get_function_stack_at(i) for i in range(n_function_modes)) if n_function_modes else (),
-        tuple(_DISPATCH._get_current_dispatch_mode_stack()) if C._len_torch_dispatch_stack() else (),
-        _saved_tensor_hooks() if _AUTOGRAD._top_saved_tensors_default_hooks(False) is not None else (),
-        device_module.CURRENT_DEVICE,
-        getattr(_DEFAULT_DEVICE, "device_context", None),
+    n_function_modes = _n_function_modes()
+    return _tuple(
+        TorchState,
+        (
+            _is_inference(),
+            _is_grad(),
+            _default_dtype(),
+            _autocast() if _is_autocast() else (),
+            tuple(C._get_function_stack_at(i) for i in range(n_function_modes)) if n_function_modes else (),
+            tuple(_DISPATCH._get_current_dispatch_mode_stack()) if _n_dispatch_modes() else (),
+            _saved_tensor_hooks() if _top_saved_tensor_hooks(False) is not None else (),
+            device_module.CURRENT_DEVICE,
+            getattr(_DEFAULT_DEVICE, "device_context", None),
+        ),
     )
 
 
-def compile_nothing() -> Any:
-    """Let compiled modules run as they were written; returns what `compile_again` needs.
-
-    Compiled code looks for hooks only where there were some when it was compiled.
-    """
-    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
-    before = getattr(dynamo, "_stance", None)  # None as well where dynamo was never imported
-    if before is not None:
-        dynamo._stance = dynamo.DynamoStance("force_eager")
-    return before
-
-
-def compile_again(before: Any) -> None:
-    """Put back what `compile_nothing` changed."""
-    if before is not None:
-        dynamo: Any = sys.modules["torch._dynamo.eval_frame"]
-        dynamo._stance = before
-
-
 class Switch:
-    """Puts states back, and undoes what that needed when it is closed.
+    """Puts the state of one side in the place of the other's.
 
-    Inference mode can be set only by a guard that restores, when it dies, what was there when it was
-    made. The guards are therefore kept until the end, and the first is made before anything changes.
+    Compiled modules run, on the forward's side, as they were written: compiled code looks for hooks only
+    where there were some when it was compiled.
     """
 
     def __init__(self) -> None:
-        self._no_autocast = tuple((name, False, dtype) for name, _, dtype in _autocast()[1:])
-        self._caches_autocast = C.is_autocast_cache_enabled()
-        self._guards: list[Any] = []
-        is_grad = torch.is_grad_enabled()
-        self._guard(torch.is_inference_mode_enabled())
-        C._set_grad_enabled(is_grad)
+        self._ambient_autocast = _autocast()
+        self._guards: list[tuple[Any, bool]] = []  # with what each restores
+        self._stance: Any = None
 
-    def change(self, now: TorchState, state: TorchState) -> None:
+    def to_forward(self, state: TorchState) -> TorchState:
+        """Make `state` the state of this thread; returns what it was."""
+        now = take()
+        if now != state:
+            self._change(now, state)
+        dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
+        self._stance = getattr(dynamo, "_stance", None)  # None as well where dynamo was never imported
+        if self._stance is not None:
+            dynamo._stance = dynamo.DynamoStance("force_eager")
+        return now
+
+    def to_body(self, now: TorchState, state: TorchState) -> None:
         """Make `state` the state of this thread, which is `now`."""
-        if now == state:
-            return
-        if now.is_inference != state.is_inference:
-            self._guard(state.is_inference)
-            now = take()  # a guard sets the grad mode and the dispatch keys behind autocast too
-        self._put_all_but_inference(now, state)
-
-    def _guard(self, is_inference: bool) -> None:
-        guard = C._InferenceMode(is_inference)
-        guard.__enter__()
-        self._guards.append(guard)
+        if self._stance is not None:
+            dynamo: Any = sys.modules["torch._dynamo.eval_frame"]
+            dynamo._stance, self._stance = self._stance, None
+        if now != state:
+            self._change(now, state)
 
     def close(self) -> None:
-        """Drop the guards, last first; what they undo on the way out is put right again."""
-        state = take()
-        while self._guards:
-            self._guards.pop().__exit__(None, None, None)
-        self._put_all_but_inference(take(), state)
+        """Drop the guards that a forward has left, last first; what they undo is put right again."""
+        if self._guards:
+            state = take()
+            while self._guards:
+                self._guards.pop()[0].__exit__(None, None, None)
+            self._put_all_but_inference(take(), state)
+
+    def _change(self, now: TorchState, state: TorchState) -> None:
+        if now.is_inference != state.is_inference:
+            # what a guard sets, beside inference mode, takes the modes' own keys along, and autocast's
+            _unstack_dispatch_modes(now)
+            self._set_inference(state.is_inference)
+            now = take()
+        self._put_all_but_inference(now, state)
+
+    def _set_inference(self, is_inference: bool) -> None:
+        """Inference mode can be set only by a guard, which restores, when it goes, what it found."""
+        if self._guards and self._guards[-1][1] == is_inference:
+            self._guards.pop()[0].__exit__(None, None, None)
+        if _is_inference() != is_inference:
+            guard = C._InferenceMode(is_inference)
+            guard.__enter__()
+            self._guards.append((guard, not is_inference))
 
     def _put_all_but_inference(self, now: TorchState, state: TorchState) -> None:
         if now.autocast != state.autocast:
-            caches, *devices = state.autocast or (self._caches_autocast, *self._no_autocast)
+            caches, *devices = state.autocast or self._ambient_autocast
             C.set_autocast_cache_enabled(caches)
             for name, is_on, dtype in devices:
-                C.set_autocast_enabled(name, is_on)
+                C.set_autocast_enabled(name, is_on and bool(state.autocast))
                 C.set_autocast_dtype(name, dtype)
         _put_the_rest(now, state)
 
@@ -125,8 +142,7 @@ def _put_the_rest(now: TorchState, state: TorchState) -> None:
         for mode in state.function_modes:
             C._push_on_torch_function_stack(mode)
     if now.dispatch_modes != state.dispatch_modes:
-        for _ in now.dispatch_modes:
-            _DISPATCH._pop_mode()
+        _unstack_dispatch_modes(now)
         for mode in state.dispatch_modes:
             _DISPATCH._push_mode(mode)
     if now.saved_tensor_hooks != state.saved_tensor_hooks:
@@ -138,6 +154,11 @@ def _put_the_rest(now: TorchState, state: TorchState) -> None:
         device_module.CURRENT_DEVICE = state.device
     if now.default_device is not state.default_device:
         _DEFAULT_DEVICE.device_context = state.default_device
+
+
+def _unstack_dispatch_modes(now: TorchState) -> None:
+    for _ in now.dispatch_modes:
+        _DISPATCH._pop_mode()
 
 
 def _autocast() -> tuple[Any, ...]:

@@ -241,11 +241,12 @@ class TracedModel(TracedModule):
         module = getattr(module, "_orig_mod", module)
         super().__init__(None, Place("", module, ()))
         self._order = CallOrder()
+        self._lock = lock_of(module)
 
     @property
     def lock(self) -> ModelLock:
         """Held by whoever traces or calls this model; one per module, however often it is wrapped."""
-        return lock_of(self._place.module)
+        return self._lock
 
     def trace(self, *args: Any, **kwargs: Any) -> Trace:
         """A trace of the model called with these arguments, to be opened by `with`.

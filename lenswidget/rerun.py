@@ -93,13 +93,13 @@ def run_to(forward: Forward, stops: set[Point], changes: Changes, values: dict[P
 
 
 def _random_state() -> list[Any]:
-    state: list[Any] = [torch.get_rng_state()]
+    state: list[Any] = [torch.default_generator.get_state()]
     if torch.cuda.is_initialized():
         state += torch.cuda.get_rng_state_all()
     return state
 
 
 def _set_random_state(state: list[Any]) -> None:
-    torch.set_rng_state(state[0])
+    torch.default_generator.set_state(state[0])
     if len(state) > 1:
         torch.cuda.set_rng_state_all(state[1:])

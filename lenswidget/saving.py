@@ -1,10 +1,15 @@
-"""`.save()` on tensors while a trace is open: nothing here needs it, code written for nnsight calls it."""
+"""`.save()` while a trace is open: nothing here needs it, code written for nnsight calls it."""
 
+import contextvars
 import threading
 import weakref
 from typing import Any
 
 from torch import Tensor
+
+# Those that the code at hand stands in, the innermost last.
+open_traces: contextvars.ContextVar[tuple[Any, ...]] = contextvars.ContextVar("open_traces", default=())
+
 
 _n_open = 0
 _guard = threading.Lock()
@@ -14,12 +19,32 @@ def _save(self: Any) -> Any:
     return self
 
 
-def add_save(output: Any) -> bool:
+def open_trace(trace: Any) -> None:
+    """From here on the code stands in `trace`, and tensors have `.save()`, which returns them."""
+    global _n_open
+    open_traces.set((*open_traces.get(), trace))
+    with _guard:
+        _n_open += 1
+        if _n_open == 1:
+            Tensor.save = _save  # type: ignore[attr-defined]  # the seed's own method
+
+
+def close_trace(trace: Any) -> None:
+    """Undo what `open_trace` did; with the last open trace, `.save` is gone."""
+    global _n_open
+    open_traces.set(tuple(one for one in open_traces.get() if one is not trace))
+    with _guard:
+        _n_open -= 1
+        if _n_open == 0:
+            del Tensor.save  # type: ignore[attr-defined]  # set above
+
+
+def add_save(output: dict[Any, Any]) -> bool:
     """Give one model output a `.save()`; whether it took one.
 
     The class has hundreds of subclasses, and to change it would slow the next access to each of them.
     """
-    if not isinstance(output, dict) or not hasattr(output, "__dict__"):
+    if not hasattr(output, "__dict__"):
         return False
     itself: weakref.ref[Any] = weakref.ref(output)
 
@@ -33,21 +58,3 @@ def add_save(output: Any) -> bool:
 def take_save(output: Any) -> None:
     """Take away what `add_save` gave."""
     output.__dict__.pop("save", None)
-
-
-def begin_saving() -> None:
-    """A trace has opened: tensors have `.save()`, which returns them."""
-    global _n_open
-    with _guard:
-        _n_open += 1
-        if _n_open == 1:
-            Tensor.save = _save  # type: ignore[attr-defined]  # the seed's own method
-
-
-def end_saving() -> None:
-    """A trace has closed; with the last one, `.save` is gone."""
-    global _n_open
-    with _guard:
-        _n_open -= 1
-        if _n_open == 0:
-            del Tensor.save  # type: ignore[attr-defined]  # set above

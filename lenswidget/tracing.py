@@ -1,6 +1,5 @@
 """A trace: the body of a `with` block and a model's forward, taking turns on one thread."""
 
-import contextvars
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -15,13 +14,10 @@ from lenswidget.forward import NOTHING
 from lenswidget.locks import ModelLock
 from lenswidget.order import CallOrder, Place, Point
 from lenswidget.rerun import Inputs
-from lenswidget.saving import add_save, begin_saving, end_saving, take_save
+from lenswidget.saving import add_save, close_trace, open_trace, open_traces, take_save
 from lenswidget.steps import Steps
 from lenswidget.tracebacks import nearest_path, tidy
 from lenswidget.values import block_output, check_fit, leaves, plain, replace_first
-
-_open_traces: contextvars.ContextVar[tuple["Trace", ...]] = contextvars.ContextVar("open_traces", default=())
-
 
 class Trace:
     """One run of a model, open while its `with` block runs. `TracedModel.trace` makes it.
@@ -72,8 +68,7 @@ class Trace:
         self._course = Course(
             self._inputs, self.root, self._order, self._changes, is_generation=self._is_generation
         )
-        _open_traces.set((*_open_traces.get(), self))
-        begin_saving()
+        open_trace(self)
         self._state = "open"
         return self
 
@@ -84,8 +79,7 @@ class Trace:
         try:
             self._course.close()
         finally:
-            _open_traces.set(tuple(trace for trace in _open_traces.get() if trace is not self))
-            end_saving()
+            close_trace(self)
             self._values.clear()
             self._views.clear()
             for output in self._saveable:
@@ -224,7 +218,7 @@ class Trace:
 
     def _arrive(self, point: Point, place: Place, value: Any) -> None:
         self._values[point] = value
-        if add_save(value):
+        if isinstance(value, dict) and add_save(value):
             self._saveable.append(value)
         self._views.pop(point, None)
         if point.kind == "output" and point.module is place.module and self._is_block(place):
@@ -272,7 +266,7 @@ class Trace:
     def _end(self, result: Any) -> None:
         self._course.end(result)
         self._result = result
-        if add_save(result):
+        if isinstance(result, dict) and add_save(result):
             self._saveable.append(result)
         if not self._is_generation:
             self._values.setdefault(Point(self.root, "output"), result)
@@ -339,13 +333,13 @@ def innermost_trace(root: nn.Module, path: str, asked: str) -> Trace:
     Raises:
         TraceError: none is open.
     """
-    open_traces = _open_traces.get()
-    for trace in reversed(open_traces):
+    traces: tuple[Trace, ...] = open_traces.get()
+    for trace in reversed(traces):
         if trace.root is root:
             return trace
     found = (
-        f"the open trace is of another model ({type(open_traces[-1].root).__name__})"
-        if open_traces
+        f"the open trace is of another model ({type(traces[-1].root).__name__})"
+        if traces
         else "none is open"
     )
     raise TraceError(
