@@ -1,5 +1,6 @@
 """What a trace's body has changed so far, kept so that another run can be changed the same way."""
 
+import operator
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from lenswidget.forward import Forward
 from lenswidget.order import Point
 from lenswidget.values import leaves, replace_leaves
+
+_version = operator.attrgetter("_version")
 
 
 class Change(NamedTuple):
@@ -64,12 +67,13 @@ class Changes:
 
     def body_takes_over(self) -> None:
         """From here on, changes are the body's."""
-        self._versions = [tensor._version for tensor in self._tensors]
-        self._copies = [tensor.clone() for _, _, tensor in self._uncounted]
+        self._versions = list(map(_version, self._tensors))
+        if self._uncounted:
+            self._copies = [tensor.clone() for _, _, tensor in self._uncounted]
 
     def body_gives_back(self, at: Point) -> None:
         """Remember what the body has changed in place since it took over."""
-        versions = [tensor._version for tensor in self._tensors]
+        versions = list(map(_version, self._tensors))
         if versions != self._versions:
             for (point, index), tensor, before, now in zip(
                 self._places, self._tensors, self._versions, versions, strict=True
@@ -77,10 +81,11 @@ class Changes:
                 if before != now:
                     self.made.append(Change(at, point, "in place", index, tensor.clone()))
             self._versions = versions
-        for (point, index, tensor), before in zip(self._uncounted, self._copies, strict=False):
-            if not torch.equal(tensor, before):
-                self.made.append(Change(at, point, "in place", index, tensor.clone()))
-        self._copies = []
+        if self._copies:
+            for (point, index, tensor), before in zip(self._uncounted, self._copies, strict=True):
+                if not torch.equal(tensor, before):
+                    self.made.append(Change(at, point, "in place", index, tensor.clone()))
+            self._copies = []
         for index, (point, value, before) in enumerate(self._mutable):
             now = leaves(value)
             if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):

@@ -1,6 +1,6 @@
 """The way of a trace through its model: how far the forward has come, and how to get anywhere else."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -48,11 +48,6 @@ class Course:
         self._forward: Forward | None = None
         self._around: tuple[nn.Module, ...] = ()
 
-    @property
-    def step(self) -> int:
-        """How many calls of the root came before the one in progress."""
-        return self._forward.step if self._forward is not None else 0
-
     def skip(self, value: Any) -> None:
         """Let the module that has just been given its input return `value` unrun."""
         self._standing().skip(value)
@@ -65,7 +60,7 @@ class Course:
         if known is not None:
             return known
         # where nothing is known, a rerun finds out without going further than the body has asked
-        return not (self._order.knows(point) and self._order.is_before(self.at, point))
+        return not self._order.is_before(self.at, point)
 
     def go_on(self, point: Point, place: Place, *also: Point) -> bool:
         """Move the forward to the point, or to the first of the other points.
@@ -73,9 +68,15 @@ class Course:
         Returns:
             whether it stands at one of them now; otherwise it has ended, and is lost.
         """
-        forward = self._standing()
+        forward = self._forward or self._standing()
         forward.watch(point, place.around)
-        reached = self._advance(forward, {point, *also})
+        if self.at is not None:
+            forward.reply = self.reply
+        try:
+            reached = forward.advance({point, *also})
+        except BaseException as error:
+            self._failed(error)
+            raise
         if reached is None:
             self.result, self._forward = forward.result, None
             return False
@@ -102,8 +103,14 @@ class Course:
     def to_end(self) -> Any:
         """Run to the end, as the body has asked; returns what the model returns."""
         if not self.has_ended:
-            forward = self._standing()
-            self._advance(forward, ())
+            forward = self._forward or self._standing()
+            if self.at is not None:
+                forward.reply = self.reply
+            try:
+                forward.advance(())
+            except BaseException as error:
+                self._failed(error)
+                raise
             self.end(forward.result)
         return self.result
 
@@ -152,15 +159,9 @@ class Course:
             self._forward = forward
         return self._forward
 
-    def _advance(self, forward: Forward, stops: Collection[Point]) -> Point | None:
-        if self.at is not None:
-            forward.reply = self.reply
-        try:
-            return forward.advance(stops)
-        except BaseException as error:
-            self._forward = None
-            name_module(error, self._root)
-            raise
+    def _failed(self, error: BaseException) -> None:
+        self._forward = None
+        name_module(error, self._root)
 
     def _fresh(
         self, start: Callable[[], Any], *, watch_all: bool = False, count_steps: bool | None = None

@@ -57,6 +57,7 @@ class Forward:
             nn.Module, int | None
         ] = {}  # length of the tuple that each watched module returned
         self._skip: tuple[nn.Module, Any] | None = None
+        self._around: Iterable[nn.Module] = ()
         self._start: Callable[[], Any] | None = start
         self._root = root
         self._switch = switch
@@ -90,8 +91,10 @@ class Forward:
             self._hooks.watch_input(point.module)
             self._hooks.watch_forward(point.module)
         self._hooks.watch_output(point.module)
-        for module in around:
-            self._hooks.watch_output(module)
+        if around is not self._around:
+            self._around = around
+            for module in around:
+                self._hooks.watch_output(module)
 
     def has_passed(self, point: Point) -> bool | None:
         """Whether the point lies behind; None where this forward did not watch for it."""
@@ -121,7 +124,7 @@ class Forward:
         if forward is None:
             return None
         self._stops = stops
-        self._resume(forward, None)
+        self._resume(forward)
         if self.position is None:
             self.close()
         if self._error is not None:
@@ -146,9 +149,8 @@ class Forward:
         self.position = self._start = self._body = self._skip = None
         self.value = self.reply = None
 
-    def _resume(self, forward: greenlet, thrown: BaseException | None) -> None:
-        self._body = getcurrent()
-        forward.parent = self._body
+    def _resume(self, forward: greenlet, thrown: BaseException | None = None) -> None:
+        self._body = forward.parent = getcurrent()
         here = self._switch.to_forward(self._state)
         try:
             if thrown is None:
@@ -158,8 +160,9 @@ class Forward:
         except BaseException as error:  # an interrupt may strike between the two sides
             self._error = error
             self.position = None
+            self._state = isolation.take()
         finally:
-            self._switch.to_body(isolation.take() if self.position is None else self._state, here)
+            self._switch.to_body(self._state, here)
 
     # --- the forward's side
 
@@ -172,6 +175,7 @@ class Forward:
         except BaseException as error:
             self._error = error
         self.position = None
+        self._state = isolation.take()
 
     def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if getcurrent() is not self._greenlet:

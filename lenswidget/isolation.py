@@ -5,6 +5,7 @@ modes and saved-tensor hooks per thread. Body and forward share a thread, so eac
 what the other has switched on.
 """
 
+import functools
 import sys
 from typing import Any, NamedTuple
 
@@ -85,7 +86,7 @@ class Switch:
         dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
         self._stance = getattr(dynamo, "_stance", None)  # None as well where dynamo was never imported
         if self._stance is not None:
-            dynamo._stance = dynamo.DynamoStance("force_eager")
+            dynamo._stance = _eager(dynamo)
         return now
 
     def to_body(self, now: TorchState, state: TorchState) -> None:
@@ -129,6 +130,11 @@ class Switch:
                 C.set_autocast_enabled(name, is_on and bool(state.autocast))
                 C.set_autocast_dtype(name, dtype)
         _put_the_rest(now, state)
+
+
+@functools.cache
+def _eager(dynamo: Any) -> Any:
+    return dynamo.DynamoStance("force_eager")
 
 
 def _put_the_rest(now: TorchState, state: TorchState) -> None:

@@ -11,6 +11,7 @@ from lenswidget.errors import NotReachedError, TraceError
 from lenswidget.locks import ModelLock, lock_of
 from lenswidget.order import CallOrder, Place
 from lenswidget.rerun import Inputs
+from lenswidget.saving import open_traces
 from lenswidget.tracing import Trace, innermost_trace
 from lenswidget.values import plain
 
@@ -188,7 +189,12 @@ class TracedModule:
         return self._root.wrapped, self._place
 
     def _trace(self, asked: str) -> Trace:
-        return innermost_trace(self._root._place.module, self._place.path, asked)
+        root = (self._model or self)._place.module
+        traces = open_traces.get()
+        # nearly always this one: the rest says what is wrong
+        if traces and traces[-1].root is root:
+            return traces[-1]
+        return innermost_trace(root, self._place.path, asked)
 
     def _label(self) -> str:
         return self.path or "the model"
@@ -263,7 +269,7 @@ class TracedModel(TracedModule):
             self._place.module,
             inputs,
             self._order,
-            self.lock,
+            self._lock,
             is_block=self._is_block,
             is_generation=is_generation,
         )

@@ -47,14 +47,10 @@ class CallOrder:
             self.repeated = tuple({module: None for module, _, call in calls if call > 0})
         self.is_complete = self.is_complete or ended
 
-    def knows(self, point: Point) -> bool:
-        """Whether that moment came in a forward watched before."""
-        return point[:3] in self._times
-
     def is_before(self, first: Point, second: Point) -> bool:
-        """Whether `first` came before `second` when they were watched; True where either was not."""
-        times = self._times
-        return times.get(first[:3], -1) < times.get(second[:3], 0)
+        """Whether `first` came before `second` when they were watched; False where `second` was not."""
+        time = self._times.get(second[:3])
+        return time is not None and self._times.get(first[:3], -1) < time
 
     def called(self) -> list[nn.Module]:
         """The modules that ran, in order of their first call."""

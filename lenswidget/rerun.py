@@ -27,7 +27,7 @@ class Inputs:
         self._function = function
         self._args = args
         self._kwargs = kwargs
-        self._tensors = {id(leaf): leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        self._tensors: dict[int, Tensor] | None = None
         self._own_copies: dict[int, Tensor] = {}
         self._random: list[Any] = []
 
@@ -52,9 +52,14 @@ class Inputs:
         finally:
             _set_random_state(state)
 
-    def protect(self, tensors: list[Tensor]) -> None:
-        """Copy those inputs that the body, being given `tensors`, could change in place."""
-        for tensor in tensors:
+    def protect(self, given: list[Any]) -> None:
+        """Copy those inputs that the body, being given these leaves, could change in place."""
+        if self._tensors is None:
+            found = leaves([*self._args, *self._kwargs.values()])
+            self._tensors = {id(leaf): leaf for leaf in found if isinstance(leaf, Tensor)}
+        for tensor in given:
+            if not isinstance(tensor, Tensor):
+                continue
             base = tensor._base
             for key in (id(tensor),) if base is None else (id(tensor), id(base)):
                 if key in self._tensors and key not in self._own_copies:

@@ -14,6 +14,7 @@ _OURS = {
         "forward.py",
         "hooks.py",
         "modules.py",
+        "refusals.py",
         "rerun.py",
         "steps.py",
         "tracing.py",
@@ -50,13 +51,18 @@ def name_module(error: BaseException, root: nn.Module) -> None:
         if isinstance(owner, nn.Module):
             found = owner
         entry = entry.tb_next
-    path = next((path for path, module in root.named_modules() if module is found), None)
+    path = None if found is None else path_of(root, found)
     if path is None or not isinstance(error, Exception):
         return
     note = f"in the forward of {path or 'the model'} ({type(found).__name__})"
     notes: list[str] = getattr(error, "__notes__", [])
     if note not in notes:
         error.__notes__ = [*notes, note]  # type: ignore[attr-defined]  # add_note, which Python 3.10 lacks
+
+
+def path_of(root: nn.Module, module: nn.Module) -> str | None:
+    """The first path of a module in a model, empty for the model itself; None where it is not in it."""
+    return next((path for path, other in root.named_modules() if other is module), None)
 
 
 def nearest_path(root: nn.Module, path: str, called: list[nn.Module]) -> str:

@@ -9,15 +9,17 @@ from torch import Tensor, nn
 
 from lenswidget.changes import Changes
 from lenswidget.course import Course
-from lenswidget.errors import NotReachedError, OutOfOrderError, TraceError
+from lenswidget.errors import OutOfOrderError, TraceError
 from lenswidget.forward import NOTHING
 from lenswidget.locks import ModelLock
 from lenswidget.order import CallOrder, Place, Point
+from lenswidget.refusals import Refusals
 from lenswidget.rerun import Inputs
 from lenswidget.saving import add_save, close_trace, open_trace, open_traces, take_save
 from lenswidget.steps import Steps
-from lenswidget.tracebacks import nearest_path, tidy
+from lenswidget.tracebacks import tidy
 from lenswidget.values import block_output, check_fit, leaves, plain, replace_first
+
 
 class Trace:
     """One run of a model, open while its `with` block runs. `TracedModel.trace` makes it.
@@ -50,12 +52,11 @@ class Trace:
         self._lock = lock
         self._is_block = is_block
         self._is_generation = is_generation
-        self._thread: threading.Thread | None = None
+        self._thread = threading.current_thread()
         self._state = "new"  # then open, stopped, closed
         self._step = 0
         self._values: dict[Point, Any] = {}  # as the forward has them
         self._views: dict[Point, Any] = {}  # as the body is given them, where that differs
-        self._paths: dict[nn.Module, str] = {root: ""}
         self._saveable: list[Any] = []
         self._result: Any = NOTHING
 
@@ -130,8 +131,10 @@ class Trace:
             NotReachedError: the module does not run in this forward.
             OutOfOrderError: it ran in a generation, which has passed it.
         """
-        point = self._reach(place, kind)
-        return self._views.get(point, self._values.get(point))
+        point = Point(place.module, kind, place.call, self._step)
+        if point not in self._values:
+            self._reach(point, place)
+        return self._views[point] if point in self._views else self._values[point]
 
     def write(self, place: Place, kind: str, value: Any, name: str = "") -> None:
         """Let the rest of the forward see another value.
@@ -140,13 +143,13 @@ class Trace:
             OutOfOrderError: the forward has passed it.
             ShapeError: the value does not fit.
         """
-        point = self._reach(place, kind, to_write=True)
+        point = self._reach_to_write(place, kind)
         found = self._values[point]
         if kind == "output" and self._is_block(place):
             states = value[0] if isinstance(value, tuple) and len(value) == 1 else value
             value = replace_first(found, plain(states)) if isinstance(states, Tensor) else value
         value = plain(value)
-        check_fit(value, found, name or self._name(point))
+        check_fit(value, found, name or self._refusals.name(point))
         self._give_back()
         self._course.reply = value
         self._changes.assigned(point, value)
@@ -163,7 +166,7 @@ class Trace:
         if isinstance(value, Tensor) and self._is_block(place):
             n_parts = self._course.n_returned(place)
             value = value if n_parts is None else (value, *[None] * (n_parts - 1))
-        point = self._reach(place, "input", to_write=True)
+        point = self._reach_to_write(place, "input")
         self._give_back()
         self._course.skip(value)
         self._changes.skipped(point, value)
@@ -171,50 +174,55 @@ class Trace:
 
     # --- moving
 
-    def _reach(self, place: Place, kind: str, *, to_write: bool = False) -> Point:
-        """Bring the forward to a point, or find what stood there: its value is then in `_values`."""
+    def _reach_to_write(self, place: Place, kind: str) -> Point:
+        """Bring the forward to a point, so that what it has there can be changed."""
         point = Point(place.module, kind, place.call, self._step)
-        if point in self._values and (not to_write or point == self._course.at):
-            return point
-        self._paths[place.module] = place.path
-        if self._state != "open" or threading.current_thread() is not self._thread:
-            self._check_open(self._name(point))
-        self._give_back()
+        if point not in self._values or point != self._course.at:
+            self._reach(point, place, to_write=True)
+        return point
+
+    def _reach(self, point: Point, place: Place, *, to_write: bool = False) -> None:
+        """Bring the forward to a point, or find what stood there: its value is then in `_values`."""
+        if self._state != "open" or threading.get_ident() != self._thread.ident:
+            self._check_open(self._refusals.name(point))
+        course = self._course
+        if course.at is not None:
+            self._give_back()
         try:
             if self._is_generation:
                 self._reach_in_step(point, place, to_write)
+            elif point in self._values:
+                raise self._refusals.too_late(point, course.at)
+            elif not course.has_passed(point) and course.go_on(point, place):
+                self._arrive(point, place, course.value)
             else:
-                self._reach_in_forward(point, place, to_write)
+                self._look_back(point, place, to_write)
         finally:
             self._changes.body_takes_over()
-        return point
 
-    def _reach_in_forward(self, point: Point, place: Place, to_write: bool) -> None:
+    def _look_back(self, point: Point, place: Place, to_write: bool) -> None:
         course = self._course
-        if point in self._values:
-            raise OutOfOrderError(self._too_late(point))
-        if not course.has_passed(point) and course.go_on(point, place):
-            return self._arrive(point, place, course.value)
         if course.look_back(point, place):
             if to_write:
-                raise OutOfOrderError(self._too_late(point))
+                raise self._refusals.too_late(point, self._course.at)
             return self._arrive(point, place, course.replayed)
         # it has not been passed after all: it was not watched for in time, or the guess was wrong
         if not course.has_ended and course.go_on(point, place):
             return self._arrive(point, place, course.value)
-        raise self._not_reached(point)
+        raise self._refusals.not_reached(point, self._course.called())
 
     def _reach_in_step(self, point: Point, place: Place, to_write: bool) -> None:
         course = self._course
         if course.has_passed(point):
-            raise OutOfOrderError(self._too_late(point) if to_write else self._too_late_to_read(point))
+            refusals = self._refusals
+            raise refusals.too_late(point, course.at) if to_write else refusals.too_late_to_read(point)
         end_of_step = Point(self.root, "output", 0, self._step)
         if not course.go_on(point, place, end_of_step):
-            raise self._not_reached(point)
+            raise self._refusals.not_reached(point, self._course.called())
         assert course.at is not None
         self._arrive(course.at, place, course.value)
         if course.at != point:
-            raise self._not_reached(point)
+            raise self._refusals.not_reached(point, self._course.called())
 
     def _arrive(self, point: Point, place: Place, value: Any) -> None:
         self._values[point] = value
@@ -225,14 +233,14 @@ class Trace:
             self._views[point] = block_output(value)
         if not self._is_generation:
             found = leaves(value)
-            self._inputs.protect([leaf for leaf in found if isinstance(leaf, Tensor)])
+            self._inputs.protect(found)
             if point == self._course.at:
                 self._changes.hold(point, value, found)
 
     def _give_back(self) -> None:
         """The body is about to let the forward go on: settle what it has done where the forward stands."""
         at = self._course.at
-        if at is None or self._state != "open":
+        if at is None:
             return
         if not self._is_generation:
             self._changes.body_gives_back(at)
@@ -273,6 +281,10 @@ class Trace:
 
     # --- saying what is wrong
 
+    @property
+    def _refusals(self) -> Refusals:
+        return Refusals(self.root, self._is_generation)
+
     def _check_open(self, asked: str) -> None:
         if self._state == "open" and threading.current_thread() is self._thread:
             return
@@ -285,41 +297,6 @@ class Trace:
         raise TraceError(
             f"Asked for {asked}, but this trace {found}. "
             "Read it inside the `with` block, before any tracer.stop()."
-        )
-
-    def _name(self, point: Point) -> str:
-        path = self._paths.get(point.module) or type(point.module).__name__
-        call = f" (call {point.call})" if point.call else ""
-        step = f" in step {point.step}" if self._is_generation else ""
-        return f"{path}.{point.kind}{call}{step}"
-
-    def _too_late(self, point: Point) -> str:
-        at = self._course.at
-        where = self._name(at) if at is not None else "its end"
-        return (
-            f"Asked to change {self._name(point)}, but the forward has passed it and stands at {where}. "
-            f"Change it before asking for {where}, or open another trace."
-        )
-
-    def _too_late_to_read(self, point: Point) -> str:
-        return (
-            f"Asked for {self._name(point)}, but the generation has passed it, and is not run again. "
-            "Read it earlier in the step, in the order of the forward."
-        )
-
-    def _not_reached(self, point: Point) -> NotReachedError:
-        called = self._course.called()
-        name = self._name(point)
-        if isinstance(point.module, (nn.ModuleList, nn.ModuleDict)):
-            return NotReachedError(
-                f"Asked for {name}, but a {type(point.module).__name__} never runs. Index it."
-            )
-        if point.call and point.module in called:
-            return NotReachedError(f"Asked for {name}, but it is not called that often. Calls count from 0.")
-        nearest = nearest_path(self.root, self._paths[point.module], called)
-        return NotReachedError(
-            f"Asked for {name}, but it does not run in this forward. The nearest module that does is "
-            f"{nearest or 'the model itself'}."
         )
 
 
@@ -338,9 +315,7 @@ def innermost_trace(root: nn.Module, path: str, asked: str) -> Trace:
         if trace.root is root:
             return trace
     found = (
-        f"the open trace is of another model ({type(traces[-1].root).__name__})"
-        if traces
-        else "none is open"
+        f"the open trace is of another model ({type(traces[-1].root).__name__})" if traces else "none is open"
     )
     raise TraceError(
         f"Asked for {path or 'the model'}.{asked}, which exists only in a trace of its model, but {found}. "
