@@ -61,7 +61,7 @@ def take() -> TorchState:
             tuple(_DISPATCH._get_current_dispatch_mode_stack()) if _n_dispatch_modes() else (),
             _saved_tensor_hooks() if _top_saved_tensor_hooks(False) is not None else (),
             device_module.CURRENT_DEVICE,
-            getattr(_DEFAULT_DEVICE, "device_context", None),
+            _DEFAULT_DEVICE.__dict__.get("device_context"),
         ),
     )
 
