@@ -1,6 +1,7 @@
 """One run of a model as a coroutine: it runs until the next moment that is asked for, and waits there."""
 
 import contextvars
+import functools
 import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
@@ -19,6 +20,31 @@ NOTHING: Any = object()
 
 class Abandoned(BaseException):
     """Thrown into a forward that nobody needs any more; not an `Exception`, so that no model catches it."""
+
+
+# How far torch looks down the C stack when it makes an error: c10's `get_backtrace`.
+TORCH_FRAMES = 64
+
+
+def _call(function: Callable[[], Any]) -> Any:
+    return function()
+
+
+def _footing() -> Callable[[Callable[[], Any]], Any]:
+    """Calls what it is given from beneath as many C frames as torch looks down, and some more.
+
+    Beneath a greenlet's first frame lies what has become of the frames that began it: the body has moved
+    on since. An error that torch makes in the forward, whoever catches it, would follow these frames, and
+    end the process. Each partial is one frame; the attribute keeps it from being merged with the next.
+    """
+    function: Any = _call
+    for _ in range(TORCH_FRAMES + 16):
+        function = functools.partial(function)
+        function.is_kept = True
+    return function
+
+
+_on_footing = _footing()
 
 
 class Forward:
@@ -72,7 +98,7 @@ class Forward:
         self._error: BaseException | None = None
         self._thread = threading.get_ident()
         self._body: greenlet | None = None
-        self._greenlet: greenlet | None = greenlet(self._run)
+        self._greenlet: greenlet | None = greenlet(functools.partial(_on_footing, self._run))
         self._greenlet.gr_context = contextvars.copy_context()
         self._hooks = Hooks(self._on_input, self._on_output, self._on_forward)
         for module in root.modules() if watch_all else order.repeated:
