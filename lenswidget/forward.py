@@ -150,6 +150,8 @@ class Forward:
             self._stops = ()
             self._resume(forward, Abandoned())
             thrown, self._error = self._error, None
+            if not forward.dead:  # an interrupt came before it was reached
+                self._resume(forward, Abandoned())
         else:
             thrown = None
         self._greenlet = self.position = self._start = self._body = self._skip = None
