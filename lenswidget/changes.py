@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lenswidget.forward import Forward
+from lenswidget.isolation import is_same_random_state, random_state, set_random_state
 from lenswidget.order import Point
 from lenswidget.values import leaves, replace_leaves
 
@@ -18,7 +19,7 @@ class Change(NamedTuple):
 
     at: Point
     target: Point
-    kind: str  # "assign", "skip", or "in place"
+    kind: str  # "assign", "skip", "in place", or "random": the state that the forward went on with
     leaf: int  # which tensor of the value was changed in place
     value: Any
 
@@ -28,10 +29,16 @@ class Changes:
 
     An in-place change is noticed by the tensor's version counter, between the moment when the body is
     given control and the moment when it gives it back: what the forward itself changes does not count.
+
+    Args:
+        watches_random: remember as well where the body has drawn random numbers, so that those of a model
+            which draws some itself can be drawn again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watches_random: bool = False) -> None:
         self.made: list[Change] = []
+        self._watches_random = watches_random
+        self._random: list[Tensor] = []
         # what is watched: where it belongs, the tensor, and its version when the body took over
         self._places: list[tuple[Point, int]] = []
         self._tensors: list[Tensor] = []
@@ -70,6 +77,8 @@ class Changes:
         self._versions = list(map(_version, self._tensors))
         if self._uncounted:
             self._copies = [tensor.clone() for _, _, tensor in self._uncounted]
+        if self._watches_random:
+            self._random = random_state()
 
     def body_gives_back(self, at: Point) -> None:
         """Remember what the body has changed in place since it took over."""
@@ -91,6 +100,12 @@ class Changes:
             if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
                 self.assigned(point, value, at)
                 self._mutable[index] = (point, value, now)
+        if self._watches_random and not is_same_random_state(random_state(), self._random):
+            self.drawn(at)
+
+    def drawn(self, at: Point) -> None:
+        """Remember the random numbers that come next: not those that followed when the forward stopped."""
+        self.made.append(Change(at, at, "random", 0, random_state()))
 
     def assigned(self, point: Point, value: Any, at: Point | None = None) -> None:
         """Remember that the body has put `value` in the place of what the forward had."""
@@ -119,6 +134,8 @@ class Changes:
                 continue
             if change.kind == "in place":
                 _overwrite(leaves(values[change.target])[change.leaf], change.value)
+            elif change.kind == "random":
+                set_random_state(change.value)
             elif change.kind == "skip":
                 forward.skip(replace_leaves(change.value, _copy))
             elif change.target == at:

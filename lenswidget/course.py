@@ -1,6 +1,7 @@
 """The way of a trace through its model: how far the forward has come, and how to get anywhere else."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -22,6 +23,7 @@ class Course:
 
     Attributes:
         at: where the forward stands; None before its start and after its end.
+        place: of the module that it was brought there for.
         value: what the forward had there.
         reply: what the rest of the forward will see in its place.
         has_ended: the body asked for the end, and it has been reached.
@@ -33,6 +35,7 @@ class Course:
         self, inputs: Inputs, root: nn.Module, order: CallOrder, changes: Changes, *, is_generation: bool
     ) -> None:
         self.at: Point | None = None
+        self.place = Place("", root, ())
         self.value: Any = None
         self.reply: Any = None
         self.has_ended = False
@@ -46,7 +49,7 @@ class Course:
         self._ambient = isolation.take()
         self._switch = isolation.Switch()
         self._forward: Forward | None = None
-        self._around: tuple[nn.Module, ...] = ()
+        self._begun: Forward | None = None  # last: the same, or a rerun
 
     def skip(self, value: Any) -> None:
         """Let the module that has just been given its input return `value` unrun."""
@@ -80,7 +83,7 @@ class Course:
         if reached is None:
             self.result, self._forward = forward.result, None
             return False
-        self.at, self._around = reached, place.around
+        self.at, self.place = reached, place
         self.value = self.reply = forward.value
         return True
 
@@ -96,6 +99,7 @@ class Course:
         rerun = self._fresh(self._inputs.start_again)
         with self._inputs.random_state_kept():
             met = run_to(rerun, stops, self._changes, {})
+            self._order.draws = self._order.draws or self._inputs.has_drawn()
         self.replayed = rerun.value
         rerun.close()
         return met == point
@@ -135,11 +139,13 @@ class Course:
 
     def close(self) -> None:
         """End the forward wherever it is, and put the thread's state back."""
-        forward, self._forward = self._forward, None
         self.value = self.reply = self.replayed = None
         try:
-            if forward is not None:
-                forward.close()
+            if self._forward is not None:
+                self._forward.close()
+            if self._begun is not None and self._begun is not self._forward:
+                self._begun.close()
+            self._forward = self._begun = None
         finally:
             self._switch.close()
 
@@ -152,10 +158,12 @@ class Course:
             self._inputs.check_repeatable("more of the model")
             forward = self._fresh(self._inputs.start_again)
             values: dict[Point, Any] = {}
-            forward.watch(self.at, self._around)
+            forward.watch(self.at, self.place.around)
             with self._inputs.random_state_kept():
                 run_to(forward, {self.at}, self._changes, values)
                 self._changes.apply(forward, values)
+            # what it draws from here on is not what the lost one drew
+            self._changes.drawn(self.at)
             self._forward = forward
         return self._forward
 
@@ -166,15 +174,24 @@ class Course:
     def _fresh(
         self, start: Callable[[], Any], *, watch_all: bool = False, count_steps: bool | None = None
     ) -> Forward:
-        return Forward(
-            start,
+        watch_all = watch_all or self._is_generation or not self._order.is_complete
+        count_steps = self._is_generation if count_steps is None else count_steps
+        self._begun = forward = Forward(
+            partial(self._learning, start) if watch_all and not count_steps else start,
             self._root,
             self._switch,
             self._ambient,
             self._order,
-            watch_all=watch_all or self._is_generation or not self._order.is_complete,
-            count_steps=self._is_generation if count_steps is None else count_steps,
+            watch_all=watch_all,
+            count_steps=count_steps,
         )
+        forward.begin()
+        return forward
+
+    def _learning(self, start: Callable[[], Any]) -> Any:
+        result = start()
+        self._order.draws = self._inputs.has_drawn()
+        return result
 
     def _scout(self, until: Point | None) -> None:
         """Run once more, unchanged and watching everything, to learn what this model calls."""

@@ -101,11 +101,14 @@ class Forward:
         self._greenlet: greenlet | None = greenlet(functools.partial(_on_footing, self._run))
         self._greenlet.gr_context = contextvars.copy_context()
         self._hooks = Hooks(self._on_input, self._on_output, self._on_forward)
-        for module in root.modules() if watch_all else order.repeated:
-            self._hooks.watch_input(module)
-            self._hooks.watch_output(module)
 
     # --- the body's side
+
+    def begin(self) -> None:
+        """Watch what is to be watched from the start; from here on it must be closed."""
+        for module in self._root.modules() if self._watches_all else self._order.repeated:
+            self._hooks.watch_input(module)
+            self._hooks.watch_output(module)
 
     def watch(self, point: Point, around: Iterable[nn.Module]) -> None:
         """Make the forward able to stop at the point; without effect on a call that has begun.
@@ -162,7 +165,7 @@ class Forward:
 
     def close(self) -> None:
         """Take the hooks away and end the forward wherever it is; calling it again does nothing."""
-        forward, self._greenlet = self._greenlet, None
+        forward = self._greenlet
         if forward is None:
             return
         self._hooks.remove()
@@ -172,13 +175,21 @@ class Forward:
         if forward and not forward.dead and threading.get_ident() == self._thread:
             self._stops = ()
             self._resume(forward, Abandoned())
-        self.position = self._start = self._body = self._skip = None
+            thrown, self._error = self._error, None
+            if not forward.dead:  # an interrupt came before it was reached
+                self._resume(forward, Abandoned())
+        else:
+            thrown = None
+        self._greenlet = self.position = self._start = self._body = self._skip = None
         self.value = self.reply = None
+        if thrown is not None and not isinstance(thrown, Exception):
+            raise thrown  # an interrupt that struck while the forward was ended
 
     def _resume(self, forward: greenlet, thrown: BaseException | None = None) -> None:
-        self._body = forward.parent = getcurrent()
-        here = self._switch.to_forward(self._state)
+        here = isolation.take()
         try:
+            self._body = forward.parent = getcurrent()
+            self._switch.to_forward(here, self._state)
             if thrown is None:
                 forward.switch()
             else:

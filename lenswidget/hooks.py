@@ -13,6 +13,7 @@ InputHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 OutputHook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 # Asked at each call of a module that may be skipped: a pair of whether, and what it returns instead.
 SkipHook = Callable[[nn.Module], tuple[bool, Any]]
+_GONE: Any = None
 
 
 class Hooks:
@@ -64,7 +65,7 @@ class Hooks:
         self._inputs.clear()
         self._outputs.clear()
         self._stubs.clear()
-        del self._on_input, self._on_output, self._on_forward  # they hold the forward, which holds this
+        self._on_input = self._on_output = self._on_forward = _GONE  # they hold the forward, which holds this
 
 
 class _Stub:
@@ -84,7 +85,8 @@ class _Stub:
         return self._forward(*args, **kwargs)
 
     def forget(self, asker: SkipHook) -> None:
-        self.askers.remove(asker)
+        if asker in self.askers:
+            self.askers.remove(asker)
         attributes = self._module.__dict__
         if not self.askers and attributes.get("forward") is self:
             if self._had_own:

@@ -7,9 +7,11 @@ what the other has switched on.
 
 import functools
 import sys
+import threading
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils import _device as device_module
 from torch.utils import _python_dispatch
 
@@ -31,6 +33,7 @@ _is_autocast, _n_function_modes, _n_dispatch_modes, _top_saved_tensor_hooks = (
     _AUTOGRAD._top_saved_tensors_default_hooks,
 )
 _tuple = tuple.__new__
+_guards_of_other_threads: list[tuple[Any, bool]] = []
 
 
 class TorchState(NamedTuple):
@@ -76,18 +79,17 @@ class Switch:
     def __init__(self) -> None:
         self._ambient_autocast = _autocast()
         self._guards: list[tuple[Any, bool]] = []  # with what each restores
+        self._thread = threading.get_ident()
         self._stance: Any = None
 
-    def to_forward(self, state: TorchState) -> TorchState:
-        """Make `state` the state of this thread; returns what it was."""
-        now = take()
+    def to_forward(self, now: TorchState, state: TorchState) -> None:
+        """Make `state` the state of this thread, which is `now`."""
         if now != state:
             self._change(now, state)
         dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
         self._stance = getattr(dynamo, "_stance", None)  # None as well where dynamo was never imported
         if self._stance is not None:
             dynamo._stance = _eager(dynamo)
-        return now
 
     def to_body(self, now: TorchState, state: TorchState) -> None:
         """Make `state` the state of this thread, which is `now`."""
@@ -99,6 +101,10 @@ class Switch:
 
     def close(self) -> None:
         """Drop the guards that a forward has left, last first; what they undo is put right again."""
+        if self._guards and threading.get_ident() != self._thread:
+            # a guard acts on the thread that it goes on, which it was not made for: it must not go
+            _guards_of_other_threads.extend(self._guards)
+            self._guards.clear()
         if self._guards:
             state = take()
             while self._guards:
@@ -189,3 +195,23 @@ def _saved_tensor_hooks() -> tuple[Any, ...]:
     for pack, unpack in stack:
         _AUTOGRAD._push_saved_tensors_default_hooks(pack, unpack)
     return tuple(stack)
+
+
+def random_state() -> list[Tensor]:
+    """What the next random numbers on the CPU and on each CUDA device follow from; not part of `take`."""
+    state = [torch.default_generator.get_state()]
+    if torch.cuda.is_initialized():
+        state += torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: list[Tensor]) -> None:
+    """Let the next random numbers be those that followed when `state` was taken."""
+    torch.default_generator.set_state(state[0])
+    if len(state) > 1:
+        torch.cuda.set_rng_state_all(state[1:])
+
+
+def is_same_random_state(a: list[Tensor], b: list[Tensor]) -> bool:
+    """Whether the same random numbers follow from both."""
+    return len(a) == len(b) and all(map(torch.equal, a, b))

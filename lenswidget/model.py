@@ -141,7 +141,12 @@ class LanguageModel(TracedModel):
             raise PromptError("No prompt was given. Write trace(prompt), with a string, ids or an encoding.")
         if not prompt:
             return {**self.tokenize(kwargs)}
-        return {**self.tokenize(prompt[0], side=side), **kwargs}
+        encoding = {**self.tokenize(prompt[0], side=side), **kwargs}
+        if "attention_mask" not in kwargs:
+            return encoding
+        if "position_ids" not in kwargs:
+            encoding.pop("position_ids", None)  # they go by the mask, which is another one
+        return {**self.tokenize(encoding)}
 
     def _is_block(self, place: Place) -> bool:
         # only elements of a list can be blocks: all else is settled without looking at the model

@@ -33,6 +33,7 @@ class CallOrder:
 
     def __init__(self) -> None:
         self.is_complete = False  # some watched forward ran to its end
+        self.draws = True  # random numbers, or may do so: none were drawn in that forward where False
         self.repeated: tuple[nn.Module, ...] = ()  # called more than once in that forward
         self._times: dict[tuple[nn.Module, str, int], int] = {}
         self._returns: dict[nn.Module, int | None] = {}

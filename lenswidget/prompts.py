@@ -36,8 +36,10 @@ def encode(
             string without a tokenizer, or something else altogether.
     """
     if isinstance(prompt, Mapping):
-        encoding = {str(key): value for key, value in prompt.items()}
+        encoding = {str(key): _as_batch(str(key), value) for key, value in prompt.items()}
     elif isinstance(prompt, Tensor) and prompt.is_floating_point():
+        if prompt.ndim not in (2, 3):
+            raise _refusal(prompt)
         encoding = {"inputs_embeds": prompt if prompt.ndim == 3 else prompt[None]}
     else:
         rows = _rows(prompt, lambda text: _tokens(text, tokenizer, hf_model))
@@ -73,6 +75,19 @@ def _rows(prompt: Any, tokens: Callable[[str], Row]) -> list[Row]:
         if all(_is_id(token) for row in rows for token in row):
             return [{"input_ids": [int(token) for token in row]} for row in rows]
     raise _refusal(prompt)
+
+
+def _as_batch(name: str, value: Any) -> Any:
+    """An encoding's lists, as a tokenizer gives them unless told otherwise, as one tensor `[batch, seq]`."""
+    if not isinstance(value, list):
+        return value
+    try:
+        tensor = torch.tensor(value)
+    except (ValueError, TypeError):
+        raise PromptError(
+            f"The encoding's {name} cannot be made into one tensor. Pad its rows to one length."
+        ) from None
+    return tensor[None] if tensor.ndim == 1 else tensor
 
 
 def _is_id(item: Any) -> bool:
@@ -162,7 +177,9 @@ def _add_positions(encoding: dict[str, Any], hf_model: nn.Module) -> None:
     if not isinstance(mask, Tensor) or mask.ndim != 2 or "position_ids" in encoding or bool(mask[:, 0].all()):
         return
     if takes(hf_model, "position_ids"):
-        encoding["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        given = encoding["input_ids"] if "input_ids" in encoding else encoding["inputs_embeds"]
+        # with a cache, the mask covers what is in it too
+        encoding["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -given.shape[1] :]
     elif not _bears_left_padding(hf_model, mask.device):
         raise PromptError(
             f"The batch is padded on the left, and {type(hf_model).__name__} gives other logits with it than "

@@ -3,7 +3,7 @@
 from torch import nn
 
 from lenswidget.errors import NotReachedError, OutOfOrderError
-from lenswidget.order import Point
+from lenswidget.order import Place, Point
 from lenswidget.tracebacks import nearest_path, path_of
 
 
@@ -13,15 +13,17 @@ class Refusals:
     Args:
         root: the model, whose paths name the modules.
         is_generation: whether a point is named with its step.
+        places: of the modules that the user named, which may have other names as well.
     """
 
-    def __init__(self, root: nn.Module, is_generation: bool) -> None:
+    def __init__(self, root: nn.Module, is_generation: bool, places: tuple[Place, ...]) -> None:
         self._root = root
         self._is_generation = is_generation
+        self._paths = {place.module: place.path for place in reversed(places)}
 
     def name(self, point: Point) -> str:
         """A point as the user would write it, as `transformer.h.5.mlp.output`."""
-        path = path_of(self._root, point.module) or type(point.module).__name__
+        path = self._path(point.module) or type(point.module).__name__
         call = f" (call {point.call})" if point.call else ""
         step = f" in step {point.step}" if self._is_generation else ""
         return f"{path}.{point.kind}{call}{step}"
@@ -48,8 +50,11 @@ class Refusals:
             return NotReachedError(f"Asked for {name}, but a {type(module).__name__} never runs. Index it.")
         if point.call and module in called:
             return NotReachedError(f"Asked for {name}, but it is not called that often. Calls count from 0.")
-        nearest = nearest_path(self._root, path_of(self._root, module) or "", called)
+        nearest = nearest_path(self._root, self._path(module) or "", called)
         return NotReachedError(
             f"Asked for {name}, but it does not run in this forward. The nearest module that does is "
             f"{nearest or 'the model itself'}."
         )
+
+    def _path(self, module: nn.Module) -> str | None:
+        return self._paths[module] if module in self._paths else path_of(self._root, module)

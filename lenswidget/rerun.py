@@ -4,12 +4,12 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lenswidget.changes import Changes
 from lenswidget.errors import TraceError
 from lenswidget.forward import Forward
+from lenswidget.isolation import is_same_random_state, random_state, set_random_state
 from lenswidget.order import Point
 from lenswidget.values import leaves, replace_leaves
 
@@ -33,24 +33,28 @@ class Inputs:
 
     def start(self) -> Any:
         """Run the model on the inputs as the user gave them."""
-        self._random = _random_state()
+        self._random = random_state()
         return self._function(*self._args, **self._kwargs)
 
     def start_again(self) -> Any:
         """Run the model on the inputs as they were at the first start."""
         if self._random:
-            _set_random_state(self._random)
+            set_random_state(self._random)
         args, kwargs = replace_leaves((self._args, self._kwargs), lambda x: self._own_copies.get(id(x), x))
         return self._function(*args, **kwargs)
 
     @contextmanager
     def random_state_kept(self) -> Generator[None]:
         """Whatever runs inside draws its own random numbers, and leaves those of the trace as they are."""
-        state = _random_state()
+        state = random_state()
         try:
             yield
         finally:
-            _set_random_state(state)
+            set_random_state(state)
+
+    def has_drawn(self) -> bool:
+        """Whether the random state is another than at the first start."""
+        return not is_same_random_state(random_state(), self._random)
 
     def protect(self, given: list[Any]) -> None:
         """Copy those inputs that the body, being given these leaves, could change in place."""
@@ -95,16 +99,3 @@ def run_to(forward: Forward, stops: set[Point], changes: Changes, values: dict[P
         if point is None or point in stops:
             return point
         changes.apply(forward, values)
-
-
-def _random_state() -> list[Any]:
-    state: list[Any] = [torch.default_generator.get_state()]
-    if torch.cuda.is_initialized():
-        state += torch.cuda.get_rng_state_all()
-    return state
-
-
-def _set_random_state(state: list[Any]) -> None:
-    torch.default_generator.set_state(state[0])
-    if len(state) > 1:
-        torch.cuda.set_rng_state_all(state[1:])

@@ -11,7 +11,7 @@ from torch import Tensor
 open_traces: contextvars.ContextVar[tuple[Any, ...]] = contextvars.ContextVar("open_traces", default=())
 
 
-_n_open = 0
+_open: set[int] = set()
 _guard = threading.Lock()
 
 
@@ -21,21 +21,22 @@ def _save(self: Any) -> Any:
 
 def open_trace(trace: Any) -> None:
     """From here on the code stands in `trace`, and tensors have `.save()`, which returns them."""
-    global _n_open
-    open_traces.set((*open_traces.get(), trace))
+    around = open_traces.get()
+    if around:  # one that was closed in another context is still here
+        around = tuple(one for one in around if one.is_open)
+    open_traces.set((*around, trace))
     with _guard:
-        _n_open += 1
-        if _n_open == 1:
+        _open.add(id(trace))
+        if len(_open) == 1:
             Tensor.save = _save  # type: ignore[attr-defined]  # the seed's own method
 
 
 def close_trace(trace: Any) -> None:
-    """Undo what `open_trace` did; with the last open trace, `.save` is gone."""
-    global _n_open
+    """Undo what `open_trace` did; with the last open trace, `.save` is gone. Again, it does nothing."""
     open_traces.set(tuple(one for one in open_traces.get() if one is not trace))
     with _guard:
-        _n_open -= 1
-        if _n_open == 0:
+        _open.discard(id(trace))
+        if not _open and "save" in Tensor.__dict__:
             del Tensor.save  # type: ignore[attr-defined]  # set above
 
 

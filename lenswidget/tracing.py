@@ -18,7 +18,10 @@ from lenswidget.rerun import Inputs
 from lenswidget.saving import add_save, close_trace, open_trace, open_traces, take_save
 from lenswidget.steps import Steps
 from lenswidget.tracebacks import tidy
-from lenswidget.values import block_output, check_fit, leaves, plain, replace_first
+from lenswidget.values import Parts, block_output, check_fit, leaves, plain, replace_first
+
+_NO_MODEL = nn.Module()
+_GONE: Any = None
 
 
 class Trace:
@@ -59,36 +62,65 @@ class Trace:
         self._views: dict[Point, Any] = {}  # as the body is given them, where that differs
         self._saveable: list[Any] = []
         self._result: Any = NOTHING
+        self._has_lock = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the `with` block still runs."""
+        return self._state in ("open", "stopped")
 
     def __enter__(self) -> "Trace":
         if self._state != "new":
             raise TraceError("This trace has been entered before. Open another: `with model.trace(prompt):`.")
         self._lock.acquire()
-        self._thread = threading.current_thread()
-        self._changes = Changes()
-        self._course = Course(
-            self._inputs, self.root, self._order, self._changes, is_generation=self._is_generation
-        )
-        open_trace(self)
-        self._state = "open"
+        self._has_lock = True
+        try:
+            self._thread = threading.current_thread()
+            self._changes = Changes(watches_random=self._order.draws or self.root.training)
+            self._course = Course(
+                self._inputs, self.root, self._order, self._changes, is_generation=self._is_generation
+            )
+            open_trace(self)
+            self._state = "open"
+        except BaseException:  # an interrupt
+            self._leave()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        try:
+            self._close()
+        except BaseException:  # an interrupt may strike here as well
+            self._close()
+            raise
+        if error is not None:
+            tidy(error)
+
+    def _close(self) -> None:
+        """Leave nothing behind; begun again after an interrupt, it does what is left to do."""
         self._state = "closed"
+        if self._course is _GONE:
+            return
         try:
             self._course.close()
         finally:
-            close_trace(self)
             self._values.clear()
             self._views.clear()
             for output in self._saveable:
                 take_save(output)
             self._saveable.clear()
+            self._leave()
+        # whoever keeps the trace keeps its result and nothing else
+        self.root = _NO_MODEL
+        self._inputs = self._changes = self._course = _GONE
+
+    def _leave(self) -> None:
+        close_trace(self)
+        if self._has_lock:
+            self._has_lock = False
             self._lock.release(self._thread)
-        if error is not None:
-            tidy(error)
 
     @property
     def result(self) -> Any:
@@ -149,7 +181,7 @@ class Trace:
             states = value[0] if isinstance(value, tuple) and len(value) == 1 else value
             value = replace_first(found, plain(states)) if isinstance(states, Tensor) else value
         value = plain(value)
-        check_fit(value, found, name or self._refusals.name(point))
+        check_fit(value, found, name or self._refusals(place).name(point))
         self._give_back()
         self._course.reply = value
         self._changes.assigned(point, value)
@@ -162,6 +194,7 @@ class Trace:
         Raises:
             OutOfOrderError: the module has run, or is running.
         """
+        self._check_open("a skip")
         value = plain(value)
         if isinstance(value, Tensor) and self._is_block(place):
             n_parts = self._course.n_returned(place)
@@ -184,7 +217,7 @@ class Trace:
     def _reach(self, point: Point, place: Place, *, to_write: bool = False) -> None:
         """Bring the forward to a point, or find what stood there: its value is then in `_values`."""
         if self._state != "open" or threading.get_ident() != self._thread.ident:
-            self._check_open(self._refusals.name(point))
+            self._check_open(self._refusals(place).name(point))
         course = self._course
         if course.at is not None:
             self._give_back()
@@ -192,7 +225,7 @@ class Trace:
             if self._is_generation:
                 self._reach_in_step(point, place, to_write)
             elif point in self._values:
-                raise self._refusals.too_late(point, course.at)
+                raise self._refusals(place).too_late(point, course.at)
             elif not course.has_passed(point) and course.go_on(point, place):
                 self._arrive(point, place, course.value)
             else:
@@ -204,25 +237,25 @@ class Trace:
         course = self._course
         if course.look_back(point, place):
             if to_write:
-                raise self._refusals.too_late(point, self._course.at)
+                raise self._refusals(place).too_late(point, course.at)
             return self._arrive(point, place, course.replayed)
         # it has not been passed after all: it was not watched for in time, or the guess was wrong
         if not course.has_ended and course.go_on(point, place):
             return self._arrive(point, place, course.value)
-        raise self._refusals.not_reached(point, self._course.called())
+        raise self._refusals(place).not_reached(point, course.called())
 
     def _reach_in_step(self, point: Point, place: Place, to_write: bool) -> None:
         course = self._course
         if course.has_passed(point):
-            refusals = self._refusals
+            refusals = self._refusals(place)
             raise refusals.too_late(point, course.at) if to_write else refusals.too_late_to_read(point)
         end_of_step = Point(self.root, "output", 0, self._step)
         if not course.go_on(point, place, end_of_step):
-            raise self._refusals.not_reached(point, self._course.called())
+            raise self._refusals(place).not_reached(point, course.called())
         assert course.at is not None
         self._arrive(course.at, place, course.value)
         if course.at != point:
-            raise self._refusals.not_reached(point, self._course.called())
+            raise self._refusals(place).not_reached(point, course.called())
 
     def _arrive(self, point: Point, place: Place, value: Any) -> None:
         self._values[point] = value
@@ -231,6 +264,8 @@ class Trace:
         self._views.pop(point, None)
         if point.kind == "output" and point.module is place.module and self._is_block(place):
             self._views[point] = block_output(value)
+        elif type(value) is tuple:
+            self._views[point] = Parts(value)
         if not self._is_generation:
             found = leaves(value)
             self._inputs.protect(found)
@@ -281,9 +316,9 @@ class Trace:
 
     # --- saying what is wrong
 
-    @property
-    def _refusals(self) -> Refusals:
-        return Refusals(self.root, self._is_generation)
+    def _refusals(self, place: Place) -> Refusals:
+        places = (place,) if self._state == "closed" else (place, self._course.place)
+        return Refusals(self.root, self._is_generation, places)
 
     def _check_open(self, asked: str) -> None:
         if self._state == "open" and threading.current_thread() is self._thread:
@@ -311,6 +346,7 @@ def innermost_trace(root: nn.Module, path: str, asked: str) -> Trace:
         TraceError: none is open.
     """
     traces: tuple[Trace, ...] = open_traces.get()
+    traces = tuple(trace for trace in traces if trace.is_open)  # one may have been closed elsewhere
     for trace in reversed(traces):
         if trace.root is root:
             return trace

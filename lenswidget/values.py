@@ -24,7 +24,7 @@ class BlockOutput(Tensor):
     @staticmethod
     def of(states: Tensor, parts: tuple[Any, ...]) -> "BlockOutput":
         """The states as a view of themselves that knows what the block returned."""
-        output = states.as_subclass(BlockOutput)
+        output: BlockOutput = _alias(states, BlockOutput)
         output._parts = parts
         return output
 
@@ -64,6 +64,16 @@ class BlockOutput(Tensor):
             return func(*args, **(kwargs or {}))
 
 
+class Parts(tuple[Any, ...]):
+    """A tuple that a module takes or returns; `.save()`, which nothing needs, returns it."""
+
+    __slots__ = ()
+
+    def save(self) -> "Parts":
+        """The tuple itself."""
+        return self
+
+
 def block_output(value: Any) -> Any:
     """A block's return value with both its faces; a value that is neither tensor nor tuple of one stays."""
     states = value[0] if isinstance(value, tuple) and value else value
@@ -75,12 +85,22 @@ def block_output(value: Any) -> Any:
 def plain(value: Any) -> Any:
     """The value with every block output in it as the ordinary tensor that it stands for."""
     if isinstance(value, BlockOutput):
-        return value.as_subclass(Tensor)
+        return _alias(value, Tensor)
+    if type(value) is Parts:
+        value = tuple(value)
     if isinstance(value, (tuple, list, dict)) and any(
         isinstance(leaf, BlockOutput) for leaf in leaves(value)
     ):
         return replace_leaves(value, plain)
     return value
+
+
+def _alias(tensor: Tensor, kind: type[Tensor]) -> Any:
+    if torch.is_grad_enabled() or not tensor.requires_grad:
+        return tensor.as_subclass(kind)
+    # what the body does without gradients must not cut off those of the forward
+    with torch.inference_mode(False), torch.enable_grad():
+        return tensor.as_subclass(kind)
 
 
 def leaves(value: Any) -> list[Any]:

@@ -98,6 +98,17 @@ def test_save_returns_the_value_and_exists_only_while_a_trace_is_open(model):
     assert not hasattr(whole, "save")
 
 
+def test_tuples_are_saved_as_well(model):
+    with model.trace(PROMPT):
+        output = model.transformer.h[1].attn.output
+        assert output.save() is output
+        given = model.transformer.h[1].mlp.inputs.save()
+        states = torch.zeros_like(output[0])
+        model.transformer.h[2].attn.output = model.transformer.h[2].attn.output.save()
+        assert isinstance(output, tuple)
+        assert given[0][0].shape == states.shape
+
+
 # --- a block's output has two faces
 
 
@@ -185,6 +196,40 @@ def test_a_replay_draws_the_same_random_numbers():
         assert torch.equal(replayed, late)
 
 
+class Drawing(nn.Sequential):
+    """Draws random numbers between every two layers; has one layer that never runs."""
+
+    def __init__(self):
+        super().__init__(*[part for _ in range(4) for part in (nn.Linear(8, 8), nn.Dropout(0.5))])
+        self.add_module("unused", nn.Linear(8, 8))
+
+    def forward(self, x):
+        for part in list(self)[:-1]:
+            x = part(x)
+        return x
+
+
+@pytest.mark.parametrize("n_traces", [1, 3])  # of a model never seen before, and of a known one
+@pytest.mark.parametrize("between", ["draws", "asks for what never runs"])
+def test_a_replay_fits_what_was_read_though_the_body_draws_in_between(n_traces, between):
+    module = Drawing().train()
+    model = lw.TracedModel(module)
+    for _ in range(n_traces):
+        with torch.no_grad(), model.trace(torch.ones(2, 8)) as tracer:
+            _ = model[0].output
+            if between == "draws":
+                torch.rand(3)
+            else:
+                with pytest.raises(NotReachedError):
+                    _ = model.unused.output
+            late = model[4].output.clone()
+            assert torch.equal(module[4](model[3].output), late)  # a replay
+            torch.rand(3)
+            later = model[6].output.clone()
+            assert torch.equal(module[6](model[5].output), later)
+            _ = tracer.result
+
+
 def test_a_replay_leaves_the_random_numbers_of_the_body_alone(model):
     def draw(replays):
         torch.manual_seed(7)
@@ -227,6 +272,23 @@ def test_a_write_to_what_has_passed_names_both_modules_and_the_remedy_works(mode
     with model.trace(PROMPT):  # "change it before asking for ..."
         model.transformer.h[1].output = torch.zeros_like(late)
         assert not torch.equal(model.transformer.h[2].output, late)
+
+
+def test_errors_name_a_shared_module_as_the_user_did():
+    module = nn.Module()
+    module.first = module.second = nn.Linear(2, 2)
+    module.last = nn.Linear(2, 2)
+    module.unused = module.idle = nn.Linear(2, 2)
+    module.forward = lambda x: module.last(module.second(x))
+    model = lw.TracedModel(module)
+    with model.trace(torch.ones(1, 2)):
+        _ = model.second.output
+        with pytest.raises(NotReachedError, match=r"^Asked for idle\.output"):
+            _ = model.idle.output
+        with pytest.raises(
+            OutOfOrderError, match=r"^Asked to change second\.input.* stands at second\.output"
+        ):
+            model.second.input = torch.zeros(1, 2)
 
 
 def test_a_module_that_never_runs_is_named_with_the_nearest_that_does():

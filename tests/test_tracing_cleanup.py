@@ -1,12 +1,14 @@
 """However a trace ends, nothing of it stays; and what went wrong is said where the user stands."""
 
 import asyncio
+import contextvars
 import gc
 import subprocess
 import sys
 import threading
 import traceback
 import weakref
+from pathlib import Path
 
 import greenlet
 import pytest
@@ -197,6 +199,83 @@ def test_values_are_freed_without_the_garbage_collector(counted):
     finally:
         gc.enable()
         handle.remove()
+
+
+def test_a_trace_that_is_kept_keeps_its_result_and_no_other_value(counted):
+    model, module, x = counted
+    with torch.no_grad(), model.trace(x) as tracer:
+        read = model.blocks[1].output
+        model.blocks[2].output = edit = read * 2
+        result = tracer.result
+    gone = [weakref.ref(value) for value in (read, edit)]
+    del read, edit
+    assert [value() for value in gone] == [None, None]
+    assert tracer.result is result
+    assert module not in gc.get_referents(tracer, *gc.get_referents(tracer))
+
+
+def test_a_trace_that_is_closed_in_another_context_is_not_asked_again(counted):
+    model, _, x = counted
+
+    def body():
+        with model.trace(x * 2):
+            yield model.blocks[0].output
+
+    with model.trace(x):
+        inner = body()
+        other = next(inner)
+        contextvars.copy_context().run(inner.close)
+        assert not torch.equal(model.blocks[0].output, other)
+    with pytest.raises(TraceError, match="none is open"):
+        _ = model.blocks[0].output
+
+
+def test_an_interrupt_while_a_trace_is_closed_leaves_nothing_behind(counted):
+    model, module, x = counted
+    before, state = n_hooks(module), isolation.take()
+    closing = {"_close", "close", "remove", "forget", "_resume", "to_forward", "to_body"}
+    n_lines = 0
+
+    def interrupt_at_line(number):
+        nonlocal n_lines
+        n_lines = 0
+
+        def on_line(frame, event, _):
+            nonlocal n_lines
+            if event == "line":
+                n_lines += 1
+                if n_lines == number:
+                    raise KeyboardInterrupt
+            return on_line
+
+        def on_call(frame, *_):
+            is_ours = Path(frame.f_code.co_filename).parent.name == "lenswidget"
+            return on_line if is_ours and frame.f_code.co_name in closing else None
+
+        with model.trace(x):
+            _ = model.blocks[3].output
+            model.blocks[4].skip(model.blocks[4].input)
+            sys.settrace(on_call)
+
+    last = 0
+    while last == 0 or n_lines == last:
+        last += 1
+        try:
+            interrupt_at_line(last)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        assert n_hooks(module) == before
+        assert isolation.take() == state
+        assert not hasattr(torch.Tensor, "save")
+        with pytest.raises(TraceError, match="none is open"):
+            innermost_trace(module, "", "anything")
+        is_free = []
+        on_a_thread(lambda: is_free.append(model.lock.acquire(timeout=0.01)))  # noqa: B023
+        assert is_free == [True]
+    assert last > 30
+    assert not suspended()
 
 
 def test_a_model_is_freed_with_its_last_name():
@@ -425,8 +504,6 @@ def on_a_thread(function):
 
 
 def test_a_read_on_another_thread_than_the_traces_is_refused(counted):
-    import contextvars
-
     model, _, x = counted
     with model.trace(x):
         context = contextvars.copy_context()

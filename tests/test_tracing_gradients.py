@@ -71,6 +71,30 @@ def test_backward_inside_the_body_fills_grad_of_both_faces_of_a_block_output(mod
         assert torch.equal(states.grad, expected)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_reading_without_gradients_leaves_those_of_the_forward_whole(model, mode):
+    by_hand(model, "transformer.h.1")
+    model.hf_model(**model.tokenize(PROMPT)).logits.sum().backward()
+    expected = model.hf_model.transformer.wte.weight.grad.clone()
+    model.hf_model.zero_grad()
+    with model.trace(PROMPT):
+        with mode():
+            for block in model.transformer.h:
+                _ = block.output
+        model.lm_head.output.sum().backward()
+    assert torch.equal(model.hf_model.transformer.wte.weight.grad, expected)
+    model.hf_model.zero_grad()
+
+
+def test_an_edit_in_place_without_gradients_in_a_trace_with_them(model):
+    with model.trace(PROMPT):
+        with torch.no_grad():
+            model.transformer.h[1].output[0][:, 0] = 0
+        states = model.transformer.h[2].output
+        (gradient,) = torch.autograd.grad(model.lm_head.output.sum(), states)
+    assert gradient.abs().sum() > 0
+
+
 def test_gradients_reach_an_edited_site(model):
     def change(states):
         return states * 2 + 1

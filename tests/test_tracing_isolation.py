@@ -2,6 +2,8 @@
 
 import contextlib
 import contextvars
+import gc
+import threading
 
 import pytest
 import torch
@@ -164,6 +166,36 @@ def test_modes_of_both_sides_interleave():
         assert isolation.take() == before
     assert isolation.take() == before
     torch.ones(1, requires_grad=True).sum().backward()  # autograd still works
+
+
+@pytest.mark.parametrize("how", ["closed", "forgotten"])
+def test_a_trace_that_another_thread_ends_leaves_the_modes_of_both_alone(how):
+    model = lw.TracedModel(Moded(torch.inference_mode))
+    before = isolation.take()
+
+    def body():
+        with model.trace(torch.ones(1)):
+            yield model.parts[1].output
+
+    kept = [body()]
+    next(kept[0])
+    seen = []
+
+    def end():
+        seen.append(isolation.take())
+        if how == "closed":
+            kept[0].close()
+        kept.clear()
+        gc.collect()
+        seen.append(isolation.take())
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    thread.join()
+    assert seen[0] == seen[1]
+    assert isolation.take() == before
+    with model.trace(torch.ones(1)):
+        assert model.parts[1].output.shape == (1,)
 
 
 def test_context_variables_stay_on_their_side():

@@ -1,0 +1,71 @@
+"""A model split by tensor parallelism: the same trace on every rank gives what the whole model gives."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+
+PROGRAM = """
+import sys
+
+import torch
+import torch.distributed as dist
+import transformers
+
+import lenswidget as lw
+
+folder = sys.argv[1]
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+whole = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+split = transformers.AutoModelForCausalLM.from_pretrained(
+    folder, distributed_config=transformers.DistributedConfig(tp_size=2)
+).eval()
+assert split.model.layers[0].mlp.up_proj.weight.to_local().shape[0] == 32
+
+
+def program(model):
+    found = []
+    with torch.no_grad(), model.trace([1, 2, 3, 4, 5]):
+        found.append(model.model.layers[1].output[0].clone())
+        found.append(model.lm_head(model.model.norm(found[0])))
+        found.append(model.model.layers[2].mlp.output)
+        found.append(model.model.layers[0].output.clone())  # a replay
+        model.model.layers[3].output[0][:, -1] *= 2
+        found.append(model.lm_head.output)
+    with torch.no_grad(), model.trace([1, 2, 3]):
+        model.model.layers[1].skip(model.model.layers[1].input)
+        found.append(model.model.layers[2].output.clone())  # and no further
+    return found
+
+
+for a, b in zip(program(lw.LanguageModel(whole)), program(lw.LanguageModel(split)), strict=True):
+    assert torch.allclose(a, b, atol=1e-5)  # the two halves of a sum are added in another order
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(transformers, "DistributedConfig"), reason="this transformers has no DistributedConfig"
+)
+def test_two_ranks_trace_what_one_does(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        num_hidden_layers=4,
+        hidden_size=32,
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=300,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, str(script), str(tmp_path / "model")], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
