@@ -16,8 +16,9 @@ from lenswidget.run import EMBED_SITE
 from lenswidget.topk import top_k
 
 TILE_BYTES = 256 << 20
-# On the CPU more rows than these make the product no faster, and the logits leave the caches.
-CPU_ROWS = 128
+# On the CPU a larger tile makes the product no faster, leaves the caches, and from 32 MiB on its memory goes
+# back to the system after each tile and is cleared anew for the next.
+CPU_TILE_BYTES = 30 << 20
 # Fewer rows than these only read the unembed's weight more often.
 SLOW_ROWS = 8
 # How many logits of a row that is wanted whole are computed again in float64.
@@ -57,14 +58,13 @@ class Decoder:
         # cells of one position side by side share its last row
         by_position = np.argsort(asked.cells.positions, kind="stable")
         self._order: Ints = by_position if self._has_finals else np.arange(len(asked.cells))
-        bytes_per_row = 4 * asked.run.d_vocab * (2 if is_paired else 1)
-        self._rows = max(1, tile_bytes // bytes_per_row)
         self.device = self._heads[id(asked.run.tail)].device
         if self.device.type == "cpu":
-            self._rows = min(self._rows, CPU_ROWS)
+            tile_bytes = min(tile_bytes, CPU_TILE_BYTES)
         elif self.device.type == "cuda":
             tile_bytes = min(tile_bytes, torch.cuda.mem_get_info(self.device)[0] // 4)
-            self._rows = max(1, tile_bytes // bytes_per_row)
+        bytes_per_row = 4 * asked.run.d_vocab * (2 if is_paired else 1)
+        self._rows = max(1, tile_bytes // bytes_per_row)
         self._most_rows = self._rows
 
     def tile(self, done: int) -> tuple[Ints, Tile]:
@@ -115,7 +115,9 @@ class Decoder:
     def _fitting(self, done: int) -> int:
         """How many of the next cells fit, with what they are held against."""
         per_cell = 1 if self._asked.against is None else 2
-        n = max(1, min(self._rows // per_cell, len(self._order) - done))
+        left = len(self._order) - done
+        n_tiles = -(-left // max(1, self._rows // per_cell))
+        n = -(-left // n_tiles)  # tiles of like size: a small one would read the weight for a few rows
         while self._has_finals and n > 1:
             cells = self._order[done : done + n]
             _, missing = self._segments(
