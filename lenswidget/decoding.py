@@ -65,7 +65,7 @@ class Decoder:
             tile_bytes = min(tile_bytes, torch.cuda.mem_get_info(self.device)[0] // 4)
         bytes_per_row = 4 * asked.run.d_vocab * (2 if is_paired else 1)
         self._rows = max(1, tile_bytes // bytes_per_row)
-        self._most_rows = self._rows
+        self._most_rows = self._tried = self._rows
 
     def tile(self, done: int) -> tuple[Ints, Tile]:
         """The next tile after `done` cells, and which of the cells asked for its first rows are."""
@@ -79,11 +79,12 @@ class Decoder:
             segments, missing = self._segments(cells)
             if len(missing):
                 parts.append(self._prepare(asked.run, self._last(missing), AS_IS, EMBED_SITE))
-        n_rows = sum(len(part) for part in parts)
+        n_rows = self._tried = sum(len(part) for part in parts)
         references = None
         if asked.against is not None:
             parts.append(self._prepare(asked.against, cells, asked.lens, asked.site))
             references = slice(n_rows, n_rows + n)
+            self._tried += n
         logits, exact = self._project(parts)
         return order, Tile(logits, n, segments, references, exact, asked.run.n_tokens_shown(asked.k))
 
@@ -100,7 +101,7 @@ class Decoder:
     def pace(self, elapsed_s: float, slice_s: float) -> None:
         """Makes tiles smaller where one takes much longer than a slice should, and larger again after."""
         if elapsed_s > 2 * slice_s:
-            self._rows = min(self._rows, max(SLOW_ROWS, int(self._rows * slice_s / elapsed_s)))
+            self._rows = min(self._rows, max(SLOW_ROWS, int(self._tried * slice_s / elapsed_s)))
         elif elapsed_s < slice_s / 2:
             self._rows = min(self._most_rows, 2 * self._rows)
 
@@ -108,8 +109,8 @@ class Decoder:
         """Makes tiles half as large from now on; False where they cannot be smaller."""
         for head in self._heads.values():
             head.forget()
-        can_shrink = self._rows > 1
-        self._most_rows = self._rows = max(1, self._rows // 2)
+        can_shrink = self._tried > 1
+        self._most_rows = self._rows = max(1, self._tried // 2)
         return can_shrink
 
     def _fitting(self, done: int) -> int:

@@ -88,8 +88,7 @@ class Head:
         found = torch.empty(ids.shape, dtype=torch.float64, device=prepared.device)
         for start in range(0, len(ids), n_at_once):
             rows = slice(start, start + n_at_once)
-            some = weight[ids[rows]].double()
-            torch.bmm(some, prepared[rows].double().unsqueeze(2), out=found[rows].unsqueeze(2))
+            torch.sum(weight[ids[rows]] * prepared[rows, None].double(), dim=-1, out=found[rows])
         return self._tail.post_ops(found if bias is None else found.add_(bias[ids]))
 
     def forget(self) -> None:

@@ -47,7 +47,36 @@ def test_last_row_equals_model_logits(model):
         decoded = run.tail(run.states("resid_post", [run.n_layers - 1] * run.seq, range(run.seq)))
     torch.testing.assert_close(decoded, own, atol=1e-5, rtol=0)
     assert run.fidelity.ok
-    assert run.fidelity.n_positions == 4
+
+
+@pytest.mark.parametrize(("n_tokens", "n_checked"), [(11, 1), (64, 4)])
+def test_the_last_positions_are_checked_against_the_models_own_logits(model, n_tokens, n_checked):
+    run = LocalEngine(model).run((IDS * 6)[:n_tokens])
+    assert run.fidelity.ok
+    assert run.fidelity.n_positions == n_checked
+    run = LocalEngine(model).run((IDS * 6)[:n_tokens])
+    run._streams["resid_post"][-1, -1, 0] += 0.1  # what the forward did not leave
+    assert not run.fidelity.ok
+
+
+def test_a_run_holds_no_more_logits_than_it_checks():
+    seen = lw.LanguageModel(gpt2(n_layer=2), None)
+    forward = seen.hf_model.forward
+
+    def without_the_option(input_ids, attention_mask=None):
+        return forward(input_ids=input_ids, attention_mask=attention_mask)
+
+    seen.hf_model.forward = without_the_option
+    run = LocalEngine(seen).run(IDS)
+    assert run._check.args[-1].untyped_storage().nbytes() == 4 * run.d_vocab
+    assert run.fidelity.ok
+
+
+def test_a_run_is_told_in_one_line(model):
+    run = LocalEngine(model).run(IDS)
+    assert repr(run).startswith("Run([5, 17, 40")
+    assert f"{run.seq} tokens, {run.n_layers} layers" in repr(run)
+    assert "\n" not in repr(run)
 
 
 def test_a_run_leaves_no_hook_and_no_gradient(model):
