@@ -29,7 +29,7 @@ def transformers_loop(hf_model, folder):
 
 
 def nnsight_loop(hf_model, folder):
-    """nnsight 0.8.1: one trace, norm, head, softmax and top-k of what enters and leaves the blocks inside it."""
+    """nnsight 0.8.1: one trace, norm, head, softmax and top-k of the blocks' streams inside it."""
     from nnsight import LanguageModel
     from transformers import AutoTokenizer
 

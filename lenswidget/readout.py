@@ -11,7 +11,7 @@ from torch import Tensor
 from lenswidget.arrays import Readout
 from lenswidget.cells import Cells
 from lenswidget.decoding import TILE_BYTES, Asked, Decoder, is_out_of_memory
-from lenswidget.errors import Cancelled, CellError, LensError
+from lenswidget.errors import Cancelled, LensError
 from lenswidget.head import full_float32
 from lenswidget.lenses import as_lens, covered_layers
 from lenswidget.measures import Tile, measure
@@ -85,35 +85,25 @@ def read(
 
 
 def read_slices(
-    run: Any,
-    cells: Cells | None = None,
-    *,
-    lens: Any = None,
-    site: str = "resid_post",
-    k: int = 5,
-    track: Collection[int] = (),
-    against: Any = None,
-    metrics: Collection[str] = ("entropy",),
-    logits: bool = False,
-    tile_bytes: int = TILE_BYTES,
-    slice_s: float = 0.1,
+    run: Any, cells: Cells | None = None, *, tile_bytes: int = TILE_BYTES, slice_s: float = 0.1, **asked: Any
 ) -> Generator[tuple[int, int], None, Readout]:
     """`read`, in slices: yields `(cells done, cells in all)` every `slice_s` seconds or so.
 
-    The model's lock is held within a slice and free between two; a generator that is closed or dropped
-    leaves nothing behind. What is asked is checked at the first step.
+    `asked` is what `read` takes: `lens`, `site`, `k`, `track`, `against`, `metrics` and `logits`. The model's
+    lock is held within a slice and free between two; a generator that is closed or dropped leaves nothing
+    behind. What is asked is checked at the first step.
     """
-    asked = _asked(run, cells, lens, site, k, track, against, metrics, logits)
-    out = _Arrays(asked)
+    checked = _checked(run, cells, **asked)
+    out = _Arrays(checked)
     decoder: Decoder | None = None
-    done, total = 0, len(asked.cells)
+    done, total = 0, len(checked.cells)
     yielded = time.monotonic()
     while done < total:
         with run.lock, torch.no_grad():
-            decoder = decoder or Decoder(asked, tile_bytes)
+            decoder = decoder or Decoder(checked, tile_bytes)
             started = time.monotonic()
             with full_float32(decoder.device):
-                taken = _decode_some(decoder, out, done, asked)
+                taken = _decode_some(decoder, out, done, checked)
         done += taken
         decoder.pace(time.monotonic() - started, slice_s)
         if done < total and time.monotonic() - yielded >= slice_s:
@@ -124,7 +114,7 @@ def read_slices(
 
 def logits(run: Any, cells: Cells, *, lens: Any = None, site: str = "resid_post") -> Tensor:
     """All logits of a few cells, `[cells, d_vocab]` float32, on the model's device: a row each in memory."""
-    asked = _asked(run, cells, lens, site, 1, (), None, (), False)
+    asked = _checked(run, cells, lens=lens, site=site, k=1)
     with run.lock, torch.no_grad():
         decoder = Decoder(asked, TILE_BYTES)
         with full_float32(decoder.device):
@@ -143,16 +133,17 @@ def _decode_some(decoder: Decoder, out: "_Arrays", done: int, asked: Asked) -> i
                 raise
 
 
-def _asked(
+def _checked(
     run: Any,
     cells: Cells | None,
-    lens: Any,
-    site: str,
-    k: int,
-    track: Collection[int],
-    against: Any,
-    metrics: Collection[str],
-    logits: bool,
+    *,
+    lens: Any = None,
+    site: str = "resid_post",
+    k: int = 5,
+    track: Collection[int] = (),
+    against: Any = None,
+    metrics: Collection[str] = ("entropy",),
+    logits: bool = False,
 ) -> Asked:
     """What is asked, checked once."""
     lens = as_lens(lens)
@@ -161,11 +152,7 @@ def _asked(
         carried = covered_layers(lens, run.n_layers)
         cells = Cells.grid([layer for layer in rows if layer in carried], range(run.seq))
     run.check(cells, site)
-    if not 1 <= k <= run.d_vocab:
-        raise CellError(f"Asked for the {k} best tokens of {run.d_vocab}: choose k from 1 to {run.d_vocab}.")
-    for token_id in track:
-        if not 0 <= token_id < run.d_vocab:
-            raise CellError(f"Asked to track token {token_id}; ids run from 0 to {run.d_vocab - 1}.")
+    run.check_tokens(k, track)
     unknown = set(metrics) - set(METRICS)
     if isinstance(metrics, str) or unknown:
         raise LensError(f"Asked for metrics {metrics!r}; pass a list of any of {', '.join(METRICS)}.")

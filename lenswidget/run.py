@@ -1,7 +1,7 @@
 """A run: one prompt through one model, kept as the residual streams that readouts decode."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,20 @@ class Run:
                 f"Asked for site {site!r}; this run has {', '.join(self.sites)}: name one of those."
             )
         cells.check(self.n_layers, self.seq, self.lowest_layer(site))
+
+    def check_tokens(self, k: int, ids: Iterable[int] = ()) -> None:
+        """Refuses a number of top tokens, or token ids, that the vocabulary does not have.
+
+        Raises:
+            CellError: says which.
+        """
+        if not 1 <= k <= self.d_vocab:
+            raise CellError(
+                f"Asked for the {k} best tokens of {self.d_vocab}: choose k from 1 to {self.d_vocab}."
+            )
+        for token_id in ids:
+            if not 0 <= token_id < self.d_vocab:
+                raise CellError(f"Asked to track token {token_id}; ids run from 0 to {self.d_vocab - 1}.")
 
     def __repr__(self) -> str:
         return (
