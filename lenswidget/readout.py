@@ -1,7 +1,7 @@
 """Cells to small arrays: what each says through the tail, exactly, in bounded memory."""
 
 import time
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from lenswidget.cells import Cells
 from lenswidget.decoding import TILE_BYTES, Asked, Decoder, is_out_of_memory
 from lenswidget.errors import Cancelled, LensError
 from lenswidget.head import full_float32
-from lenswidget.lenses import as_lens, covered_layers
+from lenswidget.lenses import as_lens, check_lens, covered_layers
 from lenswidget.measures import Tile, measure
+from lenswidget.run import Run
 
 __all__ = ["Cells", "Readout", "logits", "read", "read_slices"]
 
@@ -24,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 def read(
     run: Any,
-    cells: Cells | None = None,
+    cells: Cells | Sequence[tuple[int, int]] | None = None,
     *,
     lens: Any = None,
     site: str = "resid_post",
@@ -42,14 +43,15 @@ def read(
 
     Args:
         run: a `Run`.
-        cells: a `Cells`; None is the whole grid, as far as the lens carries it.
+        cells: a `Cells`, or a list of `(layer, position)` pairs; None is the whole grid, as far as the lens
+            carries it.
         lens: how a state is carried to the tail; None is the logit lens.
         site: what is read: `resid_post`, or another of `run.sites`.
         k: how many top tokens, 1 to `d_vocab`; ties by the lower id. Ids beyond the tokenizer's count in the
             softmax and are not listed.
         track: ids whose log-prob and exact rank are wanted in every cell.
-        against: another run of the same number of tokens, cell by cell; gives `kl_from_reference` and
-            `kl_to_reference`.
+        against: another run that has these cells, to compare them one by one; gives `kl_from_reference`
+            and `kl_to_reference`.
         metrics: any of `entropy` (nats), `kl` (both ways to the last layer of the same position) and
             `agrees` (whether the top token is the last layer's).
         logits: whether the logits of the top tokens are wanted.
@@ -61,7 +63,7 @@ def read(
         A `Readout`, small arrays over the cells in their given order.
     Raises:
         CellError: a cell, k or token id outside the run.
-        LensError: a metric or lens that is not known.
+        LensError: a metric or lens that is not known, or a lens of another model.
         Cancelled: `cancelled` said so.
     """
     slices = read_slices(
@@ -85,7 +87,7 @@ def read(
 
 
 def read_slices(
-    run: Any, cells: Cells | None = None, *, tile_bytes: int = TILE_BYTES, slice_s: float = 0.1, **asked: Any
+    run: Any, cells: Any = None, *, tile_bytes: int = TILE_BYTES, slice_s: float = 0.1, **asked: Any
 ) -> Generator[tuple[int, int], None, Readout]:
     """`read`, in slices: yields `(cells done, cells in all)` every `slice_s` seconds or so.
 
@@ -135,7 +137,7 @@ def _decode_some(decoder: Decoder, out: "_Arrays", done: int, asked: Asked) -> i
 
 def _checked(
     run: Any,
-    cells: Cells | None,
+    cells: Any,
     *,
     lens: Any = None,
     site: str = "resid_post",
@@ -146,11 +148,15 @@ def _checked(
     logits: bool = False,
 ) -> Asked:
     """What is asked, checked once."""
+    if not isinstance(run, Run):
+        raise LensError(f"Asked to read {run!r:.80}, which is no run. Pass what model.run(prompt) gives.")
     lens = as_lens(lens)
+    check_lens(lens, run.tail)
     if cells is None:
         rows = range(run.lowest_layer(site), run.n_layers)
         carried = covered_layers(lens, run.n_layers)
         cells = Cells.grid([layer for layer in rows if layer in carried], range(run.seq))
+    cells = Cells.of(cells)
     run.check(cells, site)
     run.check_tokens(k, track)
     unknown = set(metrics) - set(METRICS)
@@ -161,6 +167,11 @@ def _checked(
             raise LensError(
                 f"Asked to compare a vocabulary of {run.d_vocab} with one of {against.d_vocab}: the "
                 "reference must be a run of a model with the same vocabulary."
+            )
+        if len(cells) and cells.positions.max() >= against.seq:
+            raise LensError(
+                f"Asked to compare position {cells.positions.max()} with a reference run of {against.seq} "
+                "tokens: choose cells that both runs have."
             )
         against.check(cells, site)
     ids = torch.tensor(list(track), dtype=torch.long)

@@ -108,19 +108,21 @@ class Run:
             )
         cells.check(self.n_layers, self.seq, self.lowest_layer(site))
 
-    def check_tokens(self, k: int, ids: Iterable[int] = ()) -> None:
+    def check_tokens(self, k: Any, ids: Iterable[Any] = ()) -> None:
         """Refuses a number of top tokens, or token ids, that the vocabulary does not have.
 
         Raises:
             CellError: says which.
         """
-        if not 1 <= k <= self.d_vocab:
+        if not _is_integer(k) or not 1 <= k <= self.d_vocab:
             raise CellError(
-                f"Asked for the {k} best tokens of {self.d_vocab}: choose k from 1 to {self.d_vocab}."
+                f"Asked for the {k!r} best tokens of {self.d_vocab}: choose k from 1 to {self.d_vocab}."
             )
         for token_id in ids:
-            if not 0 <= token_id < self.d_vocab:
-                raise CellError(f"Asked to track token {token_id}; ids run from 0 to {self.d_vocab - 1}.")
+            if not _is_integer(token_id) or not 0 <= token_id < self.d_vocab:
+                raise CellError(
+                    f"Asked to track token {token_id!r}: pass ids, integers from 0 to {self.d_vocab - 1}."
+                )
 
     def __repr__(self) -> str:
         return (
@@ -134,3 +136,7 @@ class Run:
             if site not in self._streams:
                 self._streams[site] = self._capture(site)
             return self._streams[site]
+
+
+def _is_integer(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
