@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lenswidget.cells import Cells, Ints
-from lenswidget.head import Head
+from lenswidget.head import Head, free_bytes
 from lenswidget.lenses import LogitLens
 from lenswidget.measures import Exact, Tile
 from lenswidget.run import EMBED_SITE
@@ -62,7 +62,7 @@ class Decoder:
         if self.device.type == "cpu":
             tile_bytes = min(tile_bytes, CPU_TILE_BYTES)
         elif self.device.type == "cuda":
-            tile_bytes = min(tile_bytes, torch.cuda.mem_get_info(self.device)[0] // 4)
+            tile_bytes = min(tile_bytes, free_bytes(self.device) // 4)
         bytes_per_row = 4 * asked.run.d_vocab * (2 if is_paired else 1)
         self._rows = max(1, tile_bytes // bytes_per_row)
         self._most_rows = self._tried = self._rows

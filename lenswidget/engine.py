@@ -14,7 +14,7 @@ from lenswidget.arrays import Readout
 from lenswidget.cells import Cells
 from lenswidget.errors import PromptError
 from lenswidget.fidelity import Fidelity, compare
-from lenswidget.head import Head, full_float32
+from lenswidget.head import Head, free_bytes, full_float32
 from lenswidget.run import EMBED_SITE, Run
 from lenswidget.sites import SITES
 
@@ -163,8 +163,7 @@ class _Capture:
         shape = (n_rows, *like.shape[1:])
         device = like.device if self._place != "cpu" else torch.device("cpu")
         if self._place == "auto" and like.device.type == "cuda":
-            free = torch.cuda.mem_get_info(like.device)[0]
-            if like[0].nbytes * n_rows > FREE_SHARE * free:
+            if like[0].nbytes * n_rows > FREE_SHARE * free_bytes(like.device):
                 device = torch.device("cpu")
         return torch.full(shape, torch.nan, dtype=like.dtype, device=device)
 
