@@ -106,7 +106,7 @@ def grid(folder, name, asked):
             "product": lambda n=n_cells: bare.product(n),
             "lenswidget": lambda ids=ids: engine.read(engine.run(ids), k=5),
             # of the last row against the model's own logits, which a run leaves until it is looked at
-            "check": engine.run(ids)._check,
+            "check": torch.no_grad()(engine.run(ids)._check),
         }
         for peer, function in peers.items():
             contestants[peer] = lambda ids=ids, function=function: function(ids)
