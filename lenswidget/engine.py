@@ -12,7 +12,7 @@ from torch import Tensor
 from lenswidget import readout
 from lenswidget.arrays import Readout
 from lenswidget.cells import Cells
-from lenswidget.errors import PromptError
+from lenswidget.errors import LensError, PromptError
 from lenswidget.fidelity import Fidelity, compare
 from lenswidget.head import Head, free_bytes, full_float32
 from lenswidget.run import EMBED_SITE, Run
@@ -54,7 +54,7 @@ class LocalEngine:
 
     def __init__(self, model: Any, *, streams: str = "auto"):
         if streams not in ("auto", "device", "cpu"):
-            raise ValueError(f'Asked to keep streams on {streams!r}; pass "auto", "device" or "cpu".')
+            raise LensError(f'Asked to keep streams on {streams!r}; pass "auto", "device" or "cpu".')
         self.model = model
         self._place = streams
 

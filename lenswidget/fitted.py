@@ -54,7 +54,8 @@ class Provenance:
     @property
     def told(self) -> str:
         """The model and the number of texts in a few words."""
-        return f"of {self.model or 'an unnamed model'}" + (f", {self.n_texts} texts" if self.n_texts else "")
+        texts = f", {self.n_texts} text{'s' * (self.n_texts > 1)}" if self.n_texts else ""
+        return f"of {self.model or 'an unnamed model'}{texts}"
 
     @classmethod
     def from_json(cls, text: str) -> "Provenance":
