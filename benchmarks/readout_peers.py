@@ -29,7 +29,7 @@ def transformers_loop(hf_model, folder):
 
 
 def nnsight_loop(hf_model, folder):
-    """nnsight 0.8.1: one trace, norm, head, softmax and top-k of every block's output inside it."""
+    """nnsight 0.8.1: one trace, norm, head, softmax and top-k of the blocks' streams inside it."""
     from nnsight import LanguageModel
     from transformers import AutoTokenizer
 
@@ -40,6 +40,7 @@ def nnsight_loop(hf_model, folder):
     def read(ids):
         with torch.no_grad(), model.trace(ids[None]):
             rows = [].save()
+            rows.append(model.lm_head(norm(blocks[0].input)).softmax(dim=-1).topk(5))
             for block in blocks:
                 output = block.output
                 state = output[0] if isinstance(output, tuple) else output

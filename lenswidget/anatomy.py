@@ -1,9 +1,11 @@
 """What one watched forward tells about a model: its blocks, its stream, its way to the logits."""
 
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lenswidget.errors import AnatomyError
@@ -14,7 +16,7 @@ from lenswidget.report import describe
 from lenswidget.skipping import Skipping
 from lenswidget.stream import Slot, Stream, layouts
 from lenswidget.tailpath import Step, trace_tail
-from lenswidget.watch import Call, Watched, inference, probe_ids, watch
+from lenswidget.watch import Call, Watched, forward, inference, logits_of, probe_ids, watch
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,6 +61,10 @@ class Anatomy:
     __repr__ = __str__
 
 
+# What each model was found to be, and what it was made of then.
+_found: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, Anatomy]]" = weakref.WeakKeyDictionary()
+
+
 def discover(
     hf_model: nn.Module,
     *,
@@ -67,6 +73,8 @@ def discover(
     unembed: str | None = None,
 ) -> Anatomy:
     """Finds a causal LM's blocks, final norm and unembed from one forward of a few tokens.
+
+    What was found is kept as long as the model lives, consists of the same modules and gives the same logits.
 
     Args:
         hf_model: a transformers causal LM, however it is stored or spread. It is left as it was.
@@ -77,6 +85,26 @@ def discover(
         AnatomyError: nothing in the model behaves like a stack of decoder blocks, or a path given here
             is not in the model or did not run.
     """
+    # without the model itself, which would then never be let go
+    modules = [(name, module) for name, module in hf_model.named_modules() if name]
+    made_of = (modules, blocks, final_norm, unembed)
+    kept = _found.get(hf_model)
+    if kept is None or kept[0] != made_of or not _answers_as(hf_model, kept[1].probe):
+        kept = _found[hf_model] = made_of, _discovered(hf_model, blocks, final_norm, unembed)
+    return kept[1]
+
+
+def _answers_as(hf_model: nn.Module, seen: Watched) -> bool:
+    try:
+        with inference(hf_model):
+            return torch.equal(logits_of(forward(hf_model, seen.ids)), seen.logits)
+    except RuntimeError:  # moved to another device, or to another dtype in part
+        return False
+
+
+def _discovered(
+    hf_model: nn.Module, blocks: str | None, final_norm: str | None, unembed: str | None
+) -> Anatomy:
     with inference(hf_model):
         seen = watch(hf_model, probe_ids(hf_model))
         other = probe_ids(hf_model, shift=1)

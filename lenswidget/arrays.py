@@ -182,13 +182,16 @@ class Readout:
             return f"Readout(no cells, site {self.site}, lens {self.lens})"
         have = [name for name in (*SCALARS, "logits") if getattr(self, name) is not None]
         lines = [
-            f"Readout({len(self)} cells: layers {_spans(self.layers)}, positions {_spans(self.positions)}; "
+            f"Readout({_counted(len(self), 'cell')}: {_named('layer', self.layers)}, "
+            f"{_named('position', self.positions)}; "
             f"top {self.k}, site {self.site}, lens {self.lens})"
         ]
         lines += [f"  {', '.join(have)}"] if have else []
         lines += [f"  tracked ids {self.tracked_ids.tolist()}"] if len(self.tracked_ids) else []
         lines += (
-            [f"  {int((~self.is_finite).sum())} cells are not finite"] if not self.is_finite.all() else []
+            [f"  not finite: {_counted(int((~self.is_finite).sum()), 'cell')}"]
+            if not self.is_finite.all()
+            else []
         )
         shown = self[-3:]
         for i, texts in enumerate(shown.tokens()[:, :3]):
@@ -203,6 +206,14 @@ def _text(tokenizer: Any, token_id: int) -> str:
     if token_id < 0:
         return ""
     return f"#{token_id}" if tokenizer is None else str(tokenizer.decode([token_id]))
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def _named(what: str, values: Array) -> str:
+    return f"{what}{'' if len(np.unique(values)) == 1 else 's'} {_spans(values)}"
 
 
 def _spans(values: Array) -> str:

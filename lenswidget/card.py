@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from lenswidget import readout
-from lenswidget.errors import CellError
 from lenswidget.lenses import as_lens, covered_layers
+from lenswidget.topk import top_k
 
 N_MOVED = 5
 
@@ -79,19 +79,14 @@ def decode(
     """
     lens = as_lens(lens)
     check_cell(run, layer, position, site)
+    run.check_tokens(k, track)
     has_below = layer > run.lowest_layer(site) and layer - 1 in covered_layers(lens, run.n_layers)
     rows = [layer, layer - 1] if has_below else [layer]
     logits = readout.logits(run, readout.Cells(rows, [position] * len(rows)), lens=lens, site=site)
-    d_vocab = logits.shape[-1]
-    if not 1 <= k <= d_vocab:
-        raise CellError(f"k is {k}, but the vocabulary has {d_vocab} tokens: choose 1 to {d_vocab}.")
-    for token_id in track:
-        if not 0 <= token_id < d_vocab:
-            raise CellError(f"Token {token_id} is outside the vocabulary of {d_vocab} ids.")
     log_probs = torch.log_softmax(logits / temperature, dim=-1)
     probs = log_probs.exp()
     n_tokens = run.n_tokens_shown(k)  # ids without a token count in the softmax, and are not shown
-    ids = top_ids(logits[0, :n_tokens], k)
+    ids = top_k(logits[:1, :n_tokens], k)[0]
     moved = _moved(probs[:, :n_tokens]) if len(rows) == 2 else ([], [])
     ranks_below = ranks(logits[1], ids).tolist() if len(rows) == 2 else [None] * k
     tracked = torch.tensor(track, dtype=torch.long, device=logits.device)
@@ -118,23 +113,7 @@ def decode(
 
 def check_cell(run: Any, layer: int, position: int, site: str = "resid_post") -> None:
     """Raise a CellError unless the run has this cell."""
-    lowest = run.lowest_layer(site)
-    if not lowest <= layer < run.n_layers:
-        embedding = " (-1 is the embedding)" if lowest < 0 else ""
-        raise CellError(
-            f"Layer {layer} was asked for; {site} has layers {lowest} to {run.n_layers - 1}{embedding}."
-        )
-    if not 0 <= position < run.seq:
-        raise CellError(f"Position {position} was asked for; this run has 0 to {run.seq - 1}.")
-
-
-def top_ids(logits: torch.Tensor, k: int) -> torch.Tensor:
-    """The k largest of `[d_vocab]`, largest first, ties by the lower id."""
-    threshold = logits.topk(k).values[-1]
-    candidates = (logits >= threshold).nonzero().flatten()
-    if not len(candidates):  # NaN compares with nothing
-        return torch.arange(k, device=logits.device)
-    return candidates[logits[candidates].sort(descending=True, stable=True).indices][:k]
+    run.check(readout.Cells([layer], [position]), site)
 
 
 def ranks(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

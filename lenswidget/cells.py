@@ -47,6 +47,24 @@ class Cells:
         rows, columns = _flat("layers", layers), _flat("positions", positions)
         return cls(np.repeat(rows, len(columns)), np.tile(columns, len(rows)))
 
+    @classmethod
+    def of(cls, asked: Any) -> "Cells":
+        """`Cells` as they are, or a sequence of `(layer, position)` pairs.
+
+        Raises:
+            CellError: it is neither.
+        """
+        if isinstance(asked, Cells):
+            return asked
+        try:
+            pairs = [(layer, position) for layer, position in asked]
+        except (TypeError, ValueError):
+            raise CellError(
+                f"Asked for cells {asked!r:.80}. Pass Cells.grid(layers, positions), or a list of pairs "
+                "[(layer, position), ...]."
+            ) from None
+        return cls([layer for layer, _ in pairs], [position for _, position in pairs])
+
     def __len__(self) -> int:
         return len(self.layers)
 
@@ -71,7 +89,7 @@ class Cells:
 def _flat(name: str, values: Any) -> Ints:
     array = np.asarray(values if isinstance(values, np.ndarray) else list(values))
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise CellError(f"Asked for cells whose {name} are {values!r}. Pass a flat list of integers.")
+        raise CellError(f"Asked for cells whose {name} are {values!r}. Pass integers, one for each cell.")
     return array.astype(np.int64)
 
 

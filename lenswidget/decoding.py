@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from lenswidget.cells import Cells, Ints
-from lenswidget.head import Head
+from lenswidget.head import Head, free_bytes
 from lenswidget.lenses import LogitLens
 from lenswidget.measures import Exact, Tile
 from lenswidget.run import EMBED_SITE
 from lenswidget.topk import top_k
 
 TILE_BYTES = 256 << 20
-# On the CPU more rows than these make the product no faster, and the logits leave the caches.
-CPU_ROWS = 128
+# On the CPU a larger tile makes the product no faster, leaves the caches, and from 32 MiB on its memory goes
+# back to the system after each tile and is cleared anew for the next.
+CPU_TILE_BYTES = 30 << 20
 # Fewer rows than these only read the unembed's weight more often.
 SLOW_ROWS = 8
 # How many logits of a row that is wanted whole are computed again in float64.
@@ -57,15 +58,14 @@ class Decoder:
         # cells of one position side by side share its last row
         by_position = np.argsort(asked.cells.positions, kind="stable")
         self._order: Ints = by_position if self._has_finals else np.arange(len(asked.cells))
-        bytes_per_row = 4 * asked.run.d_vocab * (2 if is_paired else 1)
-        self._rows = max(1, tile_bytes // bytes_per_row)
         self.device = self._heads[id(asked.run.tail)].device
         if self.device.type == "cpu":
-            self._rows = min(self._rows, CPU_ROWS)
+            tile_bytes = min(tile_bytes, CPU_TILE_BYTES)
         elif self.device.type == "cuda":
-            tile_bytes = min(tile_bytes, torch.cuda.mem_get_info(self.device)[0] // 4)
-            self._rows = max(1, tile_bytes // bytes_per_row)
-        self._most_rows = self._rows
+            tile_bytes = min(tile_bytes, free_bytes(self.device) // 4)
+        bytes_per_row = 4 * asked.run.d_vocab * (2 if is_paired else 1)
+        self._rows = max(1, tile_bytes // bytes_per_row)
+        self._most_rows = self._tried = self._rows
 
     def tile(self, done: int) -> tuple[Ints, Tile]:
         """The next tile after `done` cells, and which of the cells asked for its first rows are."""
@@ -79,11 +79,12 @@ class Decoder:
             segments, missing = self._segments(cells)
             if len(missing):
                 parts.append(self._prepare(asked.run, self._last(missing), AS_IS, EMBED_SITE))
-        n_rows = sum(len(part) for part in parts)
+        n_rows = self._tried = sum(len(part) for part in parts)
         references = None
         if asked.against is not None:
             parts.append(self._prepare(asked.against, cells, asked.lens, asked.site))
             references = slice(n_rows, n_rows + n)
+            self._tried += n
         logits, exact = self._project(parts)
         return order, Tile(logits, n, segments, references, exact, asked.run.n_tokens_shown(asked.k))
 
@@ -100,7 +101,7 @@ class Decoder:
     def pace(self, elapsed_s: float, slice_s: float) -> None:
         """Makes tiles smaller where one takes much longer than a slice should, and larger again after."""
         if elapsed_s > 2 * slice_s:
-            self._rows = min(self._rows, max(SLOW_ROWS, int(self._rows * slice_s / elapsed_s)))
+            self._rows = min(self._rows, max(SLOW_ROWS, int(self._tried * slice_s / elapsed_s)))
         elif elapsed_s < slice_s / 2:
             self._rows = min(self._most_rows, 2 * self._rows)
 
@@ -108,14 +109,16 @@ class Decoder:
         """Makes tiles half as large from now on; False where they cannot be smaller."""
         for head in self._heads.values():
             head.forget()
-        can_shrink = self._rows > 1
-        self._most_rows = self._rows = max(1, self._rows // 2)
+        can_shrink = self._tried > 1
+        self._most_rows = self._rows = max(1, self._tried // 2)
         return can_shrink
 
     def _fitting(self, done: int) -> int:
         """How many of the next cells fit, with what they are held against."""
         per_cell = 1 if self._asked.against is None else 2
-        n = max(1, min(self._rows // per_cell, len(self._order) - done))
+        left = len(self._order) - done
+        n_tiles = -(-left // max(1, self._rows // per_cell))
+        n = -(-left // n_tiles)  # tiles of like size: a small one would read the weight for a few rows
         while self._has_finals and n > 1:
             cells = self._order[done : done + n]
             _, missing = self._segments(

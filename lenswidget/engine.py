@@ -1,5 +1,6 @@
 """What runs a model and reads its runs: the protocol, and the engine for a model in this process."""
 
+import functools
 import inspect
 import uuid
 from collections.abc import Callable, Generator, Sequence
@@ -11,14 +12,15 @@ from torch import Tensor
 from lenswidget import readout
 from lenswidget.arrays import Readout
 from lenswidget.cells import Cells
-from lenswidget.errors import PromptError
+from lenswidget.errors import LensError, PromptError
 from lenswidget.fidelity import Fidelity, compare
-from lenswidget.head import Head, full_float32
+from lenswidget.head import Head, free_bytes, full_float32
 from lenswidget.run import EMBED_SITE, Run
 from lenswidget.sites import SITES
 
-# How many of the last positions every run checks against the model's own logits.
-CHECKED_POSITIONS = 4
+# How many of the last positions every run can be checked at; of a short prompt only the last, since the
+# model's own unembed would spend a tenth of the whole time on the others.
+CHECKED_POSITIONS, SHORT_PROMPT = 4, 64
 # Streams stay on the device while they leave this share of its free memory to everything else.
 FREE_SHARE = 0.5
 
@@ -52,7 +54,7 @@ class LocalEngine:
 
     def __init__(self, model: Any, *, streams: str = "auto"):
         if streams not in ("auto", "device", "cpu"):
-            raise ValueError(f'Asked to keep streams on {streams!r}; pass "auto", "device" or "cpu".')
+            raise LensError(f'Asked to keep streams on {streams!r}; pass "auto", "device" or "cpu".')
         self.model = model
         self._place = streams
 
@@ -90,13 +92,13 @@ class LocalEngine:
                 token_ids=ids[0].cpu(),
                 n_layers=model.anatomy.n_layers,
                 sites=_sites(model),
-                fidelity=_fidelity(tail, streams[-1], own),
                 model=_describe(model.hf_model),
                 tail=tail,
                 tokenizer=model.tokenizer,
                 lock=model.lock,
                 _streams={EMBED_SITE: streams},
                 _capture=lambda site: capture(site)[0],
+                _check=functools.partial(_fidelity, tail, streams[-1], own),
             )
             for site in sites:
                 run.states(site, [0], [0])
@@ -132,16 +134,17 @@ class _Capture:
 
         A layer that has no such site leaves NaN, which readouts report as not finite.
         """
-        model, n_layers = self._model, self._model.anatomy.n_layers
-        lowest = -1 if site == EMBED_SITE else 0
-        keep = {self._keep: CHECKED_POSITIONS} if self._keep else {}
+        model, layers = self._model, list(self._model.layers)
+        n_layers, lowest = len(layers), -1 if site == EMBED_SITE else 0
+        n_checked = CHECKED_POSITIONS if self._inputs["input_ids"].shape[1] >= SHORT_PROMPT else 1
+        keep = {self._keep: n_checked} if self._keep else {}
         streams: Tensor | None = None
         own: Tensor | None = None
         with model.lock, torch.no_grad(), model.trace(self._inputs, **self._options, **keep) as tracer:
             for layer in range(lowest, n_layers):
-                if layer >= 0 and site not in model.layers[layer].offered:
+                if layer >= 0 and site not in layers[layer].offered:
                     continue
-                state = self._read(site, layer)
+                state = layers[0].resid_pre if layer < 0 else getattr(layers[layer], site)
                 if streams is None:
                     streams = self._room(n_layers - lowest, state)
                 streams[layer - lowest].copy_(state[0])
@@ -150,22 +153,17 @@ class _Capture:
             if want_logits:
                 result = tracer.result
                 own = getattr(result, "logits", None)
-                own = (result[0] if own is None else own)[0, -CHECKED_POSITIONS:]
+                # a copy: where all positions' logits were computed, it is not to hold them
+                own = (result[0] if own is None else own)[0, -n_checked:].clone()
         assert streams is not None
         return streams, own
-
-    def _read(self, site: str, layer: int) -> Tensor:
-        layers = self._model.layers
-        return layers.embed if layer < 0 else getattr(layers[layer], site)
 
     def _room(self, n_rows: int, like: Tensor) -> Tensor:
         """NaN, `[n_rows, seq, d_model]`, where this engine keeps streams."""
         shape = (n_rows, *like.shape[1:])
-        device = like.device if self._place != "cpu" else torch.device("cpu")
-        if self._place == "auto" and like.device.type == "cuda":
-            free = torch.cuda.mem_get_info(like.device)[0]
-            if like[0].nbytes * n_rows > FREE_SHARE * free:
-                device = torch.device("cpu")
+        may_be_short = self._place == "auto" and like.device.type == "cuda"
+        is_short = may_be_short and like[0].nbytes * n_rows > FREE_SHARE * free_bytes(like.device)
+        device = torch.device("cpu") if self._place == "cpu" or is_short else like.device
         return torch.full(shape, torch.nan, dtype=like.dtype, device=device)
 
 

@@ -54,7 +54,8 @@ class Provenance:
     @property
     def told(self) -> str:
         """The model and the number of texts in a few words."""
-        return f"of {self.model or 'an unnamed model'}" + (f", {self.n_texts} texts" if self.n_texts else "")
+        texts = f", {self.n_texts} text{'s' * (self.n_texts > 1)}" if self.n_texts else ""
+        return f"of {self.model or 'an unnamed model'}{texts}"
 
     @classmethod
     def from_json(cls, text: str) -> "Provenance":
@@ -91,7 +92,8 @@ def unembed_columns(model: Any, columns: Sequence[int]) -> Float[Tensor, "d_voca
     """Columns of the unembed's matrix in float32, on the CPU; negative ones count from the end.
 
     Args:
-        model: a `LanguageModel` whose unembed is a module; its matrix is `[d_vocab, unembed_width(model)]`.
+        model: a `LanguageModel` or its `Tail`. Its unembed is a module, whose matrix is
+            `[d_vocab, unembed_width(model)]`.
         columns: which.
 
     An offloaded or quantised weight holds no numbers of its own, so there the module is called on one-hot
@@ -102,8 +104,10 @@ def unembed_columns(model: Any, columns: Sequence[int]) -> Float[Tensor, "d_voca
         if type(head) is nn.Linear and not hasattr(head, "_hf_hook") and head.weight.is_floating_point():
             return head.weight[:, list(columns)].float().cpu()
         tail_dtype = next(iter(head.parameters())).dtype
-        dtype = tail_dtype if tail_dtype.is_floating_point else model.hf_model.dtype
-        one_hot = torch.zeros(len(columns) + 1, unembed_width(model), dtype=dtype, device=model.device)
+        dtype: Any = tail_dtype if tail_dtype.is_floating_point else model.hf_model.dtype
+        weights = (weight.device for weight in model.hf_model.parameters())
+        device = next((device for device in weights if device.type != "meta"), torch.device("cpu"))
+        one_hot = torch.zeros(len(columns) + 1, unembed_width(model), dtype=dtype, device=device)
         for row, column in enumerate(columns):
             one_hot[row, column] = 1
         given = head(one_hot).float().cpu()

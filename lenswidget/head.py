@@ -14,8 +14,8 @@ from lenswidget.wide import widened
 PACK_BYTES = 1 << 30
 # Rows of a 16-bit weight that are float32 at a time, where it is too large to be packed.
 ROWS_CONVERTED = 4096
-# For the rows of the weight that some logits are computed again with.
-EXACT_BYTES = 4 << 20
+# For the rows of the weight that some logits are computed again with: on the CPU they stay in a cache.
+EXACT_BYTES, EXACT_BYTES_ELSEWHERE = 4 << 20, 64 << 20
 
 _packed: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, Tensor]]" = weakref.WeakKeyDictionary()
 
@@ -84,12 +84,12 @@ class Head:
         """
         assert self._linear is not None
         weight, bias = self._linear.weight, self._linear.bias
-        n_at_once = max(1, EXACT_BYTES // (8 * ids.shape[1] * weight.shape[1]))
+        room = EXACT_BYTES if prepared.device.type == "cpu" else EXACT_BYTES_ELSEWHERE
+        n_at_once = max(1, room // (8 * ids.shape[1] * weight.shape[1]))
         found = torch.empty(ids.shape, dtype=torch.float64, device=prepared.device)
         for start in range(0, len(ids), n_at_once):
             rows = slice(start, start + n_at_once)
-            some = weight[ids[rows]].double()
-            torch.bmm(some, prepared[rows].double().unsqueeze(2), out=found[rows].unsqueeze(2))
+            torch.sum(weight[ids[rows]] * prepared[rows, None].double(), dim=-1, out=found[rows])
         return self._tail.post_ops(found if bias is None else found.add_(bias[ids]))
 
     def forget(self) -> None:
@@ -143,6 +143,12 @@ def _mark(weight: Tensor) -> tuple[Any, ...]:
     some = weight[:: max(1, len(weight) // 64)]
     sums = some.sum(dim=-1, dtype=torch.float32).numpy().tobytes()
     return weight.data_ptr(), weight._version, tuple(weight.shape), sums
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a CUDA device that can still be had: what is free, and what torch keeps of it unused."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 @contextlib.contextmanager

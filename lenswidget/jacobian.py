@@ -45,7 +45,9 @@ class JacobianLens:
 
     def __repr__(self) -> str:
         layers = sorted(self.matrices)
-        span = f"{len(layers)} layers from {layers[0]} to {layers[-1]}"
+        span = (
+            f"{len(layers)} layers from {layers[0]} to {layers[-1]}" if layers[1:] else f"layer {layers[0]}"
+        )
         return f"JacobianLens({span}, d_model={self.d_model}, {self.provenance.told})"
 
     @property

@@ -5,6 +5,8 @@ A readout through a lens is `tail(lens.transport(layer, states))`. Layer -1 is t
 identity there.
 """
 
+import contextlib
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,17 +132,29 @@ def covered_layers(lens: Lens, n_layers: int) -> frozenset[int]:
     return frozenset(every) if own is None else frozenset(own) & frozenset(every)
 
 
+# Which lenses were found to fit which models: to compare unembeds takes milliseconds, at every read.
+_fitting: "weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]]" = weakref.WeakKeyDictionary()
+
+
 def check_lens(lens: Lens, model: Any) -> None:
-    """Refuses a lens that was fitted to another model; a lens that cannot tell passes.
+    """Refuses a lens that was fitted to another model; a lens that cannot tell passes. Looks once.
 
     Args:
-        model: a `LanguageModel`.
+        model: a `LanguageModel`, or its `Tail`.
     Raises:
         LensMismatchError: width, number of layers or unembed differ.
     """
     check = getattr(lens, "check", None)
-    if check is not None:
-        check(model)
+    if check is None:
+        return
+    known = _fitting.setdefault(model, weakref.WeakSet())
+    # a lens of your own may be nothing that a set can hold: it is checked each time
+    with contextlib.suppress(TypeError):
+        if lens in known:
+            return
+    check(model)
+    with contextlib.suppress(TypeError):
+        known.add(lens)
 
 
 def load_lens(path: str | Path, model: Any = None) -> Lens:

@@ -1,6 +1,7 @@
 """A causal language model: loaded, given prompts, traced, and looked into."""
 
 import functools
+import itertools
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class LanguageModel(TracedModel):
         found = getattr(hook, "execution_device", None)
         if found is not None:
             return torch.device(found)
-        weights = (*self.hf_model.parameters(), *self.hf_model.buffers())
+        weights = itertools.chain(self.hf_model.parameters(), self.hf_model.buffers())
         return next(
             (weight.device for weight in weights if weight.device.type != "meta"), torch.device("cpu")
         )

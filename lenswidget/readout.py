@@ -1,7 +1,7 @@
 """Cells to small arrays: what each says through the tail, exactly, in bounded memory."""
 
 import time
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ from torch import Tensor
 from lenswidget.arrays import Readout
 from lenswidget.cells import Cells
 from lenswidget.decoding import TILE_BYTES, Asked, Decoder, is_out_of_memory
-from lenswidget.errors import Cancelled, CellError, LensError
+from lenswidget.errors import Cancelled, LensError
 from lenswidget.head import full_float32
-from lenswidget.lenses import as_lens, covered_layers
+from lenswidget.lenses import as_lens, check_lens, covered_layers
 from lenswidget.measures import Tile, measure
+from lenswidget.run import Run
 
 __all__ = ["Cells", "Readout", "logits", "read", "read_slices"]
 
@@ -24,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 def read(
     run: Any,
-    cells: Cells | None = None,
+    cells: Cells | Sequence[tuple[int, int]] | None = None,
     *,
     lens: Any = None,
     site: str = "resid_post",
@@ -42,14 +43,15 @@ def read(
 
     Args:
         run: a `Run`.
-        cells: a `Cells`; None is the whole grid, as far as the lens carries it.
+        cells: a `Cells`, or a list of `(layer, position)` pairs; None is the whole grid, as far as the lens
+            carries it.
         lens: how a state is carried to the tail; None is the logit lens.
         site: what is read: `resid_post`, or another of `run.sites`.
         k: how many top tokens, 1 to `d_vocab`; ties by the lower id. Ids beyond the tokenizer's count in the
             softmax and are not listed.
         track: ids whose log-prob and exact rank are wanted in every cell.
-        against: another run of the same number of tokens, cell by cell; gives `kl_from_reference` and
-            `kl_to_reference`.
+        against: another run that has these cells, to compare them one by one; gives `kl_from_reference`
+            and `kl_to_reference`.
         metrics: any of `entropy` (nats), `kl` (both ways to the last layer of the same position) and
             `agrees` (whether the top token is the last layer's).
         logits: whether the logits of the top tokens are wanted.
@@ -61,7 +63,7 @@ def read(
         A `Readout`, small arrays over the cells in their given order.
     Raises:
         CellError: a cell, k or token id outside the run.
-        LensError: a metric or lens that is not known.
+        LensError: a metric or lens that is not known, or a lens of another model.
         Cancelled: `cancelled` said so.
     """
     slices = read_slices(
@@ -85,35 +87,25 @@ def read(
 
 
 def read_slices(
-    run: Any,
-    cells: Cells | None = None,
-    *,
-    lens: Any = None,
-    site: str = "resid_post",
-    k: int = 5,
-    track: Collection[int] = (),
-    against: Any = None,
-    metrics: Collection[str] = ("entropy",),
-    logits: bool = False,
-    tile_bytes: int = TILE_BYTES,
-    slice_s: float = 0.1,
+    run: Any, cells: Any = None, *, tile_bytes: int = TILE_BYTES, slice_s: float = 0.1, **asked: Any
 ) -> Generator[tuple[int, int], None, Readout]:
     """`read`, in slices: yields `(cells done, cells in all)` every `slice_s` seconds or so.
 
-    The model's lock is held within a slice and free between two; a generator that is closed or dropped
-    leaves nothing behind. What is asked is checked at the first step.
+    `asked` is what `read` takes: `lens`, `site`, `k`, `track`, `against`, `metrics` and `logits`. The model's
+    lock is held within a slice and free between two; a generator that is closed or dropped leaves nothing
+    behind. What is asked is checked at the first step.
     """
-    asked = _asked(run, cells, lens, site, k, track, against, metrics, logits)
-    out = _Arrays(asked)
+    checked = _checked(run, cells, **asked)
+    out = _Arrays(checked)
     decoder: Decoder | None = None
-    done, total = 0, len(asked.cells)
+    done, total = 0, len(checked.cells)
     yielded = time.monotonic()
     while done < total:
         with run.lock, torch.no_grad():
-            decoder = decoder or Decoder(asked, tile_bytes)
+            decoder = decoder or Decoder(checked, tile_bytes)
             started = time.monotonic()
             with full_float32(decoder.device):
-                taken = _decode_some(decoder, out, done, asked)
+                taken = _decode_some(decoder, out, done, checked)
         done += taken
         decoder.pace(time.monotonic() - started, slice_s)
         if done < total and time.monotonic() - yielded >= slice_s:
@@ -124,7 +116,7 @@ def read_slices(
 
 def logits(run: Any, cells: Cells, *, lens: Any = None, site: str = "resid_post") -> Tensor:
     """All logits of a few cells, `[cells, d_vocab]` float32, on the model's device: a row each in memory."""
-    asked = _asked(run, cells, lens, site, 1, (), None, (), False)
+    asked = _checked(run, cells, lens=lens, site=site, k=1)
     with run.lock, torch.no_grad():
         decoder = Decoder(asked, TILE_BYTES)
         with full_float32(decoder.device):
@@ -143,29 +135,30 @@ def _decode_some(decoder: Decoder, out: "_Arrays", done: int, asked: Asked) -> i
                 raise
 
 
-def _asked(
+def _checked(
     run: Any,
-    cells: Cells | None,
-    lens: Any,
-    site: str,
-    k: int,
-    track: Collection[int],
-    against: Any,
-    metrics: Collection[str],
-    logits: bool,
+    cells: Any,
+    *,
+    lens: Any = None,
+    site: str = "resid_post",
+    k: int = 5,
+    track: Collection[int] = (),
+    against: Any = None,
+    metrics: Collection[str] = ("entropy",),
+    logits: bool = False,
 ) -> Asked:
     """What is asked, checked once."""
+    if not isinstance(run, Run):
+        raise LensError(f"Asked to read {run!r:.80}, which is no run. Pass what model.run(prompt) gives.")
     lens = as_lens(lens)
+    check_lens(lens, run.tail)
     if cells is None:
         rows = range(run.lowest_layer(site), run.n_layers)
         carried = covered_layers(lens, run.n_layers)
         cells = Cells.grid([layer for layer in rows if layer in carried], range(run.seq))
+    cells = Cells.of(cells)
     run.check(cells, site)
-    if not 1 <= k <= run.d_vocab:
-        raise CellError(f"Asked for the {k} best tokens of {run.d_vocab}: choose k from 1 to {run.d_vocab}.")
-    for token_id in track:
-        if not 0 <= token_id < run.d_vocab:
-            raise CellError(f"Asked to track token {token_id}; ids run from 0 to {run.d_vocab - 1}.")
+    run.check_tokens(k, track)
     unknown = set(metrics) - set(METRICS)
     if isinstance(metrics, str) or unknown:
         raise LensError(f"Asked for metrics {metrics!r}; pass a list of any of {', '.join(METRICS)}.")
@@ -174,6 +167,11 @@ def _asked(
             raise LensError(
                 f"Asked to compare a vocabulary of {run.d_vocab} with one of {against.d_vocab}: the "
                 "reference must be a run of a model with the same vocabulary."
+            )
+        if len(cells) and cells.positions.max() >= against.seq:
+            raise LensError(
+                f"Asked to compare position {cells.positions.max()} with a reference run of {against.seq} "
+                "tokens: choose cells that both runs have."
             )
         against.check(cells, site)
     ids = torch.tensor(list(track), dtype=torch.long)

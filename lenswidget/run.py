@@ -1,7 +1,8 @@
 """A run: one prompt through one model, kept as the residual streams that readouts decode."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from lenswidget.fidelity import Fidelity
 EMBED_SITE = "resid_post"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """What one forward left: token ids, streams, and how closely the tail reproduces the model's logits.
 
@@ -24,7 +25,6 @@ class Run:
         prompt: as it was given.
         token_ids: `[seq]` int64, on the CPU.
         sites: the sites that can be read; the streams of all but `resid_post` are captured when first read.
-        fidelity: last block's output decoded, against the model's own logits at the last positions.
         model: `name, dtype, quantization, max_length` of the model; None where it does not say.
         tail: the model's `Tail`.
         tokenizer: the model's, or None.
@@ -36,13 +36,23 @@ class Run:
     token_ids: Int[Tensor, " seq"]
     n_layers: int
     sites: tuple[str, ...]
-    fidelity: Fidelity
     model: dict[str, Any]
-    tail: Any = field(repr=False)
-    tokenizer: Any = field(repr=False)
-    lock: Any = field(repr=False)
-    _streams: dict[str, Tensor] = field(repr=False)
-    _capture: Callable[[str], Tensor] = field(repr=False)
+    tail: Any
+    tokenizer: Any
+    lock: Any
+    _streams: dict[str, Tensor]
+    _capture: Callable[[str], Tensor]
+    _check: Callable[[], Fidelity]
+
+    @functools.cached_property
+    def fidelity(self) -> Fidelity:
+        """The last block's output decoded, against the model's own logits of this run's last positions.
+
+        The forward left those logits; they are compared when first asked for, as the widget does before it
+        shows anything.
+        """
+        with self.lock, torch.no_grad():
+            return self._check()
 
     @property
     def seq(self) -> int:
@@ -98,9 +108,35 @@ class Run:
             )
         cells.check(self.n_layers, self.seq, self.lowest_layer(site))
 
+    def check_tokens(self, k: Any, ids: Iterable[Any] = ()) -> None:
+        """Refuses a number of top tokens, or token ids, that the vocabulary does not have.
+
+        Raises:
+            CellError: says which.
+        """
+        if not _is_integer(k) or not 1 <= k <= self.d_vocab:
+            raise CellError(
+                f"Asked for the {k!r} best tokens of {self.d_vocab}: choose k from 1 to {self.d_vocab}."
+            )
+        for token_id in ids:
+            if not _is_integer(token_id) or not 0 <= token_id < self.d_vocab:
+                raise CellError(
+                    f"Asked to track token {token_id!r}: pass ids, integers from 0 to {self.d_vocab - 1}."
+                )
+
+    def __repr__(self) -> str:
+        return (
+            f"Run({self.prompt!r:.60}: {self.seq} tokens, {self.n_layers} layers of {self.model['name']}; "
+            f"sites {', '.join(self.sites)}; {self.nbytes / 2**20:.1f} MiB)"
+        )
+
     def _stream(self, site: str) -> Tensor:
         """`[rows, seq, d_model]`, the lowest layer first."""
         with self.lock:
             if site not in self._streams:
                 self._streams[site] = self._capture(site)
             return self._streams[site]
+
+
+def _is_integer(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)

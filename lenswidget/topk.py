@@ -48,7 +48,8 @@ def _best(values: Tensor, k: int, ids: Tensor | None = None) -> Tensor:
 def _keys(values: Tensor, ids: Tensor | None) -> Tensor:
     """One int64 per value, ordered by value, then by the lower id."""
     # + 0.0: the two zeros are equal but their bits are not
-    bits = (values.float() + 0.0).view(torch.int32).long()
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    bits = (values.float() + 0.0).view(torch.int32)
+    # all but the sign turned over where it is set: as integers the bits then rise with the value
+    ordered = bits.bitwise_xor(bits.bitwise_right_shift(31).bitwise_and_(0x7FFFFFFF))
     place = torch.arange(values.shape[-1], device=values.device) if ids is None else ids
-    return (ordered << 32) - place
+    return ordered.long().bitwise_left_shift_(32).sub_(place)

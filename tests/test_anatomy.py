@@ -1,6 +1,8 @@
 """Discovery: what one watched forward finds, what it refuses, and how to help it."""
 
+import gc
 import re
+import weakref
 
 import pytest
 import torch
@@ -143,6 +145,41 @@ class Chained(Odd):
         for block in self.stack.children():
             x = block(x)
         return self.out(self.norm(x))
+
+
+def test_a_second_wrapper_of_the_same_model_does_not_look_again():
+    model = tiny("LlamaConfig")
+    first = LanguageModel(model).anatomy
+    assert LanguageModel(model).anatomy is first
+    assert LanguageModel(model, unembed="lm_head").anatomy is not first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.model.layers[0].mlp.down_proj.weight.data.mul_(2),
+        lambda model: setattr(model.model.layers, "1", tiny("LlamaConfig").model.layers[0]),
+        lambda model: model.double(),
+    ],
+    ids=["weights", "modules", "dtype"],
+)
+def test_a_model_that_has_changed_is_looked_at_again(change):
+    model = tiny("LlamaConfig")
+    first = LanguageModel(model).anatomy
+    change(model)
+    again = LanguageModel(model).anatomy
+    assert again is not first
+    assert again.fidelity.ok
+    assert again.skipping.blocks == tuple(model.model.layers)
+
+
+def test_what_was_found_does_not_keep_the_model_alive():
+    model = tiny("GPT2Config")
+    discover(model)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_the_remedy_that_a_refusal_names_works():

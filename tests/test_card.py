@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lenswidget as lw
-from lenswidget.card import decode, ranks, top_ids
+from lenswidget.card import decode, ranks
 from lenswidget.errors import CellError, LensError
 
 PROMPT = "The Eiffel Tower is in the city of"
@@ -81,11 +81,11 @@ def test_tracked_tokens_have_their_rank(demo_model, run):
 @pytest.mark.parametrize(
     ("layer", "position", "options", "said"),
     [
-        (30, 0, {}, "Layer 30"),
-        (-2, 0, {}, "Layer -2"),
-        (0, 99, {}, "Position 99"),
-        (0, 0, {"k": 0}, "k is 0"),
-        (0, 0, {"track": (10**6,)}, "Token 1000000"),
+        (30, 0, {}, "layer 30"),
+        (-2, 0, {}, "layer -2"),
+        (0, 99, {}, "position 99"),
+        (0, 0, {"k": 0}, "the 0 best"),
+        (0, 0, {"track": (10**6,)}, "token 1000000"),
     ],
 )
 def test_cells_outside_the_run_are_refused(run, layer, position, options, said):
@@ -94,10 +94,8 @@ def test_cells_outside_the_run_are_refused(run, layer, position, options, said):
     assert issubclass(CellError, LensError)
 
 
-def test_ties_go_to_the_lower_id():
+def test_ranks_count_what_scores_strictly_higher():
     logits = torch.tensor([1.0, 3.0, 2.0, 3.0, 2.0])
-    assert top_ids(logits, 4).tolist() == [1, 3, 2, 4]
-    assert top_ids(logits, 3).tolist() == [1, 3, 2]
     assert ranks(logits, torch.tensor([3, 4, 0])).tolist() == [0, 2, 4]
 
 

@@ -47,7 +47,36 @@ def test_last_row_equals_model_logits(model):
         decoded = run.tail(run.states("resid_post", [run.n_layers - 1] * run.seq, range(run.seq)))
     torch.testing.assert_close(decoded, own, atol=1e-5, rtol=0)
     assert run.fidelity.ok
-    assert run.fidelity.n_positions == 4
+
+
+@pytest.mark.parametrize(("n_tokens", "n_checked"), [(11, 1), (64, 4)])
+def test_the_last_positions_are_checked_against_the_models_own_logits(model, n_tokens, n_checked):
+    run = LocalEngine(model).run((IDS * 6)[:n_tokens])
+    assert run.fidelity.ok
+    assert run.fidelity.n_positions == n_checked
+    run = LocalEngine(model).run((IDS * 6)[:n_tokens])
+    run._streams["resid_post"][-1, -1, 0] += 0.1  # what the forward did not leave
+    assert not run.fidelity.ok
+
+
+def test_a_run_holds_no_more_logits_than_it_checks():
+    seen = lw.LanguageModel(gpt2(n_layer=2), None)
+    forward = seen.hf_model.forward
+
+    def without_the_option(input_ids, attention_mask=None):
+        return forward(input_ids=input_ids, attention_mask=attention_mask)
+
+    seen.hf_model.forward = without_the_option
+    run = LocalEngine(seen).run(IDS)
+    assert run._check.args[-1].untyped_storage().nbytes() == 4 * run.d_vocab
+    assert run.fidelity.ok
+
+
+def test_a_run_is_told_in_one_line(model):
+    run = LocalEngine(model).run(IDS)
+    assert repr(run).startswith("Run([5, 17, 40")
+    assert f"{run.seq} tokens, {run.n_layers} layers" in repr(run)
+    assert "\n" not in repr(run)
 
 
 def test_a_run_leaves_no_hook_and_no_gradient(model):
@@ -114,8 +143,8 @@ def test_progress_counts_layers(named):
         ([0], [11], "position 11, but this run has positions 0 to 10"),
         ([0], [-1], "position -1"),
         ([0, 1], [0], "2 layers and 1 positions"),
-        ([0.5], [0], "flat list of integers"),
-        ([[0]], [0], "flat list of integers"),
+        ([0.5], [0], "one for each cell"),
+        ([[0]], [0], "one for each cell"),
     ],
 )
 def test_cells_outside_the_run_are_refused(named, layers, positions, said):

@@ -189,7 +189,7 @@ def test_progress_ends_with_all_cells_and_true_shows_a_bar(run, capsys):
         ({"cells": Cells([0], [11])}, CellError, "position 11"),
         ({"k": 0}, CellError, "k from 1 to 5003"),
         ({"k": 5004}, CellError, "5004 best tokens of 5003"),
-        ({"track": [5003]}, CellError, "track token 5003; ids run from 0 to 5002"),
+        ({"track": [5003]}, CellError, "track token 5003: pass ids, integers from 0 to 5002"),
         ({"metrics": ("entropy", "perplexity")}, LensError, "any of entropy, kl, agrees"),
         ({"metrics": "entropy"}, LensError, "pass a list"),
         ({"site": "attn"}, CellError, "site 'attn'"),
@@ -201,12 +201,39 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(run, options, kind, said
         read(run, **options)
 
 
+@pytest.mark.parametrize(
+    ("check", "said"),
+    [
+        (lambda run: run.check_tokens("5"), "the '5' best tokens"),
+        (lambda run: run.check_tokens(5, [1.5]), "track token 1.5: pass ids"),
+        (lambda run: Cells.of(7), "cells 7. Pass Cells.grid(layers, positions), or a list of pairs"),
+        (lambda run: Cells.of([(0, 1, 2)]), "a list of pairs"),
+    ],
+)
+def test_what_is_of_another_type_is_refused_in_one_sentence(run, check, said):
+    with pytest.raises(CellError, match=re.escape(said)):
+        check(run)
+
+
 def test_a_reference_of_another_shape_is_refused(run):
     with pytest.raises(LensError, match="vocabulary of 5003 with one of 300"):
         read(run, against=LocalEngine(language_model()).run(PROMPT))
     shorter = LocalEngine(make(gpt2)).run(IDS[:3])
-    with pytest.raises(CellError, match="position 3, but this run has positions 0 to 2"):
+    with pytest.raises(LensError, match="position 10 with a reference run of 3 tokens"):
         read(run, against=shorter)
+    # a causal model: what both have is the same
+    assert read(run, Cells([1, 2], [0, 2]), against=shorter).kl_to_reference.max() < 1e-5
+
+
+def test_what_is_no_run_is_refused():
+    with pytest.raises(LensError, match="which is no run"):
+        read("hello")
+
+
+def test_a_list_of_pairs_names_cells_as_well(run):
+    pairs, cells = read(run, [(2, 5), (-1, 0)]), read(run, Cells([2, -1], [5, 0]))
+    assert np.array_equal(pairs.ids, cells.ids)
+    assert (pairs.layers.tolist(), pairs.positions.tolist()) == ([2, -1], [5, 0])
 
 
 def test_no_cells_give_an_empty_readout(run):
@@ -268,7 +295,7 @@ def test_tiles_shrink_while_they_are_slow_and_grow_back(run, monkeypatch):
     assert len(decoder.tile(0)[0]) == whole
     assert decoder.halve()
     decoder.pace(0.01, 0.1)
-    assert decoder._rows == 64  # not beyond what memory allowed
+    assert decoder._rows == whole // 2  # not beyond what memory allowed
 
 
 def readout_asked(run):

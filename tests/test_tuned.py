@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from lenswidget.errors import FidelityError, LensFileError, LensMismatchError, P
 from lenswidget.fitted import Provenance
 from lenswidget.lenses import as_lens, check_lens, covered_layers, load_lens
 from lenswidget.model import LanguageModel
+from lenswidget.readout import read
 from lenswidget.tuned import TunedLens, published_hashes
 
 PUBLISHED = Path(__file__).parent / "published"
@@ -79,6 +81,20 @@ def test_a_lens_of_another_unembed_is_refused(model):
     check_lens(lens, model)
     with pytest.raises(LensMismatchError, match="another unembed"):
         check_lens(lens, other_unembed(model))
+
+
+def test_a_lens_of_another_unembed_is_not_read_through(model):
+    lens = TunedLens.load(PUBLISHED / "tuned")
+    run = model.run([1, 2, 3])
+    read(run, lens=lens)
+    calls = []
+    counting = replace(lens)
+    object.__setattr__(counting, "check", lambda model: calls.append(model))
+    read(run, lens=counting)
+    read(run, lens=counting)
+    assert len(calls) == 1
+    with pytest.raises(LensMismatchError, match="another unembed"):
+        read(other_unembed(model).run([1, 2, 3]), lens=lens)
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_read_gives_a_rectangle_with_tracked_tokens(demo_model, widget, page):
         ("read", {"layers": [30]}, "30"),
         ("read", {"run_id": "gone"}, "earlier run"),
         ("read", {"lens": "none"}, "No lens"),
-        ("decode", {"layer": -5}, "Layer -5"),
+        ("decode", {"layer": -5}, "layer -5"),
         ("decode", {"temperature": 0}, "temperature"),
         ("unheard", {}, "unheard"),
     ],
