@@ -323,11 +323,13 @@ class LensWidget(anywidget.AnyWidget):
                 return (yield from session.read(ReadRequest.parse(message)))
             case "decode":
                 card = session.decode(DecodeRequest.parse(message))
-                if message.get("select", True):
-                    with self.hold_sync():
-                        self.set_trait("decoded", card)
-                        self.selection = {"layer": card["layer"], "position": card["position"]}
-                return card
+                if not message.get("select", True):
+                    return card
+                # as traits, in one message: Python, other views and the saved notebook have the card too
+                with self.hold_sync():
+                    self.set_trait("decoded", card)
+                    self.selection = {"layer": card["layer"], "position": card["position"]}
+                return {}
             case "run":
                 self.prompt = message.get("prompt")
                 return {"run_id": session.run.id}

@@ -98,7 +98,7 @@ function take(old: Bound[], vnode: VNode | string): Bound | undefined {
 function update(entry: Bound, vnode: VNode | string, isSvg: boolean): void {
   if (typeof vnode === "string") {
     if (entry.vnode !== vnode) (entry.node as Text).data = vnode;
-  } else {
+  } else if (entry.vnode !== vnode) {
     const element = entry.node as Element;
     patch(element, vnode.children, isSvg || vnode.tag === "svg");
     setProps(element, vnode.props, (entry.vnode as VNode).props);

@@ -107,6 +107,7 @@ function open(state: State, cell: CellRef): State {
   return {
     ...state,
     focus: cell,
+    isPatient: state.connection !== "offline",
     traits: { ...state.traits, selection: cell },
     cards: { ...state.cards, [MAIN]: { ...main, tracked, isPending: state.connection !== "offline" } },
   };
@@ -137,6 +138,8 @@ function pin(state: State, ids: readonly number[], label: string): State {
 }
 
 function decoded(state: State, key: string, card: Card): State {
+  const known = state.cards[key];
+  if (known?.card === card && !known.isPending) return state;
   const next = withCard(state, key, { card, isPending: false, error: null });
   if (key !== MAIN) return next;
   return { ...next, traits: { ...next.traits, decoded: card } };

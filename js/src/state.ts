@@ -41,7 +41,8 @@ export interface State {
   readonly panel: "help" | "menu" | null;
   /** Code that was asked for, to be copied by hand where the clipboard is refused. */
   readonly code: string | null;
-
+  /** A cell was clicked just now: what was on show stays until its card is there. */
+  readonly isPatient: boolean;
   /** What the live region says. */
   readonly said: string;
 }
@@ -105,6 +106,7 @@ export function initialState(traits: Traits): State {
     notice: null,
     panel: null,
     code: null,
+    isPatient: false,
     said: "",
   };
 }

@@ -37,15 +37,22 @@ PING = """async ([comm_id, n]) => {
   return taken;
 }"""
 
-# From the click's own time stamp until the frame after the one that painted the kernel's card.
-WATCH = """() => {
+# From the time stamp of the press (a click begins with it) until the frame after the one that painted the kernel's
+# card of that cell.
+WATCH = """([n_layers]) => {
   const root = document.querySelector(".lenswidget");
   window.painted = [];
-  let started = 0;
-  root.addEventListener("click", (event) => { started = event.timeStamp; }, { capture: true });
+  let started = 0, name = "";
+  root.addEventListener("pointerdown", ({ timeStamp, target }) => {
+    const cell = target.closest("[role=gridcell]");
+    const layer = n_layers + 1 - cell.parentElement.ariaRowIndex;
+    const position = cell.ariaColIndex - 2;
+    name = `Decoded cell, ${layer < 0 ? "embedding" : "layer " + layer}, position ${position}`;
+    started = timeStamp;
+  }, { capture: true });
   new MutationObserver(() => {
     const card = root.querySelector("[data-card=main]");
-    if (!started || !card || card.ariaBusy !== "false") return;
+    if (!started || card?.ariaLabel !== name || card.ariaBusy !== "false") return;
     const since = started;
     started = 0;
     requestAnimationFrame(() => {
@@ -76,7 +83,7 @@ def test_every_click_paints_the_card_that_the_kernel_decoded(browser, lab):
         ping_ms = statistics.median(widget.page.evaluate(PING, [model_id, N_CLICKS]))
         widget.execute(DECODES)
         decode_ms = statistics.median(widget.value("_taken"))
-        widget.page.evaluate(WATCH)
+        widget.page.evaluate(WATCH, [30])
         for i in range(N_CLICKS):
             widget.cell(8 + (i * 7) % 20, (i * 3) % 7).click()
             widget.page.wait_for_function(f"() => window.painted.length === {i + 1}")

@@ -41,7 +41,7 @@ function tokenRow(app: App, run: RunInfo, card: Card, i: number): Child {
     below === null || below === undefined ? "" : below > i ? " is-up" : below < i ? " is-down" : "";
   return h(
     "tr",
-    { key: id, class: next ? "is-next" : "" },
+    { key: i, class: next ? "is-next" : "" },
     h("td.lw-num", {}, i + 1),
     h("th", { scope: "row" }, tokenChip(label, id), next && h("span.lw-tag", {}, "next")),
     h(

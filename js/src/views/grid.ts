@@ -14,9 +14,11 @@ import {
   windowOf,
 } from "../layout.ts";
 import type { CellRef, RunInfo } from "../protocol.ts";
-import { runOf, settledLayer } from "../selectors.ts";
+import { runOf, sameItems, settledLayer } from "../selectors.ts";
 import { brief, lookOf } from "./cell.ts";
 import { type CellNode, fitCells, makeRow, paint, type RowNode } from "./gridrow.ts";
+
+type Place = ReturnType<typeof placeOf>;
 
 const WANTED_HEIGHT_PX = 714;
 const SCROLLBAR_PX = 14;
@@ -32,11 +34,14 @@ export class GridView {
   #settled = new Map<number, number | undefined>();
   #settledKey: unknown[] = [];
   #size = { width: 0, height: 0 };
-  #kept = { left: 0, top: 0 };
+  /** Where it is scrolled to. Kept, since asking the page lays it out. */
+  #at = { left: 0, top: 0 };
   #wantsFocus = false;
   #scrollFrame = 0;
   #height = 0;
   #drawnKey: unknown[] = [];
+  /** The places of the focus and the selection as they were drawn. */
+  #marked: (Place | null)[] = [];
 
   readonly #app: App;
 
@@ -65,7 +70,7 @@ export class GridView {
   }
 
   #scrolled(): void {
-    if (this.element.clientWidth) this.#kept = { left: this.element.scrollLeft, top: this.element.scrollTop };
+    if (this.element.clientWidth) this.#at = { left: this.element.scrollLeft, top: this.element.scrollTop };
     if (!this.#scrollFrame) {
       this.#scrollFrame = requestAnimationFrame(() => {
         this.#scrollFrame = 0;
@@ -79,7 +84,7 @@ export class GridView {
     if (!width) return;
     if (!this.#size.width) {
       // a host that windows its cells takes the widget out of the page and back, which forgets the scroll
-      this.element.scrollTo(this.#kept);
+      this.element.scrollTo(this.#at);
     }
     if (width === this.#size.width && height === this.#size.height) return;
     this.#size = { width, height };
@@ -87,7 +92,7 @@ export class GridView {
   }
 
   #scroll(): Scroll {
-    return { left: this.element.scrollLeft, top: this.element.scrollTop, ...this.#size };
+    return { ...this.#at, ...this.#size };
   }
 
   pageRows(): number {
@@ -114,9 +119,15 @@ export class GridView {
     if (!this.#shape) return;
     const { row, col } = placeOf(this.#shape, cell);
     if (row < 0 || col < 0) return;
-    this.element.scrollTo(scrollTo(this.#shape, this.#scroll(), row, col));
+    this.#goTo(scrollTo(this.#shape, this.#scroll(), row, col));
     this.#wantsFocus = true;
     this.draw();
+  }
+
+  #goTo(at: { left: number; top: number }): void {
+    const { element } = this;
+    element.scrollTo(at);
+    this.#at = { left: element.scrollLeft, top: element.scrollTop };
   }
 
   /** Draw what is in view. While nothing but the scroll has changed, only cells that came into view are written. */
@@ -137,21 +148,17 @@ export class GridView {
     let focused: CellNode | undefined;
     const { traits, version } = state;
     const { selection, metric, rank_token, pins, lens } = traits;
-    const key = [
-      shape,
-      version,
-      state.focus,
-      selection,
-      metric,
-      rank_token,
-      pins,
-      lens,
-      this.#app.theme(),
-      run,
-    ];
-    const onlyNew = key.every((value, i) => value === this.#drawnKey[i]);
+    const key = [shape, version, metric, rank_token, pins, lens, this.#app.theme(), run];
+    const onlyNew = sameItems(key, this.#drawnKey);
     this.#drawnKey = key;
-    for (const row of this.#rows) focused = this.#drawRow(row, run, shape, window, focus, onlyNew) ?? focused;
+    const marked = [focus, selection && placeOf(shape, selection)];
+    const touched = [...marked, ...this.#marked];
+    this.#marked = marked;
+    for (const row of this.#rows) {
+      const cols = touched.filter((place) => place?.row === row.row).map((place) => place?.col);
+      const isDue = ({ col, last }: CellNode) => !onlyNew || !last || cols.includes(col);
+      focused = this.#drawRow(row, run, shape, window, focus, isDue) ?? focused;
+    }
     this.#keepFocus(focused, hadFocus);
   }
 
@@ -182,9 +189,9 @@ export class GridView {
     const { stride, hide_special, orientation, column_width_px, site } = traits;
     const { width } = this.#size;
     const key = [run, stride, hide_special, orientation, column_width_px, site, width];
-    if (key.some((value, i) => value !== this.#shapeKey[i])) {
+    if (!sameItems(key, this.#shapeKey)) {
       const before = this.#shape;
-      const left = before ? this.element.scrollLeft / before.col_px : 0;
+      const left = before ? this.#at.left / before.col_px : 0;
       this.#shapeKey = key;
       this.#shape = shapeOf(run, traits, width);
       for (const row of [this.#head, ...this.#rows]) {
@@ -192,15 +199,19 @@ export class GridView {
         row.cells = [];
       }
       this.#layOut(run, this.#shape);
-      if (before && left) this.element.scrollLeft = left * this.#shape.col_px;
+      if (before && left) this.#goTo({ left: left * this.#shape.col_px, top: this.#at.top });
     }
     const shape = this.#shape as Shape;
-    const isWide = shape.head_col_px + shape.cols.length * shape.col_px > width;
-    const whole = shape.head_row_px + shape.rows.length * shape.row_px + 2 + (isWide ? SCROLLBAR_PX : 0);
+    const whole =
+      shape.head_row_px + shape.rows.length * shape.row_px + 2 + (this.#isWide(shape) ? SCROLLBAR_PX : 0);
     const height = Math.min(maxHeight(shape, width, WANTED_HEIGHT_PX), whole);
     if (height === this.#height) return;
     this.#height = height;
     this.element.style.height = `${height}px`;
+  }
+
+  #isWide({ head_col_px, cols, col_px }: Shape): boolean {
+    return head_col_px + cols.length * col_px > this.#size.width;
   }
 
   #layOut(run: RunInfo, shape: Shape): void {
@@ -216,6 +227,7 @@ export class GridView {
     element.setAttribute("aria-rowcount", String(shape.rows.length + 1));
     element.setAttribute("aria-colcount", String(shape.cols.length + 1));
     element.classList.toggle("is-transposed", shape.rowsAre === "positions");
+    element.classList.toggle("is-wide", this.#isWide(shape));
     element.classList.toggle("is-tiny", shape.col_px < 44);
     this.#head.header.textContent = shape.rowsAre === "layers" ? "layer" : `token · ${run.tokens.length}`;
   }
@@ -284,8 +296,8 @@ export class GridView {
     run: RunInfo,
     shape: Shape,
     window: Window,
-    focus: { row: number; col: number },
-    onlyNew: boolean,
+    focus: Place,
+    isDue: (cell: CellNode) => boolean,
   ): CellNode | undefined {
     const { traits } = this.#app.get();
     this.#drawRowHead(node, run, shape);
@@ -296,7 +308,7 @@ export class GridView {
       if (!ref) continue;
       const isFocused = node.row === focus.row && cell.col === focus.col;
       if (isFocused) focused = cell;
-      if (onlyNew && cell.last) continue;
+      if (!isDue(cell)) continue;
       paint(cell, lookOf(this.#app, run, traits, ref, this.#settledAt(ref.position)), isFocused);
     }
     return focused;
@@ -323,7 +335,7 @@ export class GridView {
     const { traits, version } = this.#app.get();
     const cells = this.#app.cells();
     const key = [cells, version, traits.site, traits.lens, traits.stride];
-    if (key.some((value, i) => value !== this.#settledKey[i])) {
+    if (!sameItems(key, this.#settledKey)) {
       this.#settledKey = key;
       this.#settled.clear();
     }

@@ -1,8 +1,8 @@
 import type { App } from "../app.ts";
-import { delegate, h, patch } from "../dom.ts";
+import { type Child, delegate, h, patch } from "../dom.ts";
 import { atEnd, on } from "../events.ts";
 import { MAX_COL_PX, MIN_COL_PX } from "../layout.ts";
-import { runOf, sameCell } from "../selectors.ts";
+import { runOf, sameCell, sameItems } from "../selectors.ts";
 import { keyOf, MAIN } from "../state.ts";
 import { followTheme } from "../theme.ts";
 import { cardView } from "./card.ts";
@@ -36,6 +36,8 @@ export class Root {
   readonly #below = section("lw-below");
   readonly #over = section("lw-over");
   #width_px = 0;
+  #topKey: unknown[] = [];
+  #shownCard: Child;
 
   readonly #app: App;
 
@@ -160,36 +162,47 @@ export class Root {
     const app = this.#app;
     const state = app.get();
     const run = runOf(state.traits);
-    patch(this.#top, [promptForm(app), infoLine(app), notice(app), controls(app), legend(app)]);
+    const { focus, cards: _, said, traits, ...own } = state;
+    const { selection, decoded, cards, trajectory, ...looks } = traits;
+    const topKey = [...Object.values(own), ...Object.values(looks), app.theme()];
+    if (!sameItems(topKey, this.#topKey))
+      patch(this.#top, [promptForm(app), infoLine(app), notice(app), controls(app), legend(app)]);
+    this.#topKey = topKey;
     this.grid.draw();
     patch(this.#side, [help(app), this.#mainCard(), !run && h("p.lw-dim", {}, "No run yet.")]);
-    const refs = state.traits.cards;
-    patch(this.#kept, [run && refs.map((ref) => cardView(app, keyOf(ref), ref, run))]);
+    patch(this.#kept, [run && cards.map((ref) => cardView(app, keyOf(ref), ref, run))]);
     patch(this.#below, [run && pinsView(app, run, Math.max(280, this.#width_px - 26))]);
     patch(this.#over, [menu(app, () => savePng(app, this.element))]);
-    const text = state.said || (state.focus ? describe(app, state.focus) : "");
+    const text = said || (focus ? describe(app, focus) : "");
     if (this.#line.textContent !== text) this.#line.textContent = text;
     this.#tooltip.draw();
   }
 
   #mainCard() {
     const app = this.#app;
-    const { traits, cards } = app.get();
+    const { traits, cards, isPatient } = app.get();
     const run = runOf(traits);
     if (!run) return null;
     const { selection } = traits;
     const card = cards[MAIN];
-    if (selection && card)
-      return cardView(app, MAIN, { ...selection, site: card.site, lens: card.lens }, run);
-    return h(
-      "div.lw-hint",
-      {},
-      h("p", {}, "Click a cell: the kernel decodes it again and shows its top tokens."),
-      h(
-        "p.lw-dim",
-        {},
-        `Rows are layers: embedding at the bottom, the model’s answer on top. Press ? in the grid for its keys.`,
-      ),
-    );
+    if (selection && card && !card.card && isPatient) return this.#shownCard;
+    this.#shownCard =
+      selection && card
+        ? cardView(app, MAIN, { ...selection, site: card.site, lens: card.lens }, run)
+        : hint();
+    return this.#shownCard;
   }
+}
+
+function hint(): Child {
+  return h(
+    "div.lw-hint",
+    {},
+    h("p", {}, "Click a cell: the kernel decodes it again and shows its top tokens."),
+    h(
+      "p.lw-dim",
+      {},
+      `Rows are layers: embedding at the bottom, the model’s answer on top. Press ? in the grid for its keys.`,
+    ),
+  );
 }
