@@ -111,7 +111,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   }
 
   function schedule(): void {
-    if (!frame && !signal.aborted) frame = requestAnimationFrame(flush);
+    if (!frame && !signal.aborted && !store.get().isPatient) frame = requestAnimationFrame(flush);
   }
 
   function flush(): void {

@@ -7,7 +7,7 @@ import { storedCard } from "./stored.ts";
 import { KernelError } from "./transport.ts";
 
 const N_MATCHES = 12;
-/** A kernel nearby answers a click sooner; to show anything in between would flicker. */
+/** A kernel nearby answers a click sooner. A frame before that would flicker, and keep kernel and card waiting. */
 const PATIENCE_MS = 100;
 const FORMS_ASKED = 60;
 const NEEDS_KERNEL = "This needs a kernel; none is connected.";
@@ -27,7 +27,6 @@ export class Effects {
   readonly #asking = new Set<string>();
   readonly #again = new Set<string>();
 
-  #patience: ReturnType<typeof setTimeout> | undefined;
   readonly #app: App;
 
   constructor(app: App) {
@@ -39,10 +38,8 @@ export class Effects {
     switch (action.type) {
       case "open":
         this.decode(MAIN);
-        clearTimeout(this.#patience);
-        this.#patience = setTimeout(() => {
-          if (!app.get().cards[MAIN]?.card) app.local({ isPatient: false });
-        }, PATIENCE_MS);
+        if (!before.isPatient)
+          setTimeout(() => app.get().isPatient && app.local({ isPatient: false }), PATIENCE_MS);
         break;
       case "ask":
       case "track":

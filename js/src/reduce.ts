@@ -96,6 +96,7 @@ function fromKernel(state: State, change: Partial<Traits>): State {
   const { decoded } = traits;
   if (change.decoded === undefined && next.cards[MAIN]) return next;
   const { k, temperature, site, lens } = decoded;
+  next = { ...next, isPatient: false };
   return withCard(next, MAIN, { card: decoded, k, temperature, site, lens, isPending: false, error: null });
 }
 
@@ -142,7 +143,7 @@ function decoded(state: State, key: string, card: Card): State {
   if (known?.card === card && !known.isPending) return state;
   const next = withCard(state, key, { card, isPending: false, error: null });
   if (key !== MAIN) return next;
-  return { ...next, traits: { ...next.traits, decoded: card } };
+  return { ...next, isPatient: false, traits: { ...next.traits, decoded: card } };
 }
 
 /** The next state. Pure; what reaches the kernel or the page is in `effects.ts`. */
@@ -165,7 +166,10 @@ export function reduce(state: State, action: Action): State {
     case "decoded":
       return decoded(state, action.key, action.card);
     case "failed":
-      return withCard(state, action.key, { isPending: false, error: action.error });
+      return {
+        ...withCard(state, action.key, { isPending: false, error: action.error }),
+        isPatient: false,
+      };
     case "card":
       return state.cards[action.key] ? withCard(state, action.key, action.patch) : state;
     case "search":

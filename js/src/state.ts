@@ -41,7 +41,7 @@ export interface State {
   readonly panel: "help" | "menu" | null;
   /** Code that was asked for, to be copied by hand where the clipboard is refused. */
   readonly code: string | null;
-  /** A cell was clicked just now: what was on show stays until its card is there. */
+  /** A cell was opened just now: nothing is drawn until its card is there, or until it takes too long. */
   readonly isPatient: boolean;
   /** What the live region says. */
   readonly said: string;

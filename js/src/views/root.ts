@@ -37,7 +37,6 @@ export class Root {
   readonly #over = section("lw-over");
   #width_px = 0;
   #topKey: unknown[] = [];
-  #shownCard: Child;
 
   readonly #app: App;
 
@@ -76,10 +75,18 @@ export class Root {
     const app = this.#app;
     on(element, "keydown", (event) => this.#keydown(event), signal);
     const cells = grid.element;
-    const open = ({ target }: Event) => {
-      this.#tooltip.show(null);
+    const open = ({ type, target }: Event) => {
       const cell = grid.cellOf(target);
-      if (cell) app.dispatch({ type: "open", cell });
+      const state = app.get();
+      // the press opened it already
+      const isOpen = type === "click" && sameCell(cell, state.traits.selection) && state.cards[MAIN];
+      if (cell && !isOpen) app.dispatch({ type: "open", cell });
+    };
+    const press = (event: PointerEvent) => {
+      this.#tooltip.hide();
+      this.#dragColumn(event);
+      // a finger may be about to scroll: its cell opens when it is lifted
+      if (event.pointerType === "mouse" && !event.button) open(event);
     };
     const focus = ({ target }: Event) => {
       const cell = grid.cellOf(target);
@@ -91,11 +98,11 @@ export class Root {
     on(
       cells,
       "pointermove",
-      (event: PointerEvent) => this.#tooltip.show(grid.cellOf(event.target) ?? null, event),
+      (event: PointerEvent) => this.#tooltip.follow(grid.cellOf(event.target) ?? null, event),
       signal,
     );
-    on(cells, "pointerleave", () => this.#tooltip.show(null), signal);
-    on(cells, "pointerdown", (event) => this.#dragColumn(event), signal);
+    on(cells, "pointerleave", () => this.#tooltip.hide(true), signal);
+    on(cells, "pointerdown", press, signal);
     // before the host's own listeners: a shortcut of the host must not fire from our keys, but Ctrl+S must
     on(window, "keydown", (event) => this.#guard(event), signal, { capture: true });
   }
@@ -180,17 +187,14 @@ export class Root {
 
   #mainCard() {
     const app = this.#app;
-    const { traits, cards, isPatient } = app.get();
+    const { traits, cards } = app.get();
     const run = runOf(traits);
     if (!run) return null;
     const { selection } = traits;
     const card = cards[MAIN];
-    if (selection && card && !card.card && isPatient) return this.#shownCard;
-    this.#shownCard =
-      selection && card
-        ? cardView(app, MAIN, { ...selection, site: card.site, lens: card.lens }, run)
-        : hint();
-    return this.#shownCard;
+    return selection && card
+      ? cardView(app, MAIN, { ...selection, site: card.site, lens: card.lens }, run)
+      : hint();
   }
 }
 

@@ -1,13 +1,15 @@
 import type { App } from "../app.ts";
 import { type Child, h, patch } from "../dom.ts";
+import { atEnd } from "../events.ts";
 import { fixed, layerPhrase, percent } from "../format.ts";
 import { cellValue, METRICS } from "../metrics.ts";
 import type { CellRef } from "../protocol.ts";
-import { runOf } from "../selectors.ts";
+import { runOf, sameCell } from "../selectors.ts";
 import { tokenChip } from "./parts.ts";
 
 const N_TOKENS = 5;
 const AWAY_PX = 14;
+const STAY_MS = 80;
 
 function content(app: App, cell: CellRef): Child {
   const { traits } = app.get();
@@ -55,6 +57,8 @@ function content(app: App, cell: CellRef): Child {
 export class Tooltip {
   readonly element = document.createElement("div");
   #cell: CellRef | null = null;
+  #at: PointerEvent | null = null;
+  #timer: ReturnType<typeof setTimeout> | undefined;
 
   readonly #app: App;
 
@@ -64,14 +68,35 @@ export class Tooltip {
     this.element.className = "lw-tooltip";
     this.element.setAttribute("aria-hidden", "true");
     this.element.hidden = true;
+    atEnd(app.signal, () => clearTimeout(this.#timer));
   }
 
-  show(cell: CellRef | null, event?: PointerEvent): void {
-    this.#cell = cell;
-    this.draw();
-    if (!cell || !event) return;
+  /** Shows once the pointer stays, then goes along with it. */
+  follow(cell: CellRef | null, event: PointerEvent): void {
+    this.#at = event;
+    if (!cell) this.hide(true);
+    else if (this.#cell) this.#show(cell);
+    else {
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.#show(cell), STAY_MS);
+    }
+  }
+
+  /** Gone with the next drawing, or at once. */
+  hide(now = false): void {
+    clearTimeout(this.#timer);
+    this.#cell = null;
+    if (now) this.element.hidden = true;
+  }
+
+  #show(cell: CellRef): void {
+    if (!sameCell(cell, this.#cell)) {
+      this.#cell = cell;
+      this.draw();
+    }
     const root = this.element.parentElement?.getBoundingClientRect();
-    if (!root) return;
+    const event = this.#at;
+    if (!root || !event) return;
     const { offsetWidth: width, offsetHeight: height } = this.element;
     const x = event.clientX - root.left + AWAY_PX;
     const y = event.clientY - root.top + AWAY_PX;
