@@ -29,9 +29,15 @@ const SVG = "http://www.w3.org/2000/svg";
 const bound = new WeakMap<Element, Bound[]>();
 const handlers = new WeakMap<EventTarget, Handlers>();
 
-/** A node: `h("ul.lw-list", props, ...children)`; what follows the dot is its class. */
-export function h(name: string, props: Props = {}, ...children: Child[]): VNode {
+function isProps(value: Props | Child): value is Props {
+  return !!value && typeof value === "object" && !Array.isArray(value) && !("tag" in value);
+}
+
+/** A node: `h("ul.lw-list", props, ...children)`; what follows the dot is its class. Props may be left out. */
+export function h(name: string, ...rest: (Props | Child)[]): VNode {
   const [tag = "", className] = name.split(".");
+  const props = isProps(rest[0]) ? rest[0] : {};
+  const children = (isProps(rest[0]) ? rest.slice(1) : rest) as Child[];
   return { tag, props: className ? { class: className, ...props } : props, children };
 }
 

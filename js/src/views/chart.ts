@@ -163,7 +163,7 @@ export function chart(props: ChartProps): Child {
             r: layer === row - 1 ? 4 : 2.2,
             fill: line.color,
           },
-          h("title", {}, `${line.name}, ${layerName(row - 1)}: ${valueText(metric, value)}`),
+          h("title", `${line.name}, ${layerName(row - 1)}: ${valueText(metric, value)}`),
         ),
       ),
   );

@@ -176,7 +176,7 @@ export class Root {
       patch(this.#top, [promptForm(app), infoLine(app), notice(app), controls(app), legend(app)]);
     this.#topKey = topKey;
     this.grid.draw();
-    patch(this.#side, [help(app), this.#mainCard(), !run && h("p.lw-dim", {}, "No run yet.")]);
+    patch(this.#side, [help(app), this.#mainCard(), !run && h("p.lw-dim", "No run yet.")]);
     patch(this.#kept, [run && cards.map((ref) => cardView(app, keyOf(ref), ref, run))]);
     patch(this.#below, [run && pinsView(app, run, Math.max(280, this.#width_px - 26))]);
     patch(this.#over, [menu(app, () => savePng(app, this.element))]);
@@ -201,11 +201,9 @@ export class Root {
 function hint(): Child {
   return h(
     "div.lw-hint",
-    {},
-    h("p", {}, "Click a cell: the kernel decodes it again and shows its top tokens."),
+    h("p", "Click a cell: the kernel decodes it again and shows its top tokens."),
     h(
       "p.lw-dim",
-      {},
       `Rows are layers: embedding at the bottom, the model’s answer on top. Press ? in the grid for its keys.`,
     ),
   );

@@ -27,29 +27,27 @@ function content(app: App, cell: CellRef): Child {
   return [
     h(
       "p.lw-dim",
-      {},
       `${layerPhrase(layer)} · position ${position} after `,
       tokenChip(cells.label(id), id),
       whole && ` part of ${whole}`,
     ),
-    !tops.length && h("p", {}, "not computed"),
+    !tops.length && h("p", "not computed"),
     h(
       "ol",
-      {},
       tops.map((top) =>
         h(
           "li",
           { key: top.id },
           tokenChip(cells.label(top.id), top.id),
-          h("span.lw-num", {}, percent(Math.exp(top.log_prob))),
+          h("span.lw-num", percent(Math.exp(top.log_prob))),
         ),
       ),
     ),
     metric !== "prob" &&
       metric !== "entropy" &&
       value !== undefined &&
-      h("p", {}, `${spec.name}: ${spec.format(value)}`),
-    entropy !== undefined && h("p.lw-dim", {}, `entropy ${fixed(entropy)} nats`),
+      h("p", `${spec.name}: ${spec.format(value)}`),
+    entropy !== undefined && h("p.lw-dim", `entropy ${fixed(entropy)} nats`),
   ];
 }
 
