@@ -20,7 +20,7 @@ const OURS = `
   panel said ticks vnode props fields tiles needs unit request reply currentShape pageRows cellOf element cells
   pending progress alive overheard arrived query patch chroma addLabels version look expanded hues index isPatient
   kernelCard tellSelection isStale follow hide dash ink css draw grid last cell note cols col row lines node page
-  tops scalar pick want poke measured
+  tops scalar overview isAcross size_px pick want poke measured
 `;
 const parts = [
   {
@@ -45,7 +45,7 @@ if (process.argv.includes("--watch")) {
     module: true,
     ecma: 2020,
     // arrows: no function of ours is constructed, or asks for its own `this` or `arguments`
-    compress: { passes: 3, unsafe_arrows: true },
+    compress: { passes: 4, unsafe_arrows: true, hoist_funs: true, reduce_funcs: false },
   });
   await writeFile(path, `${code}\n`);
 }

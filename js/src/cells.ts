@@ -1,3 +1,4 @@
+import { UNKNOWN } from "./format.ts";
 import type { Label, Labels, RunInfo } from "./protocol.ts";
 import type { Tile } from "./readout.ts";
 
@@ -136,7 +137,7 @@ export class Cells {
     const { header, arrays } = found.tile;
     const at = found.index * header.tracked_ids.length + header.tracked_ids.indexOf(id);
     return {
-      log_prob: arrays.get("tracked_log_probs")?.[at] ?? Number.NaN,
+      log_prob: arrays.get("tracked_log_probs")?.[at] ?? UNKNOWN,
       rank: arrays.get("tracked_ranks")?.[at],
     };
   }

@@ -29,6 +29,13 @@ const SVG = "http://www.w3.org/2000/svg";
 const bound = new WeakMap<Element, Bound[]>();
 const handlers = new WeakMap<EventTarget, Handlers>();
 
+export function div(className: string, role: string | null = null): HTMLDivElement {
+  const element = document.createElement("div");
+  element.className = className;
+  element.role = role;
+  return element;
+}
+
 function isProps(value: Props | Child): value is Props {
   return !!value && typeof value === "object" && !Array.isArray(value) && !("tag" in value);
 }

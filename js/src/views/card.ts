@@ -6,7 +6,7 @@ import { pinColor } from "../scales.ts";
 import { isNext, pinOf } from "../selectors.ts";
 import { type CardState, MAIN } from "../state.ts";
 import { storedCard } from "../stored.ts";
-import { button, select, tokenChip } from "./parts.ts";
+import { button, promptChip, select, tokenChip } from "./parts.ts";
 import { searchBox } from "./search.ts";
 
 const KS = [5, 10, 20, 50, 100];
@@ -155,7 +155,6 @@ function switches(app: App, key: string, state: CardState, run: RunInfo): Child 
 }
 
 function heading(app: App, key: string, ref: CardRef, run: RunInfo): Child {
-  const token = run.labels[String(run.tokens[ref.position])] ?? ["", "none", ""];
   const isMain = key === MAIN;
   const { cards } = app.get().traits;
   const isKept = isMain && cards.some((card) => card.layer === ref.layer && card.position === ref.position);
@@ -166,7 +165,7 @@ function heading(app: App, key: string, ref: CardRef, run: RunInfo): Child {
       "h3",
       `${phrase[0]?.toUpperCase()}${phrase.slice(1)}`,
       h("span.lw-dim", ` · position ${ref.position} after `),
-      tokenChip(token, run.tokens[ref.position] ?? -1),
+      promptChip(run, ref.position),
     ),
     isMain &&
       button(isKept ? "Kept" : "Keep", () => app.dispatch({ type: "keep" }), {

@@ -1,4 +1,5 @@
 import type { App } from "../app.ts";
+import { div } from "../dom.ts";
 import { atEnd, on } from "../events.ts";
 import { layerName } from "../format.ts";
 import {
@@ -14,9 +15,10 @@ import {
   windowOf,
 } from "../layout.ts";
 import type { CellRef, RunInfo } from "../protocol.ts";
-import { runOf, sameItems, settledLayer } from "../selectors.ts";
+import { promptLabel, runOf, sameItems, settledLayer } from "../selectors.ts";
 import { brief, lookOf } from "./cell.ts";
 import { type CellNode, fitCells, makeRow, paint, type RowNode } from "./gridrow.ts";
+import { Overview } from "./overview.ts";
 
 type Place = ReturnType<typeof placeOf>;
 
@@ -25,8 +27,8 @@ const SCROLLBAR_PX = 14;
 
 /** The grid: only what is in view is in the page, and it scrolls natively under headers that stay. */
 export class GridView {
-  readonly element = document.createElement("div");
-  readonly #body = document.createElement("div");
+  readonly element = div("lw-grid", "grid");
+  readonly #body = div("lw-body", "rowgroup");
   readonly #head = makeRow("columnheader");
   #rows: RowNode[] = [];
   #shape: Shape | null = null;
@@ -43,21 +45,23 @@ export class GridView {
   /** The places of the focus and the selection as they were drawn. */
   #marked: (Place | null)[] = [];
 
+  readonly overview: Overview;
   readonly #app: App;
 
   constructor(app: App) {
     this.#app = app;
+    this.overview = new Overview(app, (part) => {
+      const { size_px, whole, isAcross } = this.#along();
+      const at = part * whole - size_px / 2;
+      this.#goTo({ ...this.#at, ...(isAcross ? { left: at } : { top: at }) });
+    });
 
     const { element } = this;
     const body = this.#body;
     const head = this.#head;
-    element.className = "lw-grid";
-    element.setAttribute("role", "grid");
-    element.setAttribute("aria-label", "Top token at every layer and position");
-    body.className = "lw-body";
-    body.setAttribute("role", "rowgroup");
+    element.ariaLabel = "Top token at every layer and position";
     head.element.classList.add("lw-head");
-    head.element.setAttribute("aria-rowindex", "1");
+    head.element.ariaRowIndex = "1";
     element.append(head.element, body);
     const { signal } = app;
     on(element, "scroll", () => this.#scrolled(), signal, { passive: true });
@@ -124,6 +128,15 @@ export class GridView {
     this.draw();
   }
 
+  /** How far the positions go, how much of them is in view, and whether they run across. */
+  #along() {
+    const { rowsAre, cols, rows, col_px, row_px, head_col_px, head_row_px } = this.#shape as Shape;
+    const { width, height } = this.#size;
+    return rowsAre === "layers"
+      ? { at: this.#at.left, size_px: width - head_col_px, whole: cols.length * col_px, isAcross: true }
+      : { at: this.#at.top, size_px: height - head_row_px, whole: rows.length * row_px, isAcross: false };
+  }
+
   #goTo(at: { left: number; top: number }): void {
     const { element } = this;
     element.scrollTo(at);
@@ -160,6 +173,8 @@ export class GridView {
       focused = this.#drawRow(row, run, shape, window, focus, isDue) ?? focused;
     }
     this.#keepFocus(focused, hadFocus);
+    const { at, size_px, whole } = this.#along();
+    this.overview.draw(shape, at / whole, (at + size_px) / whole);
   }
 
   #focusPlace(shape: Shape) {
@@ -224,8 +239,8 @@ export class GridView {
     set("--lw-head-col", shape.head_col_px);
     set("--lw-width", shape.head_col_px + shape.cols.length * shape.col_px);
     body.style.height = `${shape.rows.length * shape.row_px}px`;
-    element.setAttribute("aria-rowcount", String(shape.rows.length + 1));
-    element.setAttribute("aria-colcount", String(shape.cols.length + 1));
+    element.ariaRowCount = String(shape.rows.length + 1);
+    element.ariaColCount = String(shape.cols.length + 1);
     element.classList.toggle("is-transposed", shape.rowsAre === "positions");
     element.classList.toggle("is-wide", this.#isWide(shape));
     element.classList.toggle("is-tiny", shape.col_px < 44);
@@ -253,16 +268,15 @@ export class GridView {
   }
 
   #drawHead(run: RunInfo, shape: Shape, window: Window): void {
-    const cells = this.#app.cells();
     fitCells(this.#head, "columnheader", window, shape.col_px);
     for (const cell of this.#head.cells) {
       if (cell.last) continue;
       cell.last = "drawn";
       const value = shape.cols[cell.col] ?? 0;
       const isToken = shape.rowsAre === "layers";
-      const label = cells?.label(run.tokens[value] ?? -1);
-      cell.text.data = isToken ? (label ? brief(label) : "") : layerName(value);
-      cell.element.className = `lw-colhead${isToken && label && label[1] !== "text" ? ` is-${label[1]}` : ""}`;
+      const label = promptLabel(run, value);
+      cell.text.data = isToken ? brief(label) : layerName(value);
+      cell.element.className = `lw-colhead${isToken && label[1] !== "text" ? ` is-${label[1]}` : ""}`;
       cell.element.dataset.at = isToken ? String(value) : "";
     }
   }
@@ -280,7 +294,7 @@ export class GridView {
         node = free.pop() ?? makeRow("rowheader");
         node.row = row;
         for (const cell of node.cells) cell.last = "";
-        node.element.setAttribute("aria-rowindex", String(row + 2));
+        node.element.ariaRowIndex = String(row + 2);
       }
       node.element.style.top = `${row * shape.row_px}px`;
       if (node.element === before) before = before.nextSibling;
@@ -319,8 +333,8 @@ export class GridView {
     let text = layerName(value);
     let kind = value === run.n_layers - 1 ? "last" : "";
     if (shape.rowsAre === "positions") {
-      const label = this.#app.cells()?.label(run.tokens[value] ?? -1) ?? ["", "none", ""];
-      text = brief(label as never);
+      const label = promptLabel(run, value);
+      text = brief(label);
       kind = label[1];
     }
     const className = `lw-rowhead${kind && kind !== "text" ? ` is-${kind}` : ""}`;

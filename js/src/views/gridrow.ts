@@ -1,3 +1,4 @@
+import { div } from "../dom.ts";
 import type { Window } from "../layout.ts";
 import type { Look } from "./cell.ts";
 
@@ -19,17 +20,10 @@ export interface RowNode {
 
 export type CellRole = "gridcell" | "columnheader";
 
-function div(className: string, role: string): HTMLDivElement {
-  const element = document.createElement("div");
-  element.className = className;
-  element.setAttribute("role", role);
-  return element;
-}
-
 export function makeRow(headerRole: "rowheader" | "columnheader"): RowNode {
   const element = div("lw-row", "row");
   const header = div("lw-rowhead", headerRole);
-  header.setAttribute("aria-colindex", "1");
+  header.ariaColIndex = "1";
   element.append(header);
   return { element, header, row: -1, cells: [] };
 }

@@ -1,6 +1,7 @@
 import type { App } from "../app.ts";
 import { type Child, h } from "../dom.ts";
-import type { Label } from "../protocol.ts";
+import type { Label, RunInfo } from "../protocol.ts";
+import { promptLabel } from "../selectors.ts";
 
 /** Open a panel, or close it when it is open, and then do what was chosen in it. */
 export function toggle(app: App, name: "help" | "menu", chosen?: () => void): void {
@@ -76,4 +77,9 @@ export function checkbox(label: string, checked: boolean, change: (checked: bool
 export function tokenChip([text, kind, raw]: Label, id: number): Child {
   const title = kind === "bytes" ? `bytes ${text}, id ${id}` : `${JSON.stringify(raw || text)}, id ${id}`;
   return h("bdi", { class: `lw-token is-${kind}`, dir: "auto", title }, text);
+}
+
+/** The token at a position of the prompt. */
+export function promptChip(run: RunInfo, position: number): Child {
+  return tokenChip(promptLabel(run, position), run.tokens[position] ?? -1);
 }

@@ -5,7 +5,7 @@ import { pinColor } from "../scales.ts";
 import { chartedPositions } from "../selectors.ts";
 import { combine } from "../trajectories.ts";
 import { chart, type Line, valueText } from "./chart.ts";
-import { button, select, tokenChip } from "./parts.ts";
+import { button, promptChip, select } from "./parts.ts";
 import { searchBox } from "./search.ts";
 
 function linesOf(app: App, positions: readonly number[]): { lines: Line[]; isExact: boolean } {
@@ -68,10 +68,7 @@ function positionChips(app: App, run: RunInfo, positions: readonly number[]): Ch
     "span.lw-positions",
     isFollowing ? "at position " : "at ",
     positions.map((position) => {
-      const token = tokenChip(
-        run.labels[String(run.tokens[position])] ?? ["", "none", ""],
-        run.tokens[position] ?? -1,
-      );
+      const token = promptChip(run, position);
       if (isFollowing) return h("span", { key: position }, `${position} `, token);
       const title = `Stop charting position ${position}`;
       return h(

@@ -1,7 +1,6 @@
 import type { App } from "../app.ts";
-import { type Child, delegate, h, patch } from "../dom.ts";
+import { type Child, delegate, div, h, patch } from "../dom.ts";
 import { atEnd, on } from "../events.ts";
-import { MAX_COL_PX, MIN_COL_PX } from "../layout.ts";
 import { runOf, sameCell, sameItems } from "../selectors.ts";
 import { keyOf, MAIN } from "../state.ts";
 import { followTheme } from "../theme.ts";
@@ -9,7 +8,7 @@ import { cardView } from "./card.ts";
 import { describe } from "./describe.ts";
 import { GridView } from "./grid.ts";
 import { help } from "./help.ts";
-import { closeOne, focusOf, gridKey, moveFocus } from "./keys.ts";
+import { closeOne, focusOf, gridKey, moveFocus, setWidth } from "./keys.ts";
 import { legend } from "./legend.ts";
 import { pinsView } from "./pins.ts";
 import { savePng } from "./png.ts";
@@ -18,23 +17,17 @@ import { Tooltip } from "./tooltip.ts";
 
 const EVENTS = ["click", "change", "input", "keydown"];
 
-function section(className: string): HTMLDivElement {
-  const element = document.createElement("div");
-  element.className = className;
-  return element;
-}
-
 /** The whole widget in an element: its sections, and the events that need more than a handler. */
 export class Root {
-  readonly element = section("lenswidget");
+  readonly element = div("lenswidget");
   readonly grid: GridView;
   readonly #tooltip: Tooltip;
-  readonly #top = section("lw-top");
-  readonly #side = section("lw-side");
-  readonly #line = section("lw-line");
-  readonly #kept = section("lw-kept");
-  readonly #below = section("lw-below");
-  readonly #over = section("lw-over");
+  readonly #top = div("lw-top");
+  readonly #side = div("lw-side");
+  readonly #line = div("lw-line", "status");
+  readonly #kept = div("lw-kept");
+  readonly #below = div("lw-below");
+  readonly #over = div("lw-over");
   #width_px = 0;
   #topKey: unknown[] = [];
 
@@ -48,11 +41,10 @@ export class Root {
     const { signal } = app;
     this.grid = new GridView(app);
     this.#tooltip = new Tooltip(app);
-    line.setAttribute("role", "status");
-    line.setAttribute("aria-live", "polite");
-    const main = section("lw-main");
-    const left = section("lw-left");
-    left.append(this.grid.element, line);
+    line.ariaLive = "polite";
+    const main = div("lw-main");
+    const left = div("lw-left");
+    left.append(this.grid.overview.element, this.grid.element, line);
     main.append(left, this.#side);
     element.append(this.#top, main, this.#kept, this.#below, this.#over, this.#tooltip.element);
     delegate(element, EVENTS, signal);
@@ -151,8 +143,7 @@ export class Root {
     const drag = new AbortController();
     const signal = AbortSignal.any([drag.signal, app.signal]);
     const move = ({ clientX }: PointerEvent) => {
-      const wide = Math.max(MIN_COL_PX, Math.min(MAX_COL_PX, start.width + clientX - start.x));
-      app.set({ column_width_px: Math.round(wide) });
+      setWidth(app, start.width + clientX - start.x);
     };
     on(window, "pointermove", move, signal);
     for (const end of ["pointerup", "pointercancel"]) on(window, end, () => drag.abort(), signal);

@@ -1,11 +1,11 @@
 import type { App } from "../app.ts";
-import { type Child, h, patch } from "../dom.ts";
+import { type Child, div, h, patch } from "../dom.ts";
 import { atEnd } from "../events.ts";
 import { fixed, layerPhrase, percent } from "../format.ts";
 import { cellValue, METRICS } from "../metrics.ts";
 import type { CellRef } from "../protocol.ts";
 import { runOf, sameCell } from "../selectors.ts";
-import { tokenChip } from "./parts.ts";
+import { promptChip, tokenChip } from "./parts.ts";
 
 const N_TOKENS = 5;
 const AWAY_PX = 14;
@@ -18,7 +18,6 @@ function content(app: App, cell: CellRef): Child {
   if (!run || !cells) return null;
   const { layer, position } = cell;
   const { site, lens, metric } = traits;
-  const id = run.tokens[position] ?? -1;
   const whole = run.joined?.[position];
   const tops = cells.tops(site, lens, layer, position, N_TOKENS);
   const value = cellValue(cells, traits, layer, position);
@@ -28,7 +27,7 @@ function content(app: App, cell: CellRef): Child {
     h(
       "p.lw-dim",
       `${layerPhrase(layer)} · position ${position} after `,
-      tokenChip(cells.label(id), id),
+      promptChip(run, position),
       whole && ` part of ${whole}`,
     ),
     !tops.length && h("p", "not computed"),
@@ -53,7 +52,7 @@ function content(app: App, cell: CellRef): Child {
 
 /** The numbers of the cell under the pointer. It takes no events and is hidden from readers, who have the line below. */
 export class Tooltip {
-  readonly element = document.createElement("div");
+  readonly element = div("lw-tooltip");
   #cell: CellRef | null = null;
   #at: PointerEvent | null = null;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -63,8 +62,7 @@ export class Tooltip {
   constructor(app: App) {
     this.#app = app;
 
-    this.element.className = "lw-tooltip";
-    this.element.setAttribute("aria-hidden", "true");
+    this.element.ariaHidden = "true";
     this.element.hidden = true;
     atEnd(app.signal, () => clearTimeout(this.#timer));
   }
