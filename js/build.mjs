@@ -18,7 +18,7 @@ const OURS = `
   traits dispatch connection isPending isExact isCancelled transport trajectories col_px row_px head_row_px
   head_col_px rowsAre nearLayers nearPositions flush setViewport setTheme offerText local draft notice running
   panel said ticks vnode props fields tiles needs unit request reply currentShape pageRows cellOf element cells
-  pending progress alive overheard arrived query patch chroma addLabels version look expanded hues index isPatient
+  pending progress alive overheard arrived query patch chroma addLabels version look expanded hues index isPatient n_opened
   kernelCard tellSelection isStale follow hide dash ink css draw grid last cell note cols col row lines node page
   tops scalar overview isAcross size_px pick want poke measured
 `;
@@ -45,7 +45,7 @@ if (process.argv.includes("--watch")) {
     module: true,
     ecma: 2020,
     // arrows: no function of ours is constructed, or asks for its own `this` or `arguments`
-    compress: { passes: 4, unsafe_arrows: true, hoist_funs: true, reduce_funcs: false },
+    compress: { passes: 4, unsafe_arrows: true, hoist_funs: true },
   });
   await writeFile(path, `${code}\n`);
 }

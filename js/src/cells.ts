@@ -101,7 +101,9 @@ export class Cells {
     const cell = this.#at(layer, position);
     const number = field?.tile[cell];
     const tile = number ? table.tiles[number - 1] : undefined;
-    return tile && field ? { tile, index: field.index[cell] ?? 0 } : undefined;
+    const index = field?.index[cell] ?? 0;
+    // of a row that the lens cannot carry the kernel sends -1 for ids: asked for, and still not computed
+    return tile && (tile.arrays.get("ids")?.[index * tile.header.k] ?? 0) >= 0 ? { tile, index } : undefined;
   }
 
   /** The i-th best token of a cell, or undefined when that was not computed. */

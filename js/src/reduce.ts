@@ -109,6 +109,7 @@ function open(state: State, cell: CellRef): State {
     ...state,
     focus: cell,
     isPatient: state.connection !== "offline",
+    n_opened: state.n_opened + 1,
     traits: { ...state.traits, selection: cell },
     cards: { ...state.cards, [MAIN]: { ...main, tracked, isPending: state.connection !== "offline" } },
   };

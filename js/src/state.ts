@@ -43,6 +43,8 @@ export interface State {
   readonly code: string | null;
   /** A cell was opened just now: nothing is drawn until its card is there, or until it takes too long. */
   readonly isPatient: boolean;
+  /** How often a cell was opened in this view. */
+  readonly n_opened: number;
   /** What the live region says. */
   readonly said: string;
 }
@@ -107,6 +109,7 @@ export function initialState(traits: Traits): State {
     panel: null,
     code: null,
     isPatient: false,
+    n_opened: 0,
     said: "",
   };
 }

@@ -15,6 +15,8 @@ import { savePng } from "./png.ts";
 import { controls, infoLine, menu, notice, promptForm } from "./toolbar.ts";
 import { Tooltip } from "./tooltip.ts";
 
+/** Of a card that much must be in view: its head and the first tokens. */
+const SEEN_PX = 130;
 const EVENTS = ["click", "change", "input", "keydown"];
 
 /** The whole widget in an element: its sections, and the events that need more than a handler. */
@@ -30,6 +32,7 @@ export class Root {
   readonly #over = div("lw-over");
   #width_px = 0;
   #topKey: unknown[] = [];
+  #n_opened = 0;
 
   readonly #app: App;
 
@@ -168,12 +171,26 @@ export class Root {
     this.#topKey = topKey;
     this.grid.draw();
     patch(this.#side, [help(app), this.#mainCard(), !run && h("p.lw-dim", "No run yet.")]);
+    if (state.n_opened > this.#n_opened && !state.isPatient) this.#reveal(state.n_opened);
     patch(this.#kept, [run && cards.map((ref) => cardView(app, keyOf(ref), ref, run))]);
     patch(this.#below, [run && pinsView(app, run, Math.max(280, this.#width_px - 26))]);
     patch(this.#over, [menu(app, () => savePng(app, this.element))]);
     const text = said || (focus ? describe(app, focus) : "");
     if (this.#line.textContent !== text) this.#line.textContent = text;
     this.#tooltip.draw();
+  }
+
+  /** In a narrow or low notebook a card may open out of sight: bring its head in view, and no more than that. */
+  #reveal(n_opened: number): void {
+    this.#n_opened = n_opened;
+    const card = this.#side.querySelector("[data-card]");
+    if (!card) return;
+    const look = new IntersectionObserver(([seen]) => {
+      look.disconnect();
+      if (seen && seen.intersectionRect.height < SEEN_PX)
+        card.firstElementChild?.scrollIntoView({ block: "nearest", behavior: "smooth" });
+    });
+    look.observe(card);
   }
 
   #mainCard() {
