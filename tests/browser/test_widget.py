@@ -229,7 +229,6 @@ def test_each_metric_colours_every_cell_and_says_its_number(widget, metric):
     )
     widget.becomes("w.metric", metric)
     widget.cell(9, 2).hover()
-    tip = widget.root.locator(".lw-tooltip").inner_text()
     shown_value = {
         "entropy": "entropy",
         "kl": "KL",
@@ -237,7 +236,7 @@ def test_each_metric_colours_every_cell_and_says_its_number(widget, metric):
         "agrees": "last layer",
         "log_prob": "Log-prob",
     }
-    assert shown_value[metric] in tip
+    expect(widget.root.locator(".lw-tooltip")).to_contain_text(shown_value[metric])
 
 
 def test_layout_controls_reach_python_and_back(widget):

@@ -9,8 +9,8 @@ from widget_page import CODE, widget_in_lab
 
 STATIC = Path(__file__).parents[2] / "lenswidget" / "static"
 N_CLICKS = 100
-# As a person clicks. Within some 40 ms of the last message the browser puts off its acknowledgement, and the server,
-# which has no TCP_NODELAY, waits for it: every round trip then takes 46 ms, whatever it carries.
+# As a person clicks. Within some 40 ms of the last message the browser puts off its acknowledgement, for
+# which the server (no TCP_NODELAY) waits: every round trip then takes 46 ms, whatever it carries.
 PAUSE_MS = 250
 
 # An empty request to the widget's comm and back, as the page's own transport makes it.
@@ -40,8 +40,8 @@ PING = """async ([comm_id, n, pause_ms]) => {
   return taken;
 }"""
 
-# From the time stamp of the press (a click begins with it) until the frame after the one that painted the kernel's
-# card of that cell.
+# From the time stamp of the press, with which a click begins, until the frame after the one that painted the
+# kernel's card of that cell.
 WATCH = """([n_layers]) => {
   const root = document.querySelector(".lenswidget");
   window.painted = [];
