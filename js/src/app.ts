@@ -1,7 +1,8 @@
 import { Cells } from "./cells.ts";
 import { Effects } from "./effects.ts";
 import { atEnd } from "./events.ts";
-import { createLoader, type Viewport } from "./loader.ts";
+import type { Viewport } from "./layout.ts";
+import { createLoader } from "./loader.ts";
 import type { Binary, Card, ReadoutHeader, RunInfo, Traits } from "./protocol.ts";
 import { readTile } from "./readout.ts";
 import { type Action, reduce } from "./reduce.ts";

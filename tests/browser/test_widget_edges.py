@@ -40,8 +40,9 @@ def test_a_model_whose_logits_are_not_its_tails_has_a_red_badge_and_is_else_refu
         assert red > 2 * max(green, blue)
         # how far off it says it is: the model's own answer against the tail of its last row
         widget.execute(
-            "run = model.run([5, 6, 7]); rows = model.tail(run.states('resid_post', [3] * 3, [0, 1, 2]))\n"
+            "run = model.run([5, 6, 7])\n"
             "with torch.no_grad():\n"
+            "    rows = model.tail(run.states('resid_post', [3] * 3, [0, 1, 2]))\n"
             "    own = model.hf_model(torch.tensor([[5, 6, 7]])).logits[0].log_softmax(-1)"
         )
         expected = widget.value("float((own - rows.log_softmax(-1)).abs().max())")

@@ -3,6 +3,7 @@ import { div } from "../dom.ts";
 import { atEnd, on } from "../events.ts";
 import { layerName } from "../format.ts";
 import {
+  alongOf,
   cellAt,
   maxHeight,
   placeOf,
@@ -10,14 +11,14 @@ import {
   type Shape,
   scrollTo,
   shapeOf,
-  shownLayers,
+  viewportOf,
   type Window,
   windowOf,
 } from "../layout.ts";
 import type { CellRef, RunInfo } from "../protocol.ts";
-import { promptLabel, runOf, sameItems, settledLayer } from "../selectors.ts";
-import { brief, lookOf } from "./cell.ts";
-import { type CellNode, fitCells, makeRow, paint, type RowNode } from "./gridrow.ts";
+import { promptLabel, runOf, sameItems } from "../selectors.ts";
+import { brief, lookOf, settledLayers } from "./cell.ts";
+import { type CellNode, fitCells, fitRows, makeRow, paint, type RowNode } from "./gridrow.ts";
 import { Overview } from "./overview.ts";
 
 type Place = ReturnType<typeof placeOf>;
@@ -33,8 +34,6 @@ export class GridView {
   #rows: RowNode[] = [];
   #shape: Shape | null = null;
   #shapeKey: unknown[] = [];
-  #settled = new Map<number, number | undefined>();
-  #settledKey: unknown[] = [];
   #size = { width: 0, height: 0 };
   /** Where it is scrolled to. Kept, since asking the page lays it out. */
   #at = { left: 0, top: 0 };
@@ -46,12 +45,14 @@ export class GridView {
   #marked: (Place | null)[] = [];
 
   readonly overview: Overview;
+  readonly #settledAt: (position: number) => number | undefined;
   readonly #app: App;
 
   constructor(app: App) {
     this.#app = app;
+    this.#settledAt = settledLayers(app);
     this.overview = new Overview(app, (part) => {
-      const { size_px, whole, isAcross } = this.#along();
+      const { size_px, whole, isAcross } = alongOf(this.#shape as Shape, this.#scroll());
       const at = part * whole - size_px / 2;
       this.#goTo({ ...this.#at, ...(isAcross ? { left: at } : { top: at }) });
     });
@@ -128,15 +129,6 @@ export class GridView {
     this.draw();
   }
 
-  /** How far the positions go, how much of them is in view, and whether they run across. */
-  #along() {
-    const { rowsAre, cols, rows, col_px, row_px, head_col_px, head_row_px } = this.#shape as Shape;
-    const { width, height } = this.#size;
-    return rowsAre === "layers"
-      ? { at: this.#at.left, size_px: width - head_col_px, whole: cols.length * col_px, isAcross: true }
-      : { at: this.#at.top, size_px: height - head_row_px, whole: rows.length * row_px, isAcross: false };
-  }
-
   #goTo(at: { left: number; top: number }): void {
     const { element } = this;
     element.scrollTo(at);
@@ -154,9 +146,9 @@ export class GridView {
     this.#reshape(run);
     const shape = this.#shape as Shape;
     const window = windowOf(shape, this.#scroll());
-    this.#report(shape);
+    this.#app.setViewport(viewportOf(shape, this.#scroll()));
     this.#drawHead(run, shape, window);
-    this.#fitRows(shape, window);
+    this.#rows = fitRows(this.#body, this.#rows, window, shape.row_px);
     const focus = this.#focusPlace(shape);
     let focused: CellNode | undefined;
     const { traits, version } = state;
@@ -173,7 +165,7 @@ export class GridView {
       focused = this.#drawRow(row, run, shape, window, focus, isDue) ?? focused;
     }
     this.#keepFocus(focused, hadFocus);
-    const { at, size_px, whole } = this.#along();
+    const { at, size_px, whole } = alongOf(shape, this.#scroll());
     this.overview.draw(shape, at / whole, (at + size_px) / whole);
   }
 
@@ -247,26 +239,6 @@ export class GridView {
     this.#head.header.textContent = shape.rowsAre === "layers" ? "layer" : `token · ${run.tokens.length}`;
   }
 
-  #report(shape: Shape): void {
-    const seen = windowOf(shape, this.#scroll(), false);
-    const rows = Math.max(1, seen.r1 - seen.r0);
-    const cols = Math.max(1, seen.c1 - seen.c0);
-    const clip = (items: readonly number[], from: number, to: number) => items.slice(Math.max(0, from), to);
-    const inView = [clip(shape.rows, seen.r0, seen.r1), clip(shape.cols, seen.c0, seen.c1)] as const;
-    const near = [
-      clip(shape.rows, seen.r0 - rows, seen.r1 + rows),
-      clip(shape.cols, seen.c0 - cols, seen.c1 + cols),
-    ] as const;
-    const i = shape.rowsAre === "layers" ? 0 : 1;
-    const lastFirst = (layers: readonly number[]) => [...layers].sort((a, b) => b - a);
-    this.#app.setViewport({
-      layers: lastFirst(inView[i]),
-      positions: inView[1 - i] as number[],
-      nearLayers: lastFirst(near[i]),
-      nearPositions: near[1 - i] as number[],
-    });
-  }
-
   #drawHead(run: RunInfo, shape: Shape, window: Window): void {
     fitCells(this.#head, "columnheader", window, shape.col_px);
     for (const cell of this.#head.cells) {
@@ -279,30 +251,6 @@ export class GridView {
       cell.element.className = `lw-colhead${isToken && label[1] !== "text" ? ` is-${label[1]}` : ""}`;
       cell.element.dataset.at = isToken ? String(value) : "";
     }
-  }
-
-  #fitRows(shape: Shape, { r0, r1 }: Window): void {
-    const free = this.#rows.filter(({ row }) => row < r0 || row >= r1);
-    const kept = new Map(
-      this.#rows.filter(({ row }) => row >= r0 && row < r1).map((node) => [node.row, node]),
-    );
-    const next: RowNode[] = [];
-    let before: ChildNode | null = this.#body.firstChild;
-    for (let row = r0; row < r1; row++) {
-      let node = kept.get(row);
-      if (!node) {
-        node = free.pop() ?? makeRow("rowheader");
-        node.row = row;
-        for (const cell of node.cells) cell.last = "";
-        node.element.ariaRowIndex = String(row + 2);
-      }
-      node.element.style.top = `${row * shape.row_px}px`;
-      if (node.element === before) before = before.nextSibling;
-      else this.#body.insertBefore(node.element, before);
-      next.push(node);
-    }
-    for (const { element } of free) element.remove();
-    this.#rows = next;
   }
 
   #drawRow(
@@ -342,22 +290,5 @@ export class GridView {
     if (header.className !== className) header.className = className;
     const at = shape.rowsAre === "positions" ? String(value) : "";
     if (header.dataset.at !== at) header.dataset.at = at;
-  }
-
-  /** The settled layer of a column, worked out once per change. */
-  #settledAt(position: number): number | undefined {
-    const { traits, version } = this.#app.get();
-    const cells = this.#app.cells();
-    const key = [cells, version, traits.site, traits.lens, traits.stride];
-    if (!sameItems(key, this.#settledKey)) {
-      this.#settledKey = key;
-      this.#settled.clear();
-    }
-    if (!cells) return undefined;
-    if (!this.#settled.has(position)) {
-      const layers = shownLayers(cells.run.n_layers, traits.stride, traits.site);
-      this.#settled.set(position, settledLayer(cells, traits.site, traits.lens, layers, position));
-    }
-    return this.#settled.get(position);
   }
 }

@@ -79,6 +79,35 @@ export function fitCells(row: RowNode, role: CellRole, window: Window, col_px: n
   if (start) start.element.style.marginLeft = c0 ? `${c0 * col_px}px` : "";
 }
 
+/** Have exactly the rows of a range, in order; returns them. */
+export function fitRows(
+  body: HTMLElement,
+  rows: readonly RowNode[],
+  { r0, r1 }: Window,
+  row_px: number,
+): RowNode[] {
+  const isIn = ({ row }: RowNode) => row >= r0 && row < r1;
+  const free = rows.filter((node) => !isIn(node));
+  const kept = new Map(rows.filter(isIn).map((node) => [node.row, node]));
+  const next: RowNode[] = [];
+  let before: ChildNode | null = body.firstChild;
+  for (let row = r0; row < r1; row++) {
+    let node = kept.get(row);
+    if (!node) {
+      node = free.pop() ?? makeRow("rowheader");
+      node.row = row;
+      for (const cell of node.cells) cell.last = "";
+      node.element.ariaRowIndex = String(row + 2);
+    }
+    node.element.style.top = `${row * row_px}px`;
+    if (node.element === before) before = before.nextSibling;
+    else body.insertBefore(node.element, before);
+    next.push(node);
+  }
+  for (const { element } of free) element.remove();
+  return next;
+}
+
 /** Write a cell's look, if it changed; what is the same is not written, since each write restyles. */
 export function paint(cell: CellNode, look: Look, isFocused: boolean): void {
   const { text, className, background, ink, pin } = look;
