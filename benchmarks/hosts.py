@@ -3,8 +3,8 @@
 Prints a row per host, in milliseconds: the median and the 90th percentile of (a) an empty message to the
 kernel and back, sent by a widget of three lines, and (b) a click on a cell until the card holds the kernel's
 numbers. Both are taken inside the page, at a person's pace: within 40 ms of the last message every round trip
-takes 46 ms, since the server waits for an acknowledgement that the browser puts off. What the decode itself costs
-in the kernel is printed beside them.
+takes 46 ms, since the server waits for an acknowledgement that the browser puts off. What the decode itself
+costs in the kernel is printed beside them.
 """
 
 import statistics
