@@ -153,6 +153,7 @@ def test_pins_are_charted_with_the_exact_values_of_every_layer(widget):
         "_t = {int(l): float(x) for l, p, x in _z if p == 8}"
     )
     widget.root.get_by_label("Chart").select_option("log_prob")
+    expect(widget.root.locator(".lw-dot title").first).to_contain_text("nats")
     for layer in (0, 14, 29):
         title = widget.root.locator(".lw-dot title").nth(layer + 1).text_content()
         assert number(title.rpartition(":")[2]) == pytest.approx(widget.value(f"_t[{layer}]"), abs=6e-3)
