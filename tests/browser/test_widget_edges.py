@@ -188,7 +188,8 @@ def test_while_a_cell_uses_the_model_clicks_wait_and_the_latest_wins(browser, la
         widget.page.evaluate(
             """() => { window.seen = new Set(); new MutationObserver(() =>
                  window.seen.add(document.querySelector("[data-card=main]")?.ariaLabel)
-               ).observe(document.querySelector(".lw-side"), { subtree: true, childList: true, attributes: true }); }"""
+               ).observe(document.querySelector(".lw-side"),
+                          { subtree: true, childList: true, attributes: true }); }"""
         )
         widget.decoded_card(25, 3)
         assert widget.value("asked") == [19, 25]
