@@ -1,5 +1,7 @@
 // Builds ../lenswidget/static/widget.{js,css}. The same input gives the same bytes: no hashes, no dates, no map.
+import { readFile, writeFile } from "node:fs/promises";
 import { build, context } from "esbuild";
+import { minify } from "terser";
 
 const outdir = new URL("../lenswidget/static/", import.meta.url).pathname;
 const shared = {
@@ -16,7 +18,9 @@ const OURS = `
   traits dispatch connection isPending isExact isCancelled transport trajectories col_px row_px head_row_px
   head_col_px rowsAre nearLayers nearPositions flush setViewport setTheme offerText local draft notice running
   panel said ticks vnode props fields tiles needs unit request reply currentShape pageRows cellOf element cells
-  pending progress alive overheard arrived query patch chroma addLabels version
+  pending progress alive overheard arrived query patch chroma addLabels version look expanded hues index isPatient n_opened
+  kernelCard tellSelection isStale follow hide dash ink css draw grid last cell note cols col row lines node page
+  tops scalar overview isAcross size_px pick want poke measured
 `;
 const parts = [
   {
@@ -35,4 +39,13 @@ if (process.argv.includes("--watch")) {
   for (const part of parts) await (await context(part)).watch();
 } else {
   await Promise.all(parts.map(build));
+  // a second pass saves another 2 %
+  const path = `${outdir}widget.js`;
+  const { code } = await minify(await readFile(path, "utf8"), {
+    module: true,
+    ecma: 2020,
+    // arrows: no function of ours is constructed, or asks for its own `this` or `arguments`
+    compress: { passes: 4, unsafe_arrows: true, hoist_funs: true },
+  });
+  await writeFile(path, `${code}\n`);
 }

@@ -4,7 +4,7 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from lenswidget import snippets
-from lenswidget.card import decode
+from lenswidget.card import check_cell, decode
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import CellError, FidelityError, LensError, PromptError
 from lenswidget.lenses import as_lens, covered_layers, lenses_by_name
@@ -109,8 +109,18 @@ class Session:
         )
         return readout_message(readout, request, rows, self.labels)
 
+    def check(self, layer: int, position: int, site: str, lens: str) -> None:
+        """Raise a CellError unless the run on show has this cell, and the lens carries it."""
+        run = self.run
+        check_cell(run, layer, position, site)
+        covered = covered_layers(self.lens(lens), run.n_layers)
+        if layer not in covered:
+            carried = ", ".join(map(str, sorted(covered)))
+            raise CellError(f"Layer {layer} was asked for; the lens {lens!r} carries {carried}.")
+
     def decode(self, request: DecodeRequest) -> dict[str, Any]:
         """One cell decoded again, as a card message."""
+        self.check(request.layer, request.position, request.site, request.lens)
         card = decode(
             self._current(request.run_id),
             request.layer,

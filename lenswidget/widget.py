@@ -8,7 +8,6 @@ import anywidget
 import traitlets as t
 
 from lenswidget import shown
-from lenswidget.card import check_cell
 from lenswidget.errors import CellError, LensError
 from lenswidget.readout import Readout
 from lenswidget.session import Session
@@ -244,8 +243,8 @@ class LensWidget(anywidget.AnyWidget):
         with self.hold_sync():
             self.set_trait("snapshot", self._snapshot())
             cell, self.selection = self.selection, None
-            run = self._session.run
-            if cell and cell["position"] < run.seq and cell["layer"] >= run.lowest_layer(self.site):
+            rows = self._session.layers(self.site, self.lens)
+            if cell and cell["position"] < self._session.run.seq and cell["layer"] in rows:
                 self.selection = cell
 
     def _snapshot(self) -> dict[str, Any]:
@@ -267,7 +266,7 @@ class LensWidget(anywidget.AnyWidget):
             raise CellError(
                 f'The selection is {cell!r}. It must be {{"layer": i, "position": j}} or None.'
             ) from None
-        check_cell(self._session.run, **cell, site=self.site)
+        self._session.check(**cell, site=self.site, lens=self.lens)
         return cell
 
     @t.observe("selection")
@@ -277,16 +276,8 @@ class LensWidget(anywidget.AnyWidget):
         if cell is None:
             self.set_trait("decoded", None)
         elif card is None or any(card[name] != cell[name] for name in cell):
-            request = DecodeRequest(
-                run_id=self._session.run.id,
-                layer=cell["layer"],
-                position=cell["position"],
-                site=self.site,
-                lens=self.lens,
-                k=self.card_k,
-                temperature=1.0,
-                track=self._pinned(),
-            )
+            asked = {"site": self.site, "lens": self.lens, "k": self.card_k, "track": self._pinned()}
+            request = DecodeRequest.parse({"run_id": self._session.run.id, **cell, **asked})
             self.set_trait("decoded", self._session.decode(request))
 
     @t.validate("pins")
@@ -323,11 +314,13 @@ class LensWidget(anywidget.AnyWidget):
                 return (yield from session.read(ReadRequest.parse(message)))
             case "decode":
                 card = session.decode(DecodeRequest.parse(message))
-                if message.get("select", True):
-                    with self.hold_sync():
-                        self.set_trait("decoded", card)
-                        self.selection = {"layer": card["layer"], "position": card["position"]}
-                return card
+                if not message.get("select", True):
+                    return card
+                # as traits, in one message: Python, other views and the saved notebook have the card too
+                with self.hold_sync():
+                    self.set_trait("decoded", card)
+                    self.selection = {"layer": card["layer"], "position": card["position"]}
+                return {}
             case "run":
                 self.prompt = message.get("prompt")
                 return {"run_id": session.run.id}

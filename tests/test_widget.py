@@ -66,6 +66,7 @@ def test_grid_and_card_agree(widget, page):
         lens="logit",
         k=5,
         temperature=1,
+        select=False,
     )
     assert card["value"]["ids"] == grid["ids"][13, 4].tolist()
     torch.testing.assert_close(
@@ -166,7 +167,7 @@ def test_a_bad_message_gets_the_kernels_words(widget, page, kind, fields, said):
 def test_copied_code_reproduces_the_card(demo_model, widget, page):
     asked = {"layer": 20, "position": 8, "site": "resid_post", "lens": "logit", "k": 7, "temperature": 0.5}
     code, _ = page.ask("code", **asked)
-    card, _ = page.ask("decode", run_id=widget.run["id"], **asked)
+    card, _ = page.ask("decode", run_id=widget.run["id"], select=False, **asked)
     names = {"model": demo_model}
     exec(code["value"]["code"], names)
     assert names["top"].indices.tolist() == card["value"]["ids"]
@@ -241,10 +242,14 @@ def test_rows_that_a_lens_cannot_carry_are_not_computed(demo_model):
     assert arrays["ids"][0].tolist() == [[-1, -1], [-1, -1]]
     assert np.isnan(arrays["log_probs"][0]).all()
     assert np.isfinite(arrays["log_probs"][1:]).all()
-    card, _ = page.ask(
-        "decode", run_id=widget.run["id"], layer=10, position=0, site="resid_post", lens="upper", k=3
-    )
-    assert card["value"]["layer_below"] is None
+    cell = {"run_id": widget.run["id"], "position": 0, "site": "resid_post", "lens": "upper", "k": 3}
+    page.ask("decode", layer=10, **cell)
+    assert widget.decoded["layer_below"] is None
+    refused, _ = page.ask("decode", layer=9, **cell)
+    assert "the lens 'upper' carries 10, 11" in refused["error"]["message"]
+    with pytest.raises(CellError, match="Layer 9 was asked for"):
+        widget.selection = {"layer": 9, "position": 0}
+    assert widget.selection == {"layer": 10, "position": 0}
     widget.lens = "logit"
     assert len(widget.snapshot["header"]["layers"]) == 31
     with pytest.raises(LensError, match="No lens is called"):

@@ -1,8 +1,9 @@
 import { Cells } from "./cells.ts";
 import { Effects } from "./effects.ts";
 import { atEnd } from "./events.ts";
-import { createLoader, type Viewport } from "./loader.ts";
-import type { Binary, ReadoutHeader, RunInfo, Traits } from "./protocol.ts";
+import type { Viewport } from "./layout.ts";
+import { createLoader } from "./loader.ts";
+import type { Binary, Card, ReadoutHeader, RunInfo, Traits } from "./protocol.ts";
 import { readTile } from "./readout.ts";
 import { type Action, reduce } from "./reduce.ts";
 import type { Theme } from "./scales.ts";
@@ -35,6 +36,10 @@ export interface App {
   setViewport(viewport: Viewport): void;
   /** Draw now rather than with the next frame. */
   flush(): void;
+  /** The card of the selected cell that the kernel sent last. */
+  kernelCard(): Card | null;
+  /** Set the selection that the kernel made of a click as this page's own: marimo runs what depends on it only then. */
+  tellSelection(): void;
   /** Text that the page should show for copying, should the clipboard refuse it. */
   offerText(text: string): void;
 }
@@ -89,12 +94,11 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     if (runOf(before.traits)?.id !== runOf(after.traits)?.id) cells = cellsOf(after);
     else if (before.traits.snapshot !== after.traits.snapshot) addSnapshot(cells, after);
     effects.after(action, before, after);
-    // Only now: opening a cell sends a decode, with which the kernel sets the selection itself, and told of it
-    // afterwards it decodes no second time. It must be told, since marimo runs dependent cells for what the page
-    // sets alone.
-    if (action.type !== "traits" && before.traits !== after.traits) push(model, before.traits, after.traits);
+    // opening a cell sends a decode, with which the kernel sets the selection itself
+    if (action.type !== "traits" && action.type !== "open" && before.traits !== after.traits)
+      push(model, before.traits, after.traits);
     watchWaiting();
-    schedule();
+    if (before !== after) schedule();
   });
 
   function watchWaiting(): void {
@@ -108,7 +112,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   }
 
   function schedule(): void {
-    if (!frame && !signal.aborted) frame = requestAnimationFrame(flush);
+    if (!frame && !signal.aborted && !store.get().isPatient) frame = requestAnimationFrame(flush);
   }
 
   function flush(): void {
@@ -158,13 +162,21 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
       if (!isDrawing) ask();
     },
     flush,
+    kernelCard: () => model.get("decoded") as Card | null,
+    tellSelection() {
+      const { selection } = store.get().traits;
+      model.set("selection", selection && { ...selection });
+      model.save_changes();
+    },
     offerText: (code) => local({ code }),
   };
   const effects = new Effects(app);
-  const heard = (traits: Partial<Traits>) => {
+  const heard = (all: Partial<Traits>) => {
+    const { selection, decoded, ...others } = all;
+    const traits = effects.isStale(decoded ?? selection ?? null) ? others : all;
     store.dispatch({ type: "traits", traits });
     // a card is what was clicked for: draw it now rather than with the next frame
-    if (traits.decoded) flush();
+    if ("decoded" in traits) flush();
   };
   listen(model, heard, signal);
   onDisconnect(model, () => local({ connection: "gone" }), signal);

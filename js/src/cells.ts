@@ -1,3 +1,4 @@
+import { UNKNOWN } from "./format.ts";
 import type { Label, Labels, RunInfo } from "./protocol.ts";
 import type { Tile } from "./readout.ts";
 
@@ -100,7 +101,9 @@ export class Cells {
     const cell = this.#at(layer, position);
     const number = field?.tile[cell];
     const tile = number ? table.tiles[number - 1] : undefined;
-    return tile && field ? { tile, index: field.index[cell] ?? 0 } : undefined;
+    const index = field?.index[cell] ?? 0;
+    // of a row that the lens cannot carry the kernel sends -1 for ids: asked for, and still not computed
+    return tile && (tile.arrays.get("ids")?.[index * tile.header.k] ?? 0) >= 0 ? { tile, index } : undefined;
   }
 
   /** The i-th best token of a cell, or undefined when that was not computed. */
@@ -136,7 +139,7 @@ export class Cells {
     const { header, arrays } = found.tile;
     const at = found.index * header.tracked_ids.length + header.tracked_ids.indexOf(id);
     return {
-      log_prob: arrays.get("tracked_log_probs")?.[at] ?? Number.NaN,
+      log_prob: arrays.get("tracked_log_probs")?.[at] ?? UNKNOWN,
       rank: arrays.get("tracked_ranks")?.[at],
     };
   }

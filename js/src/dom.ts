@@ -29,9 +29,22 @@ const SVG = "http://www.w3.org/2000/svg";
 const bound = new WeakMap<Element, Bound[]>();
 const handlers = new WeakMap<EventTarget, Handlers>();
 
-/** A node: `h("ul.lw-list", props, ...children)`; what follows the dot is its class. */
-export function h(name: string, props: Props = {}, ...children: Child[]): VNode {
+export function div(className: string, role: string | null = null): HTMLDivElement {
+  const element = document.createElement("div");
+  element.className = className;
+  element.role = role;
+  return element;
+}
+
+function isProps(value: Props | Child): value is Props {
+  return !!value && typeof value === "object" && !Array.isArray(value) && !("tag" in value);
+}
+
+/** A node: `h("ul.lw-list", props, ...children)`; what follows the dot is its class. Props may be left out. */
+export function h(name: string, ...rest: (Props | Child)[]): VNode {
   const [tag = "", className] = name.split(".");
+  const props = isProps(rest[0]) ? rest[0] : {};
+  const children = (isProps(rest[0]) ? rest.slice(1) : rest) as Child[];
   return { tag, props: className ? { class: className, ...props } : props, children };
 }
 
@@ -98,7 +111,7 @@ function take(old: Bound[], vnode: VNode | string): Bound | undefined {
 function update(entry: Bound, vnode: VNode | string, isSvg: boolean): void {
   if (typeof vnode === "string") {
     if (entry.vnode !== vnode) (entry.node as Text).data = vnode;
-  } else {
+  } else if (entry.vnode !== vnode) {
     const element = entry.node as Element;
     patch(element, vnode.children, isSvg || vnode.tag === "svg");
     setProps(element, vnode.props, (entry.vnode as VNode).props);

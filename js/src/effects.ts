@@ -1,12 +1,14 @@
 import type { App } from "./app.ts";
-import type { CardRef, Match } from "./protocol.ts";
+import type { Card, CardRef, CellRef, Match } from "./protocol.ts";
 import type { Action } from "./reduce.ts";
-import { runOf } from "./selectors.ts";
+import { runOf, sameCell } from "./selectors.ts";
 import { type CardState, DEFAULTS, keyOf, LOOKS, MAIN, type State } from "./state.ts";
 import { storedCard } from "./stored.ts";
 import { KernelError } from "./transport.ts";
 
 const N_MATCHES = 12;
+/** A kernel nearby answers a click sooner. A frame before that would flicker, and keep kernel and card waiting. */
+const PATIENCE_MS = 100;
 const FORMS_ASKED = 60;
 const NEEDS_KERNEL = "This needs a kernel; none is connected.";
 
@@ -21,8 +23,9 @@ export function refOf(state: State, key: string): CardRef | null {
 
 /** What an action sets going beyond the state: requests, the clipboard. */
 export class Effects {
-  /** Per card, the latest decode that was asked for; earlier answers are dropped. */
-  readonly #latest = new Map<string, string>();
+  /** The cards with a decode on its way, and those of them that want another one after it: the latest wish wins. */
+  readonly #asking = new Set<string>();
+  readonly #again = new Set<string>();
 
   readonly #app: App;
 
@@ -35,6 +38,8 @@ export class Effects {
     switch (action.type) {
       case "open":
         this.decode(MAIN);
+        if (!before.isPatient)
+          setTimeout(() => app.get().isPatient && app.local({ isPatient: false }), PATIENCE_MS);
         break;
       case "ask":
       case "track":
@@ -84,23 +89,39 @@ export class Effects {
       else app.dispatch({ type: "failed", key, error: `This cell is not stored. ${NEEDS_KERNEL}` });
       return;
     }
+    if (this.#asking.has(key)) {
+      this.#again.add(key);
+      return;
+    }
     const { k, temperature, tracked, site, lens } = card;
     const { layer, position } = ref;
     const select = key === MAIN;
     const ask = { run_id: run.id, layer, position, site, lens, k, temperature, track: tracked, select };
-    const pending = app.transport.request("decode", ask);
-    this.#latest.set(key, pending.id);
-    pending.reply.then(
-      ({ value }) => {
-        if (this.#latest.get(key) !== pending.id || !app.get().cards[key]) return;
-        app.dispatch({ type: "decoded", key, card: value });
-        app.flush();
-      },
-      (error: Error) => {
-        if (this.#latest.get(key) === pending.id && !isClosed(error)) {
-          app.dispatch({ type: "failed", key, error: error.message });
-        }
-      },
+    this.#asking.add(key);
+    const isWanted = () => !this.#again.has(key) && app.get().cards[key];
+    app.transport
+      .request("decode", ask)
+      .reply.then(
+        ({ value }) => {
+          // the selected cell's card is a trait, which Python and other views have too, and which came before
+          const found = (select ? app.kernelCard() : value) as Card;
+          if (sameCell(found, ref) && isWanted()) app.dispatch({ type: "decoded", key, card: found });
+        },
+        (error: Error) => {
+          if (isWanted() && !isClosed(error)) app.dispatch({ type: "failed", key, error: error.message });
+        },
+      )
+      .then(() => {
+        this.#asking.delete(key);
+        if (this.#again.delete(key)) this.decode(key);
+        else if (select) app.tellSelection();
+      });
+  }
+
+  /** Does the kernel speak of a cell that is no longer the one wanted? It hears of that one only after its reply. */
+  isStale(cell: CellRef | null): boolean {
+    return (
+      this.#asking.has(MAIN) && (this.#again.has(MAIN) || !sameCell(cell, this.#app.get().traits.selection))
     );
   }
 

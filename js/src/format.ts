@@ -1,8 +1,15 @@
 import type { JsonNumber, Label } from "./protocol.ts";
 
+/** Stands for a number that is not known. */
+export const UNKNOWN = Number.NaN;
+
+export function clamp(x: number, low: number, high: number): number {
+  return Math.max(low, Math.min(high, x));
+}
+
 /** A number as JSON carries it: what JSON lacks comes as text, "NaN" or "-Infinity". NaN for what is not there. */
 export function toNumber(x: JsonNumber | undefined): number {
-  return Number(x ?? Number.NaN);
+  return Number(x ?? UNKNOWN);
 }
 
 /** A probability as people read it: "43.2 %", "0.3 %", "<0.01 %". */

@@ -1,17 +1,10 @@
 import type { Cells, FieldName } from "./cells.ts";
+import type { Viewport } from "./layout.ts";
 import { fieldOf, METRICS } from "./metrics.ts";
 import type { Traits } from "./protocol.ts";
 import { readTile } from "./readout.ts";
 import { isWanted, nextTile, type TileRequest, TileSize, type Wanted } from "./tiles.ts";
 import { KernelError, type Pending, type Transport } from "./transport.ts";
-
-/** What a view shows of the grid: layers last first, positions in order, with what lies around them. */
-export interface Viewport {
-  readonly layers: readonly number[];
-  readonly positions: readonly number[];
-  readonly nearLayers: readonly number[];
-  readonly nearPositions: readonly number[];
-}
 
 export interface Loader {
   /** Look again at what is missing; cheap when nothing is. */

@@ -186,10 +186,10 @@ export interface Requests {
       k: number;
       temperature: number;
       track: readonly number[];
-      /** False for a kept card: the kernel then leaves `selection` and `decoded` alone. */
+      /** False for a kept card, which is the reply; else the card comes before it, as the trait `decoded`. */
       select?: boolean;
     };
-    reply: Card;
+    reply: Card | Record<string, never>;
   };
   run: { ask: { prompt: string }; reply: { run_id: string } };
   search: { ask: { text: string; k: number }; reply: { matches: readonly Match[] } };

@@ -96,6 +96,7 @@ function fromKernel(state: State, change: Partial<Traits>): State {
   const { decoded } = traits;
   if (change.decoded === undefined && next.cards[MAIN]) return next;
   const { k, temperature, site, lens } = decoded;
+  next = { ...next, isPatient: false };
   return withCard(next, MAIN, { card: decoded, k, temperature, site, lens, isPending: false, error: null });
 }
 
@@ -107,6 +108,8 @@ function open(state: State, cell: CellRef): State {
   return {
     ...state,
     focus: cell,
+    isPatient: state.connection !== "offline",
+    n_opened: state.n_opened + 1,
     traits: { ...state.traits, selection: cell },
     cards: { ...state.cards, [MAIN]: { ...main, tracked, isPending: state.connection !== "offline" } },
   };
@@ -137,9 +140,11 @@ function pin(state: State, ids: readonly number[], label: string): State {
 }
 
 function decoded(state: State, key: string, card: Card): State {
+  const known = state.cards[key];
+  if (known?.card === card && !known.isPending) return state;
   const next = withCard(state, key, { card, isPending: false, error: null });
   if (key !== MAIN) return next;
-  return { ...next, traits: { ...next.traits, decoded: card } };
+  return { ...next, isPatient: false, traits: { ...next.traits, decoded: card } };
 }
 
 /** The next state. Pure; what reaches the kernel or the page is in `effects.ts`. */
@@ -162,7 +167,10 @@ export function reduce(state: State, action: Action): State {
     case "decoded":
       return decoded(state, action.key, action.card);
     case "failed":
-      return withCard(state, action.key, { isPending: false, error: action.error });
+      return {
+        ...withCard(state, action.key, { isPending: false, error: action.error }),
+        isPatient: false,
+      };
     case "card":
       return state.cards[action.key] ? withCard(state, action.key, action.patch) : state;
     case "search":

@@ -1,9 +1,16 @@
 import type { Cells } from "./cells.ts";
-import type { CellRef, Pin, RunInfo, Traits } from "./protocol.ts";
+import type { CellRef, Label, Pin, RunInfo, Traits } from "./protocol.ts";
 
 /** The run, once there is one. */
 export function runOf(traits: Pick<Traits, "run">): RunInfo | null {
   return "id" in traits.run ? (traits.run as RunInfo) : null;
+}
+
+const NO_LABEL: Label = ["", "none", ""];
+
+/** The label of a position's token. */
+export function promptLabel(run: RunInfo, position: number): Label {
+  return run.labels[String(run.tokens[position])] ?? NO_LABEL;
 }
 
 /** The prompt as text; of one given as ids, what the kernel made of them. */
@@ -50,6 +57,10 @@ export function pinOf(pins: readonly Pin[], id: number): Pin | undefined {
 
 export function sameCell(a: CellRef | null | undefined, b: CellRef | null | undefined): boolean {
   return !!a && !!b && a.layer === b.layer && a.position === b.position;
+}
+
+export function sameItems(a: readonly unknown[], b: readonly unknown[]): boolean {
+  return a.length === b.length && a.every((value, i) => value === b[i]);
 }
 
 /** Whether a cell lies inside a run. */

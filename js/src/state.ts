@@ -41,7 +41,10 @@ export interface State {
   readonly panel: "help" | "menu" | null;
   /** Code that was asked for, to be copied by hand where the clipboard is refused. */
   readonly code: string | null;
-
+  /** A cell was opened just now: nothing is drawn until its card is there, or until it takes too long. */
+  readonly isPatient: boolean;
+  /** How often a cell was opened in this view. */
+  readonly n_opened: number;
   /** What the live region says. */
   readonly said: string;
 }
@@ -105,6 +108,8 @@ export function initialState(traits: Traits): State {
     notice: null,
     panel: null,
     code: null,
+    isPatient: false,
+    n_opened: 0,
     said: "",
   };
 }

@@ -1,4 +1,5 @@
 import type { Cells } from "./cells.ts";
+import { UNKNOWN } from "./format.ts";
 import { lowestRow } from "./layout.ts";
 import type { TrajectoryMetric } from "./protocol.ts";
 import { readTile } from "./readout.ts";
@@ -29,7 +30,7 @@ interface Wish {
 
 function blank(n_rows: number, isExact: boolean): Track {
   return {
-    log_probs: new Float32Array(n_rows).fill(Number.NaN),
+    log_probs: new Float32Array(n_rows).fill(UNKNOWN),
     ranks: new Int32Array(n_rows).fill(-1),
     isExact,
   };
@@ -44,7 +45,7 @@ export function storedTrack(cells: Cells, site: string, lens: string, position: 
     const tops = tracked ? [] : cells.tops(site, lens, layer, position, 100);
     const rank = tops.findIndex((token) => token.id === id);
     track.isExact &&= !!tracked;
-    track.log_probs[layer + 1] = (tracked ?? tops[rank])?.log_prob ?? Number.NaN;
+    track.log_probs[layer + 1] = (tracked ?? tops[rank])?.log_prob ?? UNKNOWN;
     track.ranks[layer + 1] = tracked?.rank ?? rank;
   }
   return track;
@@ -56,10 +57,10 @@ export function combine(tracks: readonly Track[], metric: TrajectoryMetric): num
   return Array.from({ length: n_rows }, (_, row) => {
     if (metric === "rank") {
       const ranks = tracks.map((track) => track.ranks[row] ?? -1).filter((rank) => rank >= 0);
-      return ranks.length ? Math.min(...ranks) : Number.NaN;
+      return ranks.length ? Math.min(...ranks) : UNKNOWN;
     }
-    const known = tracks.map((track) => track.log_probs[row] ?? Number.NaN).filter((x) => !Number.isNaN(x));
-    if (!known.length) return Number.NaN;
+    const known = tracks.map((track) => track.log_probs[row] ?? UNKNOWN).filter((x) => !Number.isNaN(x));
+    if (!known.length) return UNKNOWN;
     const p = known.reduce((sum, x) => sum + Math.exp(x), 0);
     return metric === "prob" ? p : Math.log(p);
   });
@@ -89,7 +90,7 @@ export function createTrajectories(transport: Transport, arrived: () => void): T
         const track = blank(n_layers + 1, true);
         header.layers.forEach((layer, row) => {
           const at = row * header.tracked_ids.length + column;
-          track.log_probs[layer + 1] = arrays.get("tracked_log_probs")?.[at] ?? Number.NaN;
+          track.log_probs[layer + 1] = arrays.get("tracked_log_probs")?.[at] ?? UNKNOWN;
           track.ranks[layer + 1] = arrays.get("tracked_ranks")?.[at] ?? -1;
         });
         tracks.set(key(run_id, site, lens, position, id), track);

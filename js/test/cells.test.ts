@@ -26,6 +26,20 @@ test("a cell that was not read is undefined, never zero", () => {
   expect(cells.scalar("resid_post", "logit", "entropy", 0, 0)).toBeUndefined();
 });
 
+test("a row that the lens cannot carry is known to be missing, and is not computed", () => {
+  const cells = new Cells(run);
+  const tile = tileOf(read([1, 2], [0, 1]));
+  // as the kernel lays out a rectangle of which layer 1 is not covered
+  tile.arrays.get("ids")?.fill(-1, 0, 2 * 5);
+  tile.arrays.get("log_probs")?.fill(Number.NaN, 0, 2 * 5);
+  tile.arrays.get("entropy_nats")?.fill(Number.NaN, 0, 2);
+  cells.add(tile);
+  expect(cells.has("resid_post", "logit", "top", 1, 0)).toBe(true);
+  expect(cells.top("resid_post", "logit", 1, 0)).toBeUndefined();
+  expect(cells.scalar("resid_post", "logit", "entropy", 1, 1)).toBeUndefined();
+  expect(cells.top("resid_post", "logit", 2, 0)).toBeDefined();
+});
+
 test("each cell of a tile gives back its own numbers", () => {
   const cells = new Cells(run);
   cells.add(tileOf(read([-1, 2, 3], [1, 4, 7])));

@@ -153,6 +153,7 @@ def test_pins_are_charted_with_the_exact_values_of_every_layer(widget):
         "_t = {int(l): float(x) for l, p, x in _z if p == 8}"
     )
     widget.root.get_by_label("Chart").select_option("log_prob")
+    expect(widget.root.locator(".lw-dot title").first).to_contain_text("nats")
     for layer in (0, 14, 29):
         title = widget.root.locator(".lw-dot title").nth(layer + 1).text_content()
         assert number(title.rpartition(":")[2]) == pytest.approx(widget.value(f"_t[{layer}]"), abs=6e-3)
@@ -229,7 +230,6 @@ def test_each_metric_colours_every_cell_and_says_its_number(widget, metric):
     )
     widget.becomes("w.metric", metric)
     widget.cell(9, 2).hover()
-    tip = widget.root.locator(".lw-tooltip").inner_text()
     shown_value = {
         "entropy": "entropy",
         "kl": "KL",
@@ -237,7 +237,7 @@ def test_each_metric_colours_every_cell_and_says_its_number(widget, metric):
         "agrees": "last layer",
         "log_prob": "Log-prob",
     }
-    assert shown_value[metric] in tip
+    expect(widget.root.locator(".lw-tooltip")).to_contain_text(shown_value[metric])
 
 
 def test_layout_controls_reach_python_and_back(widget):

@@ -6,7 +6,7 @@ import { pinColor } from "../scales.ts";
 import { isNext, pinOf } from "../selectors.ts";
 import { type CardState, MAIN } from "../state.ts";
 import { storedCard } from "../stored.ts";
-import { button, select, tokenChip } from "./parts.ts";
+import { button, promptChip, select, tokenChip } from "./parts.ts";
 import { searchBox } from "./search.ts";
 
 const KS = [5, 10, 20, 50, 100];
@@ -41,17 +41,17 @@ function tokenRow(app: App, run: RunInfo, card: Card, i: number): Child {
     below === null || below === undefined ? "" : below > i ? " is-up" : below < i ? " is-down" : "";
   return h(
     "tr",
-    { key: id, class: next ? "is-next" : "" },
-    h("td.lw-num", {}, i + 1),
-    h("th", { scope: "row" }, tokenChip(label, id), next && h("span.lw-tag", {}, "next")),
+    { key: i, class: next ? "is-next" : "" },
+    h("td.lw-num", i + 1),
+    h("th", { scope: "row" }, tokenChip(label, id), next && h("span.lw-tag", "next")),
     h(
       "td.lw-num lw-prob",
       { style: { "--lw-p": String(p) }, title: `log-prob ${fixed(log_prob, 4)} nats` },
       percent(p),
     ),
-    h("td.lw-num", {}, fixed(card.logits.length ? toNumber(card.logits[i]) : null)),
+    h("td.lw-num", fixed(card.logits.length ? toNumber(card.logits[i]) : null)),
     h("td", { class: `lw-num${moved}` }, rankText(below)),
-    h("td", {}, pinButton(app, id, label)),
+    h("td", pinButton(app, id, label)),
   );
 }
 
@@ -65,25 +65,21 @@ function tokenTable(app: App, run: RunInfo, card: Card): Child {
     { tabindex: "0", role: "group", "aria-label": "Top tokens" },
     h(
       "table.lw-tokens",
-      {},
       h(
         "thead",
-        {},
         h(
           "tr",
-          {},
           head.map((text, i) =>
             h(
               "th",
               { key: i, scope: "col", class: i > 1 ? "lw-num" : "", title: titles[i] },
-              text || h("span.lw-hidden", {}, "pin"),
+              text || h("span.lw-hidden", "pin"),
             ),
           ),
         ),
       ),
       h(
         "tbody",
-        {},
         card.ids.map((_, i) => tokenRow(app, run, card, i)),
       ),
     ),
@@ -94,15 +90,13 @@ function movedList(title: string, moved: readonly Moved[]): Child {
   if (!moved.length) return null;
   return h(
     "div.lw-moved",
-    {},
-    h("h4", {}, title),
+    h("h4", title),
     h(
       "ul",
-      {},
       moved
         .slice(0, 5)
         .map(({ id, label, delta }) =>
-          h("li", { key: id }, tokenChip(label, id), h("span.lw-num", {}, signedPercent(toNumber(delta)))),
+          h("li", { key: id }, tokenChip(label, id), h("span.lw-num", signedPercent(toNumber(delta)))),
         ),
     ),
   );
@@ -112,18 +106,17 @@ function movedList(title: string, moved: readonly Moved[]): Child {
 function gridNumber(app: App, card: Card): Child {
   const cells = app.cells();
   const top = cells?.top(card.site, card.lens, card.layer, card.position);
-  if (!cells || !top) return h("span.lw-dim", {}, "not in the grid");
-  return h("span.lw-dim", {}, `grid: ${quoted(cells.label(top.id))} ${percent(Math.exp(top.log_prob))}`);
+  if (!cells || !top) return h("span.lw-dim", "not in the grid");
+  return h("span.lw-dim", `grid: ${quoted(cells.label(top.id))} ${percent(Math.exp(top.log_prob))}`);
 }
 
 function facts(app: App, state: CardState, card: Card): Child {
   return h(
     "p.lw-facts",
-    {},
-    h("span", {}, `entropy ${fixed(toNumber(card.entropy_nats))} nats`),
-    card.temperature !== 1 && h("span", {}, `temperature ${card.temperature}`),
+    h("span", `entropy ${fixed(toNumber(card.entropy_nats))} nats`),
+    card.temperature !== 1 && h("span", `temperature ${card.temperature}`),
     gridNumber(app, card),
-    state.isPending && h("span.lw-dim", {}, "decoding…"),
+    state.isPending && h("span.lw-dim", "decoding…"),
   );
 }
 
@@ -132,18 +125,11 @@ function trackedList(app: App, state: CardState, card: Card): Child {
   const cells = app.cells();
   return h(
     "ul.lw-tracked",
-    {},
     state.tracked.map((id) => {
       const found = card.tracked.find((entry) => entry.id === id);
       const label = cells?.label(id) ?? [`#${id}`, "none", ""];
       const numbers = found ? `${percent(Math.exp(toNumber(found.log_prob)))}  ${rankText(found.rank)}` : "…";
-      return h(
-        "li",
-        { key: id },
-        tokenChip(label, id),
-        h("span.lw-num", {}, numbers),
-        pinButton(app, id, label),
-      );
+      return h("li", { key: id }, tokenChip(label, id), h("span.lw-num", numbers), pinButton(app, id, label));
     }),
   );
 }
@@ -155,81 +141,46 @@ function switches(app: App, key: string, state: CardState, run: RunInfo): Child 
     [...new Set([...values, own])].sort((a, b) => a - b);
   return h(
     "div.lw-switches",
-    {},
-    select({
-      label: "Top",
+    select("Top", String(state.k), withOwn(KS, state.k).map(String), (k) => ask({ k: Number(k) }), disabled),
+    select(
+      "Temp.",
+      String(state.temperature),
+      withOwn(TEMPERATURES, state.temperature).map(String),
+      (t) => ask({ temperature: Number(t) }),
       disabled,
-      value: String(state.k),
-      options: withOwn(KS, state.k).map(String),
-      change: (k) => ask({ k: Number(k) }),
-    }),
-    select({
-      label: "Temp.",
-      disabled,
-      value: String(state.temperature),
-      options: withOwn(TEMPERATURES, state.temperature).map(String),
-      change: (t) => ask({ temperature: Number(t) }),
-    }),
-    run.sites.length > 1 &&
-      select({
-        label: "Site",
-        disabled,
-        value: state.site,
-        options: run.sites,
-        change: (site) => ask({ site }),
-      }),
-    run.lenses.length > 1 &&
-      select({
-        label: "Lens",
-        disabled,
-        value: state.lens,
-        options: run.lenses,
-        change: (lens) => ask({ lens }),
-      }),
+    ),
+    run.sites.length > 1 && select("Site", state.site, run.sites, (site) => ask({ site }), disabled),
+    run.lenses.length > 1 && select("Lens", state.lens, run.lenses, (lens) => ask({ lens }), disabled),
   );
 }
 
 function heading(app: App, key: string, ref: CardRef, run: RunInfo): Child {
-  const token = run.labels[String(run.tokens[ref.position])] ?? ["", "none", ""];
   const isMain = key === MAIN;
   const { cards } = app.get().traits;
   const isKept = isMain && cards.some((card) => card.layer === ref.layer && card.position === ref.position);
   const phrase = layerPhrase(ref.layer);
   return h(
     "header.lw-cardhead",
-    {},
     h(
       "h3",
-      {},
       `${phrase[0]?.toUpperCase()}${phrase.slice(1)}`,
-      h("span.lw-dim", {}, ` · position ${ref.position} after `),
-      tokenChip(token, run.tokens[ref.position] ?? -1),
+      h("span.lw-dim", ` · position ${ref.position} after `),
+      promptChip(run, ref.position),
     ),
     isMain &&
-      button({
-        label: isKept ? "Kept" : "Keep",
+      button(isKept ? "Kept" : "Keep", () => app.dispatch({ type: "keep" }), {
         title: "Keep this card open (k)",
         disabled: isKept,
-        click: () => app.dispatch({ type: "keep" }),
       }),
-    button({
-      label: "Code",
-      title: "Copy as code",
-      click: () => app.dispatch({ type: "copy", key }),
-    }),
-    button({
-      label: "×",
-      title: "Close (Escape)",
-      className: "lw-icon",
-      click: () => app.dispatch({ type: "close", key }),
-    }),
+    button("Code", () => app.dispatch({ type: "copy", key }), { title: "Copy as code" }),
+    button("×", () => app.dispatch({ type: "close", key }), { title: "Close (Escape)", look: "lw-icon" }),
   );
 }
 
 /** What is shown until the kernel answers: the grid's own top tokens, said to be so. */
 function provisional(app: App, run: RunInfo, ref: CardRef): Child {
   const stored = storedCard(app.cells(), run, ref, { k: 10 });
-  return stored ? h("div.is-stale", {}, tokenTable(app, run, stored)) : null;
+  return stored ? h("div.is-stale", tokenTable(app, run, stored)) : null;
 }
 
 /** One cell, decoded. */
@@ -249,7 +200,7 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
     heading(app, key, ref, run),
     switches(app, key, state, run),
     state.error && h("p.lw-error", { role: "alert" }, state.error),
-    card ? facts(app, state, card) : state.isPending && h("p.lw-facts lw-dim", {}, "decoding…"),
+    card ? facts(app, state, card) : state.isPending && h("p.lw-facts lw-dim", "decoding…"),
     card
       ? h("div", { class: state.isPending ? "is-stale" : "" }, tokenTable(app, run, card))
       : provisional(app, run, ref),
@@ -257,7 +208,6 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
       (card.promoted.length > 0 || card.suppressed.length > 0) &&
       h(
         "div.lw-movedpair",
-        {},
         movedList("Promoted here", card.promoted),
         movedList("Suppressed here", card.suppressed),
       ),

@@ -1,8 +1,9 @@
 import type { App } from "../app.ts";
+import { shownLayers } from "../layout.ts";
 import { cellValue, METRICS } from "../metrics.ts";
 import type { CellRef, Label, RunInfo, Traits } from "../protocol.ts";
 import { colorAt, pinColor } from "../scales.ts";
-import { isNext, pinOf, sameCell } from "../selectors.ts";
+import { isNext, pinOf, sameCell, sameItems, settledLayer } from "../selectors.ts";
 
 /** How one cell of the grid looks. */
 export interface Look {
@@ -19,6 +20,25 @@ const TEXT_FROM_PX = 30;
 /** A label as it stands in a narrow cell: a leading space is a small mark, not a letter's width. */
 export function brief([text, kind]: Label): string {
   return kind === "text" && text.length > 1 && text.startsWith("␣") ? `·${text.slice(1)}` : text;
+}
+
+/** Gives a column's settled layer, worked out once per change of what is shown. */
+export function settledLayers(app: App): (position: number) => number | undefined {
+  const known = new Map<number, number | undefined>();
+  let last: unknown[] = [];
+  return (position) => {
+    const { traits, version } = app.get();
+    const { site, lens, stride } = traits;
+    const cells = app.cells();
+    const key = [cells, version, site, lens, stride];
+    if (!sameItems(key, last)) known.clear();
+    last = key;
+    if (cells && !known.has(position)) {
+      const layers = shownLayers(cells.run.n_layers, stride, site);
+      known.set(position, settledLayer(cells, site, lens, layers, position));
+    }
+    return known.get(position);
+  };
 }
 
 /** All of a cell's look from the state; pure. */

@@ -1,5 +1,5 @@
 import { type Child, h } from "../dom.ts";
-import { fixed, layerName, percent, rankText } from "../format.ts";
+import { clamp, fixed, layerName, percent, rankText, UNKNOWN } from "../format.ts";
 import type { TrajectoryMetric } from "../protocol.ts";
 
 /** One line: a value per row, index 0 being the embedding; NaN where it is not known. */
@@ -80,7 +80,7 @@ export function valueText(metric: TrajectoryMetric, value: number): string {
 /** A line in a sentence, for those who don't see the chart. */
 function spoken({ name, values }: Line, metric: TrajectoryMetric): string {
   const last = values.length - 1;
-  return `${name}: embedding ${valueText(metric, values[0] ?? Number.NaN)}, last layer ${valueText(metric, values[last] ?? Number.NaN)}`;
+  return `${name}: embedding ${valueText(metric, values[0] ?? UNKNOWN)}, last layer ${valueText(metric, values[last] ?? UNKNOWN)}`;
 }
 
 function frame(axis: Axis, x: (i: number) => number, n_rows: number, width_px: number): Child {
@@ -126,7 +126,7 @@ export function chart(props: ChartProps): Child {
     const svg = event.target instanceof Element ? event.target.closest("svg") : null;
     const left = svg?.getBoundingClientRect().left ?? box?.left ?? 0;
     const row = Math.round(((event.clientX - left - LEFT) / (width_px - LEFT - RIGHT)) * (n_rows - 1));
-    props.pick(Math.max(0, Math.min(n_rows - 1, row)) - 1);
+    props.pick(clamp(row, 0, n_rows - 1) - 1);
   };
   const dots = lines.flatMap((line) =>
     line.values.map((value, row) => ({ line, value, row })).filter(({ value }) => Number.isFinite(value)),
@@ -163,7 +163,7 @@ export function chart(props: ChartProps): Child {
             r: layer === row - 1 ? 4 : 2.2,
             fill: line.color,
           },
-          h("title", {}, `${line.name}, ${layerName(row - 1)}: ${valueText(metric, value)}`),
+          h("title", `${line.name}, ${layerName(row - 1)}: ${valueText(metric, value)}`),
         ),
       ),
   );

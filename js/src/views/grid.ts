@@ -1,7 +1,9 @@
 import type { App } from "../app.ts";
+import { div } from "../dom.ts";
 import { atEnd, on } from "../events.ts";
 import { layerName } from "../format.ts";
 import {
+  alongOf,
   cellAt,
   maxHeight,
   placeOf,
@@ -9,50 +11,58 @@ import {
   type Shape,
   scrollTo,
   shapeOf,
-  shownLayers,
+  viewportOf,
   type Window,
   windowOf,
 } from "../layout.ts";
 import type { CellRef, RunInfo } from "../protocol.ts";
-import { runOf, settledLayer } from "../selectors.ts";
-import { brief, lookOf } from "./cell.ts";
-import { type CellNode, fitCells, makeRow, paint, type RowNode } from "./gridrow.ts";
+import { promptLabel, runOf, sameItems } from "../selectors.ts";
+import { brief, lookOf, settledLayers } from "./cell.ts";
+import { type CellNode, fitCells, fitRows, makeRow, paint, type RowNode } from "./gridrow.ts";
+import { Overview } from "./overview.ts";
+
+type Place = ReturnType<typeof placeOf>;
 
 const WANTED_HEIGHT_PX = 714;
 const SCROLLBAR_PX = 14;
 
 /** The grid: only what is in view is in the page, and it scrolls natively under headers that stay. */
 export class GridView {
-  readonly element = document.createElement("div");
-  readonly #body = document.createElement("div");
+  readonly element = div("lw-grid", "grid");
+  readonly #body = div("lw-body", "rowgroup");
   readonly #head = makeRow("columnheader");
   #rows: RowNode[] = [];
   #shape: Shape | null = null;
   #shapeKey: unknown[] = [];
-  #settled = new Map<number, number | undefined>();
-  #settledKey: unknown[] = [];
   #size = { width: 0, height: 0 };
-  #kept = { left: 0, top: 0 };
+  /** Where it is scrolled to. Kept, since asking the page lays it out. */
+  #at = { left: 0, top: 0 };
   #wantsFocus = false;
   #scrollFrame = 0;
   #height = 0;
   #drawnKey: unknown[] = [];
+  /** The places of the focus and the selection as they were drawn. */
+  #marked: (Place | null)[] = [];
 
+  readonly overview: Overview;
+  readonly #settledAt: (position: number) => number | undefined;
   readonly #app: App;
 
   constructor(app: App) {
     this.#app = app;
+    this.#settledAt = settledLayers(app);
+    this.overview = new Overview(app, (part) => {
+      const { size_px, whole, isAcross } = alongOf(this.#shape as Shape, this.#scroll());
+      const at = part * whole - size_px / 2;
+      this.#goTo({ ...this.#at, ...(isAcross ? { left: at } : { top: at }) });
+    });
 
     const { element } = this;
     const body = this.#body;
     const head = this.#head;
-    element.className = "lw-grid";
-    element.setAttribute("role", "grid");
-    element.setAttribute("aria-label", "Top token at every layer and position");
-    body.className = "lw-body";
-    body.setAttribute("role", "rowgroup");
+    element.ariaLabel = "Top token at every layer and position";
     head.element.classList.add("lw-head");
-    head.element.setAttribute("aria-rowindex", "1");
+    head.element.ariaRowIndex = "1";
     element.append(head.element, body);
     const { signal } = app;
     on(element, "scroll", () => this.#scrolled(), signal, { passive: true });
@@ -65,7 +75,7 @@ export class GridView {
   }
 
   #scrolled(): void {
-    if (this.element.clientWidth) this.#kept = { left: this.element.scrollLeft, top: this.element.scrollTop };
+    if (this.element.clientWidth) this.#at = { left: this.element.scrollLeft, top: this.element.scrollTop };
     if (!this.#scrollFrame) {
       this.#scrollFrame = requestAnimationFrame(() => {
         this.#scrollFrame = 0;
@@ -79,7 +89,7 @@ export class GridView {
     if (!width) return;
     if (!this.#size.width) {
       // a host that windows its cells takes the widget out of the page and back, which forgets the scroll
-      this.element.scrollTo(this.#kept);
+      this.element.scrollTo(this.#at);
     }
     if (width === this.#size.width && height === this.#size.height) return;
     this.#size = { width, height };
@@ -87,7 +97,7 @@ export class GridView {
   }
 
   #scroll(): Scroll {
-    return { left: this.element.scrollLeft, top: this.element.scrollTop, ...this.#size };
+    return { ...this.#at, ...this.#size };
   }
 
   pageRows(): number {
@@ -114,9 +124,15 @@ export class GridView {
     if (!this.#shape) return;
     const { row, col } = placeOf(this.#shape, cell);
     if (row < 0 || col < 0) return;
-    this.element.scrollTo(scrollTo(this.#shape, this.#scroll(), row, col));
+    this.#goTo(scrollTo(this.#shape, this.#scroll(), row, col));
     this.#wantsFocus = true;
     this.draw();
+  }
+
+  #goTo(at: { left: number; top: number }): void {
+    const { element } = this;
+    element.scrollTo(at);
+    this.#at = { left: element.scrollLeft, top: element.scrollTop };
   }
 
   /** Draw what is in view. While nothing but the scroll has changed, only cells that came into view are written. */
@@ -130,29 +146,27 @@ export class GridView {
     this.#reshape(run);
     const shape = this.#shape as Shape;
     const window = windowOf(shape, this.#scroll());
-    this.#report(shape);
+    this.#app.setViewport(viewportOf(shape, this.#scroll()));
     this.#drawHead(run, shape, window);
-    this.#fitRows(shape, window);
+    this.#rows = fitRows(this.#body, this.#rows, window, shape.row_px);
     const focus = this.#focusPlace(shape);
     let focused: CellNode | undefined;
     const { traits, version } = state;
     const { selection, metric, rank_token, pins, lens } = traits;
-    const key = [
-      shape,
-      version,
-      state.focus,
-      selection,
-      metric,
-      rank_token,
-      pins,
-      lens,
-      this.#app.theme(),
-      run,
-    ];
-    const onlyNew = key.every((value, i) => value === this.#drawnKey[i]);
+    const key = [shape, version, metric, rank_token, pins, lens, this.#app.theme(), run];
+    const onlyNew = sameItems(key, this.#drawnKey);
     this.#drawnKey = key;
-    for (const row of this.#rows) focused = this.#drawRow(row, run, shape, window, focus, onlyNew) ?? focused;
+    const marked = [focus, selection && placeOf(shape, selection)];
+    const touched = [...marked, ...this.#marked];
+    this.#marked = marked;
+    for (const row of this.#rows) {
+      const cols = touched.filter((place) => place?.row === row.row).map((place) => place?.col);
+      const isDue = ({ col, last }: CellNode) => !onlyNew || !last || cols.includes(col);
+      focused = this.#drawRow(row, run, shape, window, focus, isDue) ?? focused;
+    }
     this.#keepFocus(focused, hadFocus);
+    const { at, size_px, whole } = alongOf(shape, this.#scroll());
+    this.overview.draw(shape, at / whole, (at + size_px) / whole);
   }
 
   #focusPlace(shape: Shape) {
@@ -182,9 +196,9 @@ export class GridView {
     const { stride, hide_special, orientation, column_width_px, site } = traits;
     const { width } = this.#size;
     const key = [run, stride, hide_special, orientation, column_width_px, site, width];
-    if (key.some((value, i) => value !== this.#shapeKey[i])) {
+    if (!sameItems(key, this.#shapeKey)) {
       const before = this.#shape;
-      const left = before ? this.element.scrollLeft / before.col_px : 0;
+      const left = before ? this.#at.left / before.col_px : 0;
       this.#shapeKey = key;
       this.#shape = shapeOf(run, traits, width);
       for (const row of [this.#head, ...this.#rows]) {
@@ -192,15 +206,19 @@ export class GridView {
         row.cells = [];
       }
       this.#layOut(run, this.#shape);
-      if (before && left) this.element.scrollLeft = left * this.#shape.col_px;
+      if (before && left) this.#goTo({ left: left * this.#shape.col_px, top: this.#at.top });
     }
     const shape = this.#shape as Shape;
-    const isWide = shape.head_col_px + shape.cols.length * shape.col_px > width;
-    const whole = shape.head_row_px + shape.rows.length * shape.row_px + 2 + (isWide ? SCROLLBAR_PX : 0);
+    const whole =
+      shape.head_row_px + shape.rows.length * shape.row_px + 2 + (this.#isWide(shape) ? SCROLLBAR_PX : 0);
     const height = Math.min(maxHeight(shape, width, WANTED_HEIGHT_PX), whole);
     if (height === this.#height) return;
     this.#height = height;
     this.element.style.height = `${height}px`;
+  }
+
+  #isWide({ head_col_px, cols, col_px }: Shape): boolean {
+    return head_col_px + cols.length * col_px > this.#size.width;
   }
 
   #layOut(run: RunInfo, shape: Shape): void {
@@ -213,70 +231,26 @@ export class GridView {
     set("--lw-head-col", shape.head_col_px);
     set("--lw-width", shape.head_col_px + shape.cols.length * shape.col_px);
     body.style.height = `${shape.rows.length * shape.row_px}px`;
-    element.setAttribute("aria-rowcount", String(shape.rows.length + 1));
-    element.setAttribute("aria-colcount", String(shape.cols.length + 1));
+    element.ariaRowCount = String(shape.rows.length + 1);
+    element.ariaColCount = String(shape.cols.length + 1);
     element.classList.toggle("is-transposed", shape.rowsAre === "positions");
+    element.classList.toggle("is-wide", this.#isWide(shape));
     element.classList.toggle("is-tiny", shape.col_px < 44);
     this.#head.header.textContent = shape.rowsAre === "layers" ? "layer" : `token · ${run.tokens.length}`;
   }
 
-  #report(shape: Shape): void {
-    const seen = windowOf(shape, this.#scroll(), false);
-    const rows = Math.max(1, seen.r1 - seen.r0);
-    const cols = Math.max(1, seen.c1 - seen.c0);
-    const clip = (items: readonly number[], from: number, to: number) => items.slice(Math.max(0, from), to);
-    const inView = [clip(shape.rows, seen.r0, seen.r1), clip(shape.cols, seen.c0, seen.c1)] as const;
-    const near = [
-      clip(shape.rows, seen.r0 - rows, seen.r1 + rows),
-      clip(shape.cols, seen.c0 - cols, seen.c1 + cols),
-    ] as const;
-    const i = shape.rowsAre === "layers" ? 0 : 1;
-    const lastFirst = (layers: readonly number[]) => [...layers].sort((a, b) => b - a);
-    this.#app.setViewport({
-      layers: lastFirst(inView[i]),
-      positions: inView[1 - i] as number[],
-      nearLayers: lastFirst(near[i]),
-      nearPositions: near[1 - i] as number[],
-    });
-  }
-
   #drawHead(run: RunInfo, shape: Shape, window: Window): void {
-    const cells = this.#app.cells();
     fitCells(this.#head, "columnheader", window, shape.col_px);
     for (const cell of this.#head.cells) {
       if (cell.last) continue;
       cell.last = "drawn";
       const value = shape.cols[cell.col] ?? 0;
       const isToken = shape.rowsAre === "layers";
-      const label = cells?.label(run.tokens[value] ?? -1);
-      cell.text.data = isToken ? (label ? brief(label) : "") : layerName(value);
-      cell.element.className = `lw-colhead${isToken && label && label[1] !== "text" ? ` is-${label[1]}` : ""}`;
+      const label = promptLabel(run, value);
+      cell.text.data = isToken ? brief(label) : layerName(value);
+      cell.element.className = `lw-colhead${isToken && label[1] !== "text" ? ` is-${label[1]}` : ""}`;
       cell.element.dataset.at = isToken ? String(value) : "";
     }
-  }
-
-  #fitRows(shape: Shape, { r0, r1 }: Window): void {
-    const free = this.#rows.filter(({ row }) => row < r0 || row >= r1);
-    const kept = new Map(
-      this.#rows.filter(({ row }) => row >= r0 && row < r1).map((node) => [node.row, node]),
-    );
-    const next: RowNode[] = [];
-    let before: ChildNode | null = this.#body.firstChild;
-    for (let row = r0; row < r1; row++) {
-      let node = kept.get(row);
-      if (!node) {
-        node = free.pop() ?? makeRow("rowheader");
-        node.row = row;
-        for (const cell of node.cells) cell.last = "";
-        node.element.setAttribute("aria-rowindex", String(row + 2));
-      }
-      node.element.style.top = `${row * shape.row_px}px`;
-      if (node.element === before) before = before.nextSibling;
-      else this.#body.insertBefore(node.element, before);
-      next.push(node);
-    }
-    for (const { element } of free) element.remove();
-    this.#rows = next;
   }
 
   #drawRow(
@@ -284,8 +258,8 @@ export class GridView {
     run: RunInfo,
     shape: Shape,
     window: Window,
-    focus: { row: number; col: number },
-    onlyNew: boolean,
+    focus: Place,
+    isDue: (cell: CellNode) => boolean,
   ): CellNode | undefined {
     const { traits } = this.#app.get();
     this.#drawRowHead(node, run, shape);
@@ -296,7 +270,7 @@ export class GridView {
       if (!ref) continue;
       const isFocused = node.row === focus.row && cell.col === focus.col;
       if (isFocused) focused = cell;
-      if (onlyNew && cell.last) continue;
+      if (!isDue(cell)) continue;
       paint(cell, lookOf(this.#app, run, traits, ref, this.#settledAt(ref.position)), isFocused);
     }
     return focused;
@@ -307,8 +281,8 @@ export class GridView {
     let text = layerName(value);
     let kind = value === run.n_layers - 1 ? "last" : "";
     if (shape.rowsAre === "positions") {
-      const label = this.#app.cells()?.label(run.tokens[value] ?? -1) ?? ["", "none", ""];
-      text = brief(label as never);
+      const label = promptLabel(run, value);
+      text = brief(label);
       kind = label[1];
     }
     const className = `lw-rowhead${kind && kind !== "text" ? ` is-${kind}` : ""}`;
@@ -316,22 +290,5 @@ export class GridView {
     if (header.className !== className) header.className = className;
     const at = shape.rowsAre === "positions" ? String(value) : "";
     if (header.dataset.at !== at) header.dataset.at = at;
-  }
-
-  /** The settled layer of a column, worked out once per change. */
-  #settledAt(position: number): number | undefined {
-    const { traits, version } = this.#app.get();
-    const cells = this.#app.cells();
-    const key = [cells, version, traits.site, traits.lens, traits.stride];
-    if (key.some((value, i) => value !== this.#settledKey[i])) {
-      this.#settledKey = key;
-      this.#settled.clear();
-    }
-    if (!cells) return undefined;
-    if (!this.#settled.has(position)) {
-      const layers = shownLayers(cells.run.n_layers, traits.stride, traits.site);
-      this.#settled.set(position, settledLayer(cells, traits.site, traits.lens, layers, position));
-    }
-    return this.#settled.get(position);
   }
 }

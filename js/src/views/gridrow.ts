@@ -1,3 +1,4 @@
+import { div } from "../dom.ts";
 import type { Window } from "../layout.ts";
 import type { Look } from "./cell.ts";
 
@@ -19,17 +20,10 @@ export interface RowNode {
 
 export type CellRole = "gridcell" | "columnheader";
 
-function div(className: string, role: string): HTMLDivElement {
-  const element = document.createElement("div");
-  element.className = className;
-  element.setAttribute("role", role);
-  return element;
-}
-
 export function makeRow(headerRole: "rowheader" | "columnheader"): RowNode {
   const element = div("lw-row", "row");
   const header = div("lw-rowhead", headerRole);
-  header.setAttribute("aria-colindex", "1");
+  header.ariaColIndex = "1";
   element.append(header);
   return { element, header, row: -1, cells: [] };
 }
@@ -83,6 +77,35 @@ export function fitCells(row: RowNode, role: CellRole, window: Window, col_px: n
   const start = row.cells[0];
   // cells follow each other, so that only the first must be told where it is
   if (start) start.element.style.marginLeft = c0 ? `${c0 * col_px}px` : "";
+}
+
+/** Have exactly the rows of a range, in order; returns them. */
+export function fitRows(
+  body: HTMLElement,
+  rows: readonly RowNode[],
+  { r0, r1 }: Window,
+  row_px: number,
+): RowNode[] {
+  const isIn = ({ row }: RowNode) => row >= r0 && row < r1;
+  const free = rows.filter((node) => !isIn(node));
+  const kept = new Map(rows.filter(isIn).map((node) => [node.row, node]));
+  const next: RowNode[] = [];
+  let before: ChildNode | null = body.firstChild;
+  for (let row = r0; row < r1; row++) {
+    let node = kept.get(row);
+    if (!node) {
+      node = free.pop() ?? makeRow("rowheader");
+      node.row = row;
+      for (const cell of node.cells) cell.last = "";
+      node.element.ariaRowIndex = String(row + 2);
+    }
+    node.element.style.top = `${row * row_px}px`;
+    if (node.element === before) before = before.nextSibling;
+    else body.insertBefore(node.element, before);
+    next.push(node);
+  }
+  for (const { element } of free) element.remove();
+  return next;
 }
 
 /** Write a cell's look, if it changed; what is the same is not written, since each write restyles. */

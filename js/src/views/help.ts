@@ -23,18 +23,11 @@ export function help(app: App): Child {
     { "aria-label": "Keys" },
     h(
       "header.lw-cardhead",
-      {},
-      h("h3", {}, "Keys in the grid"),
-      button({
-        label: "×",
-        className: "lw-icon",
-        title: "Close (Escape)",
-        click: () => toggle(app, "help"),
-      }),
+      h("h3", "Keys in the grid"),
+      button("×", () => toggle(app, "help"), { look: "lw-icon", title: "Close (Escape)" }),
     ),
     h(
       "dl",
-      {},
       KEYS.map(([keys, does]) => [
         h(
           "dt",

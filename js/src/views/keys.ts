@@ -1,4 +1,5 @@
 import type { App } from "../app.ts";
+import { clamp } from "../format.ts";
 import { cellAt, MAX_COL_PX, MIN_COL_PX, placeOf } from "../layout.ts";
 import type { CellRef } from "../protocol.ts";
 import { chartedPositions, pinOf, runOf } from "../selectors.ts";
@@ -31,7 +32,7 @@ export function target(
   };
   const found = to[key];
   if (!found || (ctrl && !key.match(/Home|End/))) return null;
-  return { row: Math.max(0, Math.min(lastRow, found[0])), col: Math.max(0, Math.min(lastCol, found[1])) };
+  return { row: clamp(found[0], 0, lastRow), col: clamp(found[1], 0, lastCol) };
 }
 
 /** Where the focus is, or would be on entering the grid. */
@@ -84,9 +85,12 @@ function toggleCharted(app: App, cell: CellRef): void {
   app.set({ trajectory: { ...trajectory, positions } });
 }
 
-export function widen(app: App, by: number): void {
-  const wide = app.get().traits.column_width_px + by;
-  app.set({ column_width_px: Math.max(MIN_COL_PX, Math.min(MAX_COL_PX, wide)) });
+export function setWidth(app: App, width_px: number): void {
+  app.set({ column_width_px: Math.round(clamp(width_px, MIN_COL_PX, MAX_COL_PX)) });
+}
+
+function widen(app: App, by: number): void {
+  setWidth(app, app.get().traits.column_width_px + by);
 }
 
 /** Escape closes one thing at a time, the newest first. False when there is nothing to close. */

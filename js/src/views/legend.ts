@@ -24,19 +24,18 @@ export function legend(app: App): Child {
   return h(
     "div.lw-legend",
     { role: "group", "aria-label": `Legend: ${spec.name}, ${spec.unit}` },
-    h("span.lw-dim", {}, spec.unit),
+    h("span.lw-dim", spec.unit),
     traits.metric === "agrees"
       ? swatches
       : h(
           "span.lw-scale",
-          {},
           h("i.lw-ramp", { style: { background: `linear-gradient(to right, ${shown.join(",")})` } }),
           ticks.map(({ at, text }) =>
             h("span.lw-tick", { key: text, style: { left: `${at * 100}%` } }, text),
           ),
         ),
-    h("span.lw-key", {}, h("i.lw-swatch is-missing", {}), "not computed"),
-    h("span.lw-key", {}, h("i.lw-swatch is-next", {}), "is the next token"),
-    h("span.lw-key", {}, h("i.lw-swatch is-settled", {}), "final answer from here on"),
+    h("span.lw-key", h("i.lw-swatch is-missing", {}), "not computed"),
+    h("span.lw-key", h("i.lw-swatch is-next", {}), "is the next token"),
+    h("span.lw-key", h("i.lw-swatch is-settled", {}), "final answer from here on"),
   );
 }

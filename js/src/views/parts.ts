@@ -1,6 +1,7 @@
 import type { App } from "../app.ts";
 import { type Child, h } from "../dom.ts";
-import type { Label } from "../protocol.ts";
+import type { Label, RunInfo } from "../protocol.ts";
+import { promptLabel } from "../selectors.ts";
 
 /** Open a panel, or close it when it is open, and then do what was chosen in it. */
 export function toggle(app: App, name: "help" | "menu", chosen?: () => void): void {
@@ -9,32 +10,21 @@ export function toggle(app: App, name: "help" | "menu", chosen?: () => void): vo
 }
 
 export interface ButtonProps {
-  readonly label: Child;
   readonly title?: string;
-  readonly className?: string;
+  readonly look?: string;
   readonly disabled?: boolean;
-  readonly pressed?: boolean;
   readonly expanded?: boolean;
-  readonly click: () => void;
 }
 
-export function button({
-  label,
-  title,
-  className = "",
-  disabled = false,
-  pressed,
-  expanded,
-  click,
-}: ButtonProps): Child {
+export function button(label: Child, click: () => void, props: ButtonProps = {}): Child {
+  const { title, look = "", disabled, expanded } = props;
   return h(
     "button",
     {
       type: "button",
-      class: `lw-button ${className}`,
+      class: `lw-button ${look}`,
       title,
-      "aria-label": className.includes("lw-icon") ? title : undefined,
-      "aria-pressed": pressed === undefined ? undefined : String(pressed),
+      "aria-label": look.includes("lw-icon") ? title : undefined,
       "aria-expanded": expanded === undefined ? undefined : String(expanded),
       disabled,
       on: { click },
@@ -43,20 +33,18 @@ export function button({
   );
 }
 
-export interface SelectProps {
-  readonly label: string;
-  readonly value: string;
-  readonly options: readonly (string | readonly [value: string, text: string])[];
-  readonly disabled?: boolean;
-  readonly change: (value: string) => void;
-}
+export type Options = readonly (string | readonly [value: string, text: string])[];
 
-/** A labelled choice. */
-export function select({ label, value, options, disabled = false, change }: SelectProps): Child {
+export function select(
+  label: string,
+  value: string,
+  options: Options,
+  change: (value: string) => void,
+  disabled = false,
+): Child {
   return h(
     "label.lw-field",
-    {},
-    h("span", {}, label),
+    h("span", label),
     h(
       "select",
       {
@@ -76,13 +64,12 @@ export function select({ label, value, options, disabled = false, change }: Sele
 export function checkbox(label: string, checked: boolean, change: (checked: boolean) => void): Child {
   return h(
     "label.lw-field lw-check",
-    {},
     h("input", {
       type: "checkbox",
       checked,
       on: { change: (event: Event) => change((event.target as HTMLInputElement).checked) },
     }),
-    h("span", {}, label),
+    h("span", label),
   );
 }
 
@@ -90,4 +77,9 @@ export function checkbox(label: string, checked: boolean, change: (checked: bool
 export function tokenChip([text, kind, raw]: Label, id: number): Child {
   const title = kind === "bytes" ? `bytes ${text}, id ${id}` : `${JSON.stringify(raw || text)}, id ${id}`;
   return h("bdi", { class: `lw-token is-${kind}`, dir: "auto", title }, text);
+}
+
+/** The token at a position of the prompt. */
+export function promptChip(run: RunInfo, position: number): Child {
+  return tokenChip(promptLabel(run, position), run.tokens[position] ?? -1);
 }

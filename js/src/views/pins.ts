@@ -5,7 +5,7 @@ import { pinColor } from "../scales.ts";
 import { chartedPositions } from "../selectors.ts";
 import { combine } from "../trajectories.ts";
 import { chart, type Line, valueText } from "./chart.ts";
-import { button, select, tokenChip } from "./parts.ts";
+import { button, promptChip, select } from "./parts.ts";
 import { searchBox } from "./search.ts";
 
 function linesOf(app: App, positions: readonly number[]): { lines: Line[]; isExact: boolean } {
@@ -46,20 +46,16 @@ function pinChip(app: App, pin: Pin, index: number, lines: readonly Line[], laye
     },
     h("i.lw-dotmark", {}),
     h("bdi.lw-token", { dir: "auto" }, pin.label),
-    pin.ids.length > 1 && h("span.lw-dim", {}, `×${pin.ids.length}`),
-    value !== undefined && h("span.lw-num", {}, valueText(trajectory.metric, value)),
+    pin.ids.length > 1 && h("span.lw-dim", `×${pin.ids.length}`),
+    value !== undefined && h("span.lw-num", valueText(trajectory.metric, value)),
     pin.ids.length === 1 &&
-      button({
-        label: "Σ",
-        className: "lw-icon",
+      button("Σ", () => app.dispatch({ type: "group", index }), {
+        look: "lw-icon",
         title: `Sum with the other forms of ${pin.label}`,
-        click: () => app.dispatch({ type: "group", index }),
       }),
-    button({
-      label: "×",
-      className: "lw-icon",
+    button("×", () => app.dispatch({ type: "unpin", index }), {
+      look: "lw-icon",
       title: `Unpin ${pin.label}`,
-      click: () => app.dispatch({ type: "unpin", index }),
     }),
   );
 }
@@ -70,13 +66,9 @@ function positionChips(app: App, run: RunInfo, positions: readonly number[]): Ch
   const set = (next: readonly number[]) => app.set({ trajectory: { ...trajectory, positions: next } });
   return h(
     "span.lw-positions",
-    {},
     isFollowing ? "at position " : "at ",
     positions.map((position) => {
-      const token = tokenChip(
-        run.labels[String(run.tokens[position])] ?? ["", "none", ""],
-        run.tokens[position] ?? -1,
-      );
+      const token = promptChip(run, position);
       if (isFollowing) return h("span", { key: position }, `${position} `, token);
       const title = `Stop charting position ${position}`;
       return h(
@@ -95,11 +87,9 @@ function positionChips(app: App, run: RunInfo, positions: readonly number[]): Ch
       );
     }),
     isFollowing &&
-      button({
-        label: "hold",
-        className: "lw-small",
+      button("hold", () => set(positions), {
+        look: "lw-small",
         title: "Keep charting this position (t adds one)",
-        click: () => set(positions),
       }),
   );
 }
@@ -123,11 +113,9 @@ export function pinsView(app: App, run: RunInfo, width_px: number): Child {
     { "aria-label": "Pinned tokens" },
     h(
       "div.lw-pinbar",
-      {},
       pins.length > 0 &&
         h(
           "ul.lw-pinlist",
-          {},
           pins.map((pin, index) => pinChip(app, pin, index, lines, layer)),
         ),
       searchBox(app, "pins", {
@@ -138,18 +126,13 @@ export function pinsView(app: App, run: RunInfo, width_px: number): Child {
     pins.length > 0 && [
       h(
         "div.lw-chartbar",
-        {},
-        select({
-          label: "Chart",
-          value: trajectory.metric,
-          options: metrics,
-          change: (metric) => app.set({ trajectory: { ...trajectory, metric: metric as TrajectoryMetric } }),
-        }),
+        select("Chart", trajectory.metric, metrics, (metric) =>
+          app.set({ trajectory: { ...trajectory, metric: metric as TrajectoryMetric } }),
+        ),
         positionChips(app, run, positions),
         !isExact &&
           h(
             "span.lw-dim",
-            {},
             connection === "offline" ? "stored top tokens only: gaps are not computed" : "fetching…",
           ),
       ),

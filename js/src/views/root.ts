@@ -1,41 +1,38 @@
 import type { App } from "../app.ts";
-import { delegate, h, patch } from "../dom.ts";
+import { type Child, delegate, div, h, patch } from "../dom.ts";
 import { atEnd, on } from "../events.ts";
-import { MAX_COL_PX, MIN_COL_PX } from "../layout.ts";
-import { runOf, sameCell } from "../selectors.ts";
+import { runOf, sameCell, sameItems } from "../selectors.ts";
 import { keyOf, MAIN } from "../state.ts";
 import { followTheme } from "../theme.ts";
 import { cardView } from "./card.ts";
 import { describe } from "./describe.ts";
 import { GridView } from "./grid.ts";
 import { help } from "./help.ts";
-import { closeOne, focusOf, gridKey, moveFocus } from "./keys.ts";
+import { closeOne, focusOf, gridKey, moveFocus, setWidth } from "./keys.ts";
 import { legend } from "./legend.ts";
 import { pinsView } from "./pins.ts";
 import { savePng } from "./png.ts";
 import { controls, infoLine, menu, notice, promptForm } from "./toolbar.ts";
 import { Tooltip } from "./tooltip.ts";
 
+/** Of a card that much must be in view: its head and the first tokens. */
+const SEEN_PX = 130;
 const EVENTS = ["click", "change", "input", "keydown"];
-
-function section(className: string): HTMLDivElement {
-  const element = document.createElement("div");
-  element.className = className;
-  return element;
-}
 
 /** The whole widget in an element: its sections, and the events that need more than a handler. */
 export class Root {
-  readonly element = section("lenswidget");
+  readonly element = div("lenswidget");
   readonly grid: GridView;
   readonly #tooltip: Tooltip;
-  readonly #top = section("lw-top");
-  readonly #side = section("lw-side");
-  readonly #line = section("lw-line");
-  readonly #kept = section("lw-kept");
-  readonly #below = section("lw-below");
-  readonly #over = section("lw-over");
+  readonly #top = div("lw-top");
+  readonly #side = div("lw-side");
+  readonly #line = div("lw-line", "status");
+  readonly #kept = div("lw-kept");
+  readonly #below = div("lw-below");
+  readonly #over = div("lw-over");
   #width_px = 0;
+  #topKey: unknown[] = [];
+  #n_opened = 0;
 
   readonly #app: App;
 
@@ -47,11 +44,10 @@ export class Root {
     const { signal } = app;
     this.grid = new GridView(app);
     this.#tooltip = new Tooltip(app);
-    line.setAttribute("role", "status");
-    line.setAttribute("aria-live", "polite");
-    const main = section("lw-main");
-    const left = section("lw-left");
-    left.append(this.grid.element, line);
+    line.ariaLive = "polite";
+    const main = div("lw-main");
+    const left = div("lw-left");
+    left.append(this.grid.overview.element, this.grid.element, line);
     main.append(left, this.#side);
     element.append(this.#top, main, this.#kept, this.#below, this.#over, this.#tooltip.element);
     delegate(element, EVENTS, signal);
@@ -74,10 +70,18 @@ export class Root {
     const app = this.#app;
     on(element, "keydown", (event) => this.#keydown(event), signal);
     const cells = grid.element;
-    const open = ({ target }: Event) => {
-      this.#tooltip.show(null);
+    const open = ({ type, target }: Event) => {
       const cell = grid.cellOf(target);
-      if (cell) app.dispatch({ type: "open", cell });
+      const state = app.get();
+      // the press opened it already
+      const isOpen = type === "click" && sameCell(cell, state.traits.selection) && state.cards[MAIN];
+      if (cell && !isOpen) app.dispatch({ type: "open", cell });
+    };
+    const press = (event: PointerEvent) => {
+      this.#tooltip.hide();
+      this.#dragColumn(event);
+      // a finger may be about to scroll: its cell opens when it is lifted
+      if (event.pointerType === "mouse" && !event.button) open(event);
     };
     const focus = ({ target }: Event) => {
       const cell = grid.cellOf(target);
@@ -89,11 +93,11 @@ export class Root {
     on(
       cells,
       "pointermove",
-      (event: PointerEvent) => this.#tooltip.show(grid.cellOf(event.target) ?? null, event),
+      (event: PointerEvent) => this.#tooltip.follow(grid.cellOf(event.target) ?? null, event),
       signal,
     );
-    on(cells, "pointerleave", () => this.#tooltip.show(null), signal);
-    on(cells, "pointerdown", (event) => this.#dragColumn(event), signal);
+    on(cells, "pointerleave", () => this.#tooltip.hide(true), signal);
+    on(cells, "pointerdown", press, signal);
     // before the host's own listeners: a shortcut of the host must not fire from our keys, but Ctrl+S must
     on(window, "keydown", (event) => this.#guard(event), signal, { capture: true });
   }
@@ -142,8 +146,7 @@ export class Root {
     const drag = new AbortController();
     const signal = AbortSignal.any([drag.signal, app.signal]);
     const move = ({ clientX }: PointerEvent) => {
-      const wide = Math.max(MIN_COL_PX, Math.min(MAX_COL_PX, start.width + clientX - start.x));
-      app.set({ column_width_px: Math.round(wide) });
+      setWidth(app, start.width + clientX - start.x);
     };
     on(window, "pointermove", move, signal);
     for (const end of ["pointerup", "pointercancel"]) on(window, end, () => drag.abort(), signal);
@@ -160,16 +163,34 @@ export class Root {
     const app = this.#app;
     const state = app.get();
     const run = runOf(state.traits);
-    patch(this.#top, [promptForm(app), infoLine(app), notice(app), controls(app), legend(app)]);
+    const { focus, cards: _, said, traits, ...own } = state;
+    const { selection, decoded, cards, trajectory, ...looks } = traits;
+    const topKey = [...Object.values(own), ...Object.values(looks), app.theme()];
+    if (!sameItems(topKey, this.#topKey))
+      patch(this.#top, [promptForm(app), infoLine(app), notice(app), controls(app), legend(app)]);
+    this.#topKey = topKey;
     this.grid.draw();
-    patch(this.#side, [help(app), this.#mainCard(), !run && h("p.lw-dim", {}, "No run yet.")]);
-    const refs = state.traits.cards;
-    patch(this.#kept, [run && refs.map((ref) => cardView(app, keyOf(ref), ref, run))]);
+    patch(this.#side, [help(app), this.#mainCard(), !run && h("p.lw-dim", "No run yet.")]);
+    if (state.n_opened > this.#n_opened && !state.isPatient) this.#reveal(state.n_opened);
+    patch(this.#kept, [run && cards.map((ref) => cardView(app, keyOf(ref), ref, run))]);
     patch(this.#below, [run && pinsView(app, run, Math.max(280, this.#width_px - 26))]);
     patch(this.#over, [menu(app, () => savePng(app, this.element))]);
-    const text = state.said || (state.focus ? describe(app, state.focus) : "");
+    const text = said || (focus ? describe(app, focus) : "");
     if (this.#line.textContent !== text) this.#line.textContent = text;
     this.#tooltip.draw();
+  }
+
+  /** In a narrow or low notebook a card may open out of sight: bring its head in view, and no more than that. */
+  #reveal(n_opened: number): void {
+    this.#n_opened = n_opened;
+    const card = this.#side.querySelector("[data-card]");
+    if (!card) return;
+    const look = new IntersectionObserver(([seen]) => {
+      look.disconnect();
+      if (seen && seen.intersectionRect.height < SEEN_PX)
+        card.firstElementChild?.scrollIntoView({ block: "nearest", behavior: "smooth" });
+    });
+    look.observe(card);
   }
 
   #mainCard() {
@@ -179,17 +200,19 @@ export class Root {
     if (!run) return null;
     const { selection } = traits;
     const card = cards[MAIN];
-    if (selection && card)
-      return cardView(app, MAIN, { ...selection, site: card.site, lens: card.lens }, run);
-    return h(
-      "div.lw-hint",
-      {},
-      h("p", {}, "Click a cell: the kernel decodes it again and shows its top tokens."),
-      h(
-        "p.lw-dim",
-        {},
-        `Rows are layers: embedding at the bottom, the model’s answer on top. Press ? in the grid for its keys.`,
-      ),
-    );
+    return selection && card
+      ? cardView(app, MAIN, { ...selection, site: card.site, lens: card.lens }, run)
+      : hint();
   }
+}
+
+function hint(): Child {
+  return h(
+    "div.lw-hint",
+    h("p", "Click a cell: the kernel decodes it again and shows its top tokens."),
+    h(
+      "p.lw-dim",
+      `Rows are layers: embedding at the bottom, the model’s answer on top. Press ? in the grid for its keys.`,
+    ),
+  );
 }

@@ -29,7 +29,6 @@ export function searchBox(app: App, key: string, { placeholder, pick }: SearchPr
   };
   return h(
     "div.lw-search",
-    {},
     h("input", {
       type: "search",
       placeholder,
@@ -52,11 +51,11 @@ export function searchBox(app: App, key: string, { placeholder, pick }: SearchPr
               "button",
               { type: "button", class: "lw-match", on: { click: () => choose(match) } },
               tokenChip(match.label, match.id),
-              h("span.lw-dim", {}, match.id),
+              h("span.lw-dim", match.id),
             ),
           ),
         ),
       ),
-    state?.note && h("p.lw-facts lw-dim", {}, state.note),
+    state?.note && h("p.lw-facts lw-dim", state.note),
   );
 }

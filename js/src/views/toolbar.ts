@@ -19,7 +19,6 @@ export function promptForm(app: App): Child {
   };
   return h(
     "div.lw-prompt",
-    {},
     h("textarea", {
       rows: String(Math.min(6, draft.split("\n").length)),
       "aria-label": "Prompt",
@@ -35,18 +34,11 @@ export function promptForm(app: App): Child {
       },
     }),
     running
-      ? button({
-          label: "Stop",
-          className: "lw-primary",
-
-          click: () => app.dispatch({ type: "stop" }),
-        })
-      : button({
-          label: "Run",
-          className: "lw-primary",
+      ? button("Stop", () => app.dispatch({ type: "stop" }), { look: "lw-primary" })
+      : button("Run", run, {
+          look: "lw-primary",
           title: offline ? "This needs the kernel" : "Run (Enter)",
           disabled: offline,
-          click: run,
         }),
   );
 }
@@ -80,12 +72,12 @@ function rankChoice(app: App, traits: Traits): Child {
       ...traits.pins.flatMap((pin) => pin.ids),
     ]),
   ];
-  return select({
-    label: "of",
-    value: String(traits.rank_token ?? ""),
-    options: ids.map((id) => [String(id), cells?.label(id)[0] ?? `#${id}`] as const),
-    change: (id) => set(app)({ rank_token: Number(id) }),
-  });
+  return select(
+    "of",
+    String(traits.rank_token ?? ""),
+    ids.map((id) => [String(id), cells?.label(id)[0] ?? `#${id}`] as const),
+    (id) => set(app)({ rank_token: Number(id) }),
+  );
 }
 
 /** What is looked at, and how. */
@@ -101,45 +93,27 @@ export function controls(app: App): Child {
   return h(
     "div.lw-controls",
     { role: "toolbar", "aria-label": "View" },
-    select({
-      label: "Colour",
-      value: traits.metric,
-      options: metrics,
-      change: (metric) => setMetric(app, metric as Metric),
-    }),
+    select("Colour", traits.metric, metrics, (metric) => setMetric(app, metric as Metric)),
     rankChoice(app, traits),
-    run.sites.length > 1 &&
-      select({ label: "Site", value: traits.site, options: run.sites, change: (site) => put({ site }) }),
-    run.lenses.length > 1 &&
-      select({ label: "Lens", value: traits.lens, options: run.lenses, change: (lens) => put({ lens }) }),
-    select({
-      label: "Layers",
-      value: String(traits.stride),
-      options: strides.map((n) => [String(n), n === 1 ? "all" : `every ${n}`] as const),
-      change: (stride) => put({ stride: Number(stride) }),
-    }),
-    select({
-      label: "Down",
-      value: traits.orientation,
-      options: ["layers", "tokens"],
-      change: (orientation) => put({ orientation: orientation as Traits["orientation"] }),
-    }),
+    run.sites.length > 1 && select("Site", traits.site, run.sites, (site) => put({ site })),
+    run.lenses.length > 1 && select("Lens", traits.lens, run.lenses, (lens) => put({ lens })),
+    select(
+      "Layers",
+      String(traits.stride),
+      strides.map((n) => [String(n), n === 1 ? "all" : `every ${n}`] as const),
+      (stride) => put({ stride: Number(stride) }),
+    ),
+    select("Down", traits.orientation, ["layers", "tokens"], (orientation) =>
+      put({ orientation: orientation as Traits["orientation"] }),
+    ),
     run.special.some(Boolean) &&
       checkbox("hide special", traits.hide_special, (hide_special) => put({ hide_special })),
     h("span.lw-gap", {}),
-    button({
-      label: "⋯",
-      className: "lw-icon",
-      title: "More",
-      expanded: panel === "menu",
-      click: () => toggle(app, "menu"),
-    }),
-    button({
-      label: "?",
-      className: "lw-icon",
+    button("⋯", () => toggle(app, "menu"), { look: "lw-icon", title: "More", expanded: panel === "menu" }),
+    button("?", () => toggle(app, "help"), {
+      look: "lw-icon",
       title: "Keys (?)",
       expanded: panel === "help",
-      click: () => toggle(app, "help"),
     }),
   );
 }
@@ -158,8 +132,7 @@ export function menu(app: App, savePng: () => void): Child {
   ) =>
     h(
       "label.lw-field",
-      {},
-      h("span", {}, label),
+      h("span", label),
       h("input", {
         type: "number",
         min: String(min),
@@ -180,8 +153,8 @@ export function menu(app: App, savePng: () => void): Child {
     number("column_width_px", "Column width, px", 24, 400, 4),
     number("k", "Tokens per cell", 1, 100, 1),
     number("card_k", "Tokens on a card", 1, 1000, 5),
-    button({ label: "Download PNG", click: () => toggle(app, "menu", savePng) }),
-    button({ label: "Reset view", click: () => toggle(app, "menu", () => app.dispatch({ type: "reset" })) }),
+    button("Download PNG", () => toggle(app, "menu", savePng)),
+    button("Reset view", () => toggle(app, "menu", () => app.dispatch({ type: "reset" }))),
   );
 }
 
@@ -193,9 +166,8 @@ function prediction(app: App, run: RunInfo): Child {
   if (!cells || !last) return null;
   return h(
     "span",
-    {},
     "next: ",
-    h("strong", {}, h("bdi", {}, quoted(cells.label(last.id)))),
+    h("strong", h("bdi", quoted(cells.label(last.id)))),
     ` ${percent(Math.exp(last.log_prob))}`,
   );
 }
@@ -239,25 +211,20 @@ export function infoLine(app: App): Child {
   const { text, kind } = activity(state);
   return h(
     "div.lw-info",
-    {},
     run &&
       h(
         "span.lw-model",
         { title: `${run.n_layers} layers, ${run.d_vocab} tokens in the vocabulary` },
         `${run.model} · ${run.dtype}${run.quantization ? ` · ${run.quantization}` : ""}`,
       ),
-    run && h("span", {}, `${run.tokens.length} tokens`),
+    run && h("span", `${run.tokens.length} tokens`),
     run && prediction(app, run),
     h("span.lw-gap", {}),
     run && badge(run),
     h("span", { class: `lw-state is-${kind}`, role: "status" }, text),
     kind === "busy" &&
       !state.running &&
-      button({
-        label: "Stop",
-        className: "lw-small",
-        click: () => app.dispatch({ type: "stop" }),
-      }),
+      button("Stop", () => app.dispatch({ type: "stop" }), { look: "lw-small" }),
   );
 }
 
@@ -268,12 +235,7 @@ export function notice(app: App): Child {
   return h(
     "div.lw-notice",
     { role: "alert" },
-    h("span", {}, text),
-    button({
-      label: "×",
-      className: "lw-icon",
-      title: "Dismiss",
-      click: () => app.local({ notice: null }),
-    }),
+    h("span", text),
+    button("×", () => app.local({ notice: null }), { look: "lw-icon", title: "Dismiss" }),
   );
 }

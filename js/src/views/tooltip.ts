@@ -1,13 +1,15 @@
 import type { App } from "../app.ts";
-import { type Child, h, patch } from "../dom.ts";
+import { type Child, div, h, patch } from "../dom.ts";
+import { atEnd } from "../events.ts";
 import { fixed, layerPhrase, percent } from "../format.ts";
 import { cellValue, METRICS } from "../metrics.ts";
 import type { CellRef } from "../protocol.ts";
-import { runOf } from "../selectors.ts";
-import { tokenChip } from "./parts.ts";
+import { runOf, sameCell } from "../selectors.ts";
+import { promptChip, tokenChip } from "./parts.ts";
 
 const N_TOKENS = 5;
 const AWAY_PX = 14;
+const STAY_MS = 80;
 
 function content(app: App, cell: CellRef): Child {
   const { traits } = app.get();
@@ -16,7 +18,6 @@ function content(app: App, cell: CellRef): Child {
   if (!run || !cells) return null;
   const { layer, position } = cell;
   const { site, lens, metric } = traits;
-  const id = run.tokens[position] ?? -1;
   const whole = run.joined?.[position];
   const tops = cells.tops(site, lens, layer, position, N_TOKENS);
   const value = cellValue(cells, traits, layer, position);
@@ -25,53 +26,73 @@ function content(app: App, cell: CellRef): Child {
   return [
     h(
       "p.lw-dim",
-      {},
       `${layerPhrase(layer)} · position ${position} after `,
-      tokenChip(cells.label(id), id),
+      promptChip(run, position),
       whole && ` part of ${whole}`,
     ),
-    !tops.length && h("p", {}, "not computed"),
+    !tops.length && h("p", "not computed"),
     h(
       "ol",
-      {},
       tops.map((top) =>
         h(
           "li",
           { key: top.id },
           tokenChip(cells.label(top.id), top.id),
-          h("span.lw-num", {}, percent(Math.exp(top.log_prob))),
+          h("span.lw-num", percent(Math.exp(top.log_prob))),
         ),
       ),
     ),
     metric !== "prob" &&
       metric !== "entropy" &&
       value !== undefined &&
-      h("p", {}, `${spec.name}: ${spec.format(value)}`),
-    entropy !== undefined && h("p.lw-dim", {}, `entropy ${fixed(entropy)} nats`),
+      h("p", `${spec.name}: ${spec.format(value)}`),
+    entropy !== undefined && h("p.lw-dim", `entropy ${fixed(entropy)} nats`),
   ];
 }
 
 /** The numbers of the cell under the pointer. It takes no events and is hidden from readers, who have the line below. */
 export class Tooltip {
-  readonly element = document.createElement("div");
+  readonly element = div("lw-tooltip");
   #cell: CellRef | null = null;
+  #at: PointerEvent | null = null;
+  #timer: ReturnType<typeof setTimeout> | undefined;
 
   readonly #app: App;
 
   constructor(app: App) {
     this.#app = app;
 
-    this.element.className = "lw-tooltip";
-    this.element.setAttribute("aria-hidden", "true");
+    this.element.ariaHidden = "true";
     this.element.hidden = true;
+    atEnd(app.signal, () => clearTimeout(this.#timer));
   }
 
-  show(cell: CellRef | null, event?: PointerEvent): void {
-    this.#cell = cell;
-    this.draw();
-    if (!cell || !event) return;
+  /** Shows once the pointer stays, then goes along with it. */
+  follow(cell: CellRef | null, event: PointerEvent): void {
+    this.#at = event;
+    if (!cell) this.hide(true);
+    else if (this.#cell) this.#show(cell);
+    else {
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.#show(cell), STAY_MS);
+    }
+  }
+
+  /** Gone with the next drawing, or at once. */
+  hide(now = false): void {
+    clearTimeout(this.#timer);
+    this.#cell = null;
+    if (now) this.element.hidden = true;
+  }
+
+  #show(cell: CellRef): void {
+    if (!sameCell(cell, this.#cell)) {
+      this.#cell = cell;
+      this.draw();
+    }
     const root = this.element.parentElement?.getBoundingClientRect();
-    if (!root) return;
+    const event = this.#at;
+    if (!root || !event) return;
     const { offsetWidth: width, offsetHeight: height } = this.element;
     const x = event.clientX - root.left + AWAY_PX;
     const y = event.clientY - root.top + AWAY_PX;
