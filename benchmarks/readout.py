@@ -105,8 +105,6 @@ def grid(folder, name, asked):
             "forward": lambda ids=ids: bare.forward(ids),
             "product": lambda n=n_cells: bare.product(n),
             "lenswidget": lambda ids=ids: engine.read(engine.run(ids), k=5),
-            # of the last row against the model's own logits, which a run leaves until it is looked at
-            "check": torch.no_grad()(engine.run(ids)._check),
         }
         for peer, function in peers.items():
             contestants[peer] = lambda ids=ids, function=function: function(ids)
@@ -115,7 +113,7 @@ def grid(folder, name, asked):
         cells = " | ".join(f"{ms[one]:.0f} ({ms['lenswidget'] / ms[one]:.2f})" for one in peers)
         print(
             f"| {name}, {n_tokens} | {ms['forward']:.0f} | {ms['product']:.0f} | {ms['lenswidget']:.0f} | "
-            f"{ms['check']:.0f} | **{ms['lenswidget'] / floor:.2f}** | {cells} |",
+            f"**{ms['lenswidget'] / floor:.2f}** | {cells} |",
             flush=True,
         )
 
@@ -191,7 +189,7 @@ def growth(folder, name, asked):
 
 
 HEADINGS = {
-    "grid": "| model, tokens | forward ms | product ms | lenswidget ms | check ms | of both | {peers} |",
+    "grid": "| model, tokens | forward ms | product ms | lenswidget ms | of both | {peers} |",
     "cell": "| model | row's product ms | k=50, entropy | and 50 ranks | two cells, 50 ranks | allowed |",
     "memory": "| model, 512 tokens | streams MiB | lenswidget | {peers} |",
     "growth": "| model, tokens | cells | s | us per cell | peak MiB over the run |",

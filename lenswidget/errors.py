@@ -28,6 +28,10 @@ class FidelityError(LensError, ValueError):
     """A tail that does not reproduce the model's own logits."""
 
 
+class FidelityWarning(UserWarning):
+    """Numbers were read from a run whose last row is not the model's own logits."""
+
+
 class LensMismatchError(LensError, ValueError):
     """A fitted lens that belongs to another model."""
 

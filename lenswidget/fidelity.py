@@ -25,6 +25,14 @@ class Fidelity:
     def ok(self) -> bool:
         return self.max_abs_error <= self.tolerance
 
+    def complaint(self, name: str) -> str:
+        """What is wrong, where it is not `ok`.
+
+        Args:
+            name: of the model.
+        """
+        return f"The last row of {name} is not its own logits. {self.text}"
+
     @property
     def text(self) -> str:
         """One plain line for the badge."""

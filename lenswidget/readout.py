@@ -1,6 +1,7 @@
 """Cells to small arrays: what each says through the tail, exactly, in bounded memory."""
 
 import time
+import warnings
 from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from lenswidget.arrays import Readout
 from lenswidget.cells import Cells
 from lenswidget.decoding import TILE_BYTES, Asked, Decoder, is_out_of_memory
-from lenswidget.errors import Cancelled, LensError
+from lenswidget.errors import Cancelled, FidelityWarning, LensError
 from lenswidget.head import full_float32
 from lenswidget.lenses import as_lens, check_lens, covered_layers
 from lenswidget.measures import Tile, measure
@@ -65,6 +66,8 @@ def read(
         CellError: a cell, k or token id outside the run.
         LensError: a metric or lens that is not known, or a lens of another model.
         Cancelled: `cancelled` said so.
+    Warns:
+        FidelityWarning: the run's last row is not the model's own logits.
     """
     slices = read_slices(
         run, cells, lens=lens, site=site, k=k, track=track, against=against, metrics=metrics,
@@ -81,6 +84,9 @@ def read(
     except StopIteration as finished:
         readout: Readout = finished.value
         report(len(readout), len(readout))
+        if not run.fidelity.ok:
+            complaint = run.fidelity.complaint(run.model["name"])
+            warnings.warn(f"{complaint} Do not trust these numbers.", FidelityWarning, stacklevel=2)
         return readout
     finally:
         close()

@@ -48,8 +48,8 @@ class Run:
     def fidelity(self) -> Fidelity:
         """The last block's output decoded, against the model's own logits of this run's last positions.
 
-        The forward left those logits; they are compared when first asked for, as the widget does before it
-        shows anything.
+        The forward left those logits; they are compared when first asked for, which the widget does before it
+        shows anything, and `read` before it returns.
         """
         with self.lock, torch.no_grad():
             return self._check()

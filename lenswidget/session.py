@@ -51,8 +51,7 @@ class Session:
         run = self._engine.run(prompt)
         if self._strict and not run.fidelity.ok:
             raise FidelityError(
-                f"The last row of {run.model['name']} is not its own logits. {run.fidelity.text} "
-                "Pass strict=False to see it all the same."
+                f"{run.fidelity.complaint(run.model['name'])} Pass strict=False to see it all the same."
             )
         return run
 

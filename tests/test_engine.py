@@ -10,7 +10,7 @@ from transformers import MambaConfig, MambaForCausalLM
 import lenswidget as lw
 from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
-from lenswidget.errors import CellError, PromptError
+from lenswidget.errors import CellError, FidelityWarning, PromptError
 from lenswidget.readout import read
 
 IDS = [5, 17, 40, 200, 3, 99, 120, 7, 8, 250, 31]
@@ -57,6 +57,8 @@ def test_the_last_positions_are_checked_against_the_models_own_logits(model, n_t
     run = LocalEngine(model).run((IDS * 6)[:n_tokens])
     run._streams["resid_post"][-1, -1, 0] += 0.1  # what the forward did not leave
     assert not run.fidelity.ok
+    with pytest.warns(FidelityWarning, match="is not its own logits"):
+        lw.read(run)
 
 
 def test_a_run_holds_no_more_logits_than_it_checks():
