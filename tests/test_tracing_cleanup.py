@@ -17,7 +17,7 @@ from tiny import PROMPT, Counted, gpt2, language_model, n_hooks
 from torch import nn
 
 import lenswidget as lw
-from lenswidget import isolation
+from lenswidget import forward, isolation
 from lenswidget.errors import PromptError, TraceError
 from lenswidget.tracing import innermost_trace
 
@@ -34,11 +34,18 @@ def model():
 
 
 def suspended():
-    """The greenlets that wait to go on, anywhere in this process."""
+    """The forwards that wait to go on, anywhere in this process."""
     gc.collect()
     alive = [thing for thing in gc.get_objects() if issubclass(type(thing), greenlet.greenlet)]
     # one whose thread has ended counts as dead: nobody can run it, not even to its `finally` blocks
-    return [one for one in alive if one.parent is not None and one and not one.dead]
+    return [one for one in alive if one and not one.dead and is_forward(one.gr_frame)]
+
+
+def is_forward(frame):
+    """Whether a greenlet runs a forward: a browser's, in the same process, are its own."""
+    while frame is not None and frame.f_code.co_filename != forward.__file__:
+        frame = frame.f_back
+    return frame is not None
 
 
 # --- ways out
