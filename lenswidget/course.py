@@ -1,6 +1,6 @@
 """The way of a trace through its model: how far the forward has come, and how to get anywhere else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -73,13 +73,7 @@ class Course:
         """
         forward = self._forward or self._standing()
         forward.watch(point, place.around)
-        if self.at is not None:
-            forward.reply = self.reply
-        try:
-            reached = forward.advance({point, *also})
-        except BaseException as error:
-            self._failed(error)
-            raise
+        reached = self._advance(forward, {point, *also})
         if reached is None:
             self.result, self._forward = forward.result, None
             return False
@@ -108,13 +102,7 @@ class Course:
         """Run to the end, as the body has asked; returns what the model returns."""
         if not self.has_ended:
             forward = self._forward or self._standing()
-            if self.at is not None:
-                forward.reply = self.reply
-            try:
-                forward.advance(())
-            except BaseException as error:
-                self._failed(error)
-                raise
+            self._advance(forward, ())
             self.end(forward.result)
         return self.result
 
@@ -167,9 +155,15 @@ class Course:
             self._forward = forward
         return self._forward
 
-    def _failed(self, error: BaseException) -> None:
-        self._forward = None
-        name_module(error, self._root)
+    def _advance(self, forward: Forward, stops: Collection[Point]) -> Point | None:
+        if self.at is not None:
+            forward.reply = self.reply
+        try:
+            return forward.advance(stops)
+        except BaseException as error:
+            self._forward = None
+            name_module(error, self._root)
+            raise
 
     def _fresh(
         self, start: Callable[[], Any], *, watch_all: bool = False, count_steps: bool | None = None

@@ -10,7 +10,6 @@ from torch import Tensor
 # Those that the code at hand stands in, the innermost last.
 open_traces: contextvars.ContextVar[tuple[Any, ...]] = contextvars.ContextVar("open_traces", default=())
 
-
 _open: set[int] = set()
 _guard = threading.Lock()
 
