@@ -20,7 +20,7 @@ const OURS = `
   panel said ticks vnode props fields tiles needs unit request reply currentShape pageRows cellOf element cells
   pending progress alive overheard arrived query patch chroma addLabels version look expanded hues index isPatient n_opened
   kernelCard tellSelection isStale follow hide dash ink css draw grid last cell note cols col row lines node page
-  tops scalar overview isAcross size_px pick want poke measured
+  tops scalar overview isAcross size_px pick want poke measured ranks notes width_px tile
 `;
 const parts = [
   {
@@ -44,8 +44,16 @@ if (process.argv.includes("--watch")) {
   const { code } = await minify(await readFile(path, "utf8"), {
     module: true,
     ecma: 2020,
+    // unsafe: only where somebody changed JavaScript's own objects; pure_getters: no property is read for its effect;
     // arrows: no function of ours is constructed, or asks for its own `this` or `arguments`
-    compress: { passes: 4, unsafe_arrows: true, hoist_funs: true },
+    compress: {
+      passes: 4,
+      unsafe: true,
+      unsafe_arrows: true,
+      unsafe_methods: true,
+      pure_getters: true,
+      hoist_funs: true,
+    },
   });
   await writeFile(path, `${code}\n`);
 }

@@ -14,6 +14,8 @@ from lenswidget.wide import widened
 PACK_BYTES = 1 << 30
 # Rows of a 16-bit weight that are float32 at a time, where it is too large to be packed.
 ROWS_CONVERTED = 4096
+# From 2**15 numbers on, torch adds them up on all threads.
+SUMMED_ALONE = 2**15 - 1
 # For the rows of the weight that some logits are computed again with: on the CPU they stay in a cache.
 EXACT_BYTES, EXACT_BYTES_ELSEWHERE = 4 << 20, 64 << 20
 
@@ -141,7 +143,9 @@ def _pack(linear: Any) -> Tensor | None:
 def _mark(weight: Tensor) -> tuple[Any, ...]:
     """Changes when the weight does; the sums see edits through `.data`, which count no version."""
     some = weight[:: max(1, len(weight) // 64)]
-    sums = some.sum(dim=-1, dtype=torch.float32).numpy().tobytes()
+    # in pieces that torch adds up on one thread: to wake the others takes some 5 ms after a rest
+    pieces = some.split(max(1, SUMMED_ALONE // weight.shape[1]))
+    sums = b"".join(piece.sum(dim=-1, dtype=torch.float32).numpy().tobytes() for piece in pieces)
     return weight.data_ptr(), weight._version, tuple(weight.shape), sums
 
 

@@ -1,5 +1,5 @@
 import { Cells } from "./cells.ts";
-import { Effects } from "./effects.ts";
+import { Effects, refOf } from "./effects.ts";
 import { atEnd } from "./events.ts";
 import type { Viewport } from "./layout.ts";
 import { createLoader } from "./loader.ts";
@@ -11,7 +11,7 @@ import { chartedPositions, runOf } from "./selectors.ts";
 import { initialState, type State } from "./state.ts";
 import { createStore } from "./store.ts";
 import { listen, push, readTraits } from "./sync.ts";
-import { createTrajectories, type Trajectories } from "./trajectories.ts";
+import { createTrajectories, type Trajectories, type Wish } from "./trajectories.ts";
 import { createTransport, type HostModel, type Transport } from "./transport.ts";
 
 const WAITING_AFTER_MS = 900;
@@ -127,13 +127,18 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
 
   /** Ask for what the page now shows and lacks. */
   function ask(): void {
-    const { traits, connection, focus } = store.get();
+    const state = store.get();
+    const { traits, connection, focus } = state;
     if (connection === "offline" || connection === "gone" || !cells) return;
     loader.poke(cells, traits, viewport);
-    const ids = [...new Set(traits.pins.flatMap((pin) => pin.ids))];
-    const run = cells.run as RunInfo;
-    if (ids.length)
-      trajectories.want(cells, traits.site, traits.lens, chartedPositions(traits, focus, run), ids);
+    const { site, lens, pins } = traits;
+    const positions = chartedPositions(traits, focus, cells.run as RunInfo);
+    const wishes: Wish[] = [{ site, lens, positions, ids: [...new Set(pins.flatMap((pin) => pin.ids))] }];
+    for (const [key, { site, lens, tracked: ids }] of Object.entries(state.cards)) {
+      const ref = refOf(state, key);
+      if (ref) wishes.push({ site, lens, positions: [ref.position], ids });
+    }
+    trajectories.want(cells, wishes);
     watchWaiting();
   }
 

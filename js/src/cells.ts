@@ -1,5 +1,5 @@
 import { UNKNOWN } from "./format.ts";
-import type { Label, Labels, RunInfo } from "./protocol.ts";
+import type { Label, Labels, Reading, RunInfo } from "./protocol.ts";
 import type { Tile } from "./readout.ts";
 
 /** Where a field of a cell lies: which tile, and the cell's index in it. 0 means: not computed. */
@@ -49,7 +49,7 @@ export class Cells {
     return (layer + 1) * this.#seq + position;
   }
 
-  #table(site: string, lens: string): Table {
+  #table({ site, lens }: Reading): Table {
     const key = `${site}\n${lens}`;
     let table = this.#tables.get(key);
     if (!table) {
@@ -64,7 +64,7 @@ export class Cells {
     const { header, arrays } = tile;
     if (header.run_id !== this.run.id) return false;
     this.addLabels(header.labels);
-    const table = this.#table(header.site, header.lens);
+    const table = this.#table(header);
     table.tiles.push(tile);
     const names: FieldName[] = (["top", "entropy", "kl"] as const).filter((name) =>
       arrays.has(ARRAY_OF[name] ?? ""),
@@ -90,13 +90,13 @@ export class Cells {
     }
   }
 
-  has(site: string, lens: string, field: FieldName, layer: number, position: number): boolean {
-    return !!this.#table(site, lens).fields.get(field)?.tile[this.#at(layer, position)];
+  has(reading: Reading, field: FieldName, layer: number, position: number): boolean {
+    return !!this.#table(reading).fields.get(field)?.tile[this.#at(layer, position)];
   }
 
   /** The arrays that hold a field of a cell, and the cell's index in them; undefined when not computed. */
-  #find(site: string, lens: string, name: FieldName, layer: number, position: number) {
-    const table = this.#table(site, lens);
+  #find(reading: Reading, name: FieldName, layer: number, position: number) {
+    const table = this.#table(reading);
     const field = table.fields.get(name);
     const cell = this.#at(layer, position);
     const number = field?.tile[cell];
@@ -107,8 +107,8 @@ export class Cells {
   }
 
   /** The i-th best token of a cell, or undefined when that was not computed. */
-  top(site: string, lens: string, layer: number, position: number, i = 0): TopToken | undefined {
-    const found = this.#find(site, lens, "top", layer, position);
+  top(reading: Reading, layer: number, position: number, i = 0): TopToken | undefined {
+    const found = this.#find(reading, "top", layer, position);
     if (!found || i >= found.tile.header.k) return undefined;
     const at = found.index * found.tile.header.k + i;
     const id = found.tile.arrays.get("ids")?.[at];
@@ -117,24 +117,24 @@ export class Cells {
   }
 
   /** Up to `k` best tokens that are stored for a cell. */
-  tops(site: string, lens: string, layer: number, position: number, k: number): TopToken[] {
+  tops(reading: Reading, layer: number, position: number, k: number): TopToken[] {
     const found: TopToken[] = [];
     for (let i = 0; i < k; i++) {
-      const token = this.top(site, lens, layer, position, i);
+      const token = this.top(reading, layer, position, i);
       if (!token) break;
       found.push(token);
     }
     return found;
   }
 
-  scalar(site: string, lens: string, name: "entropy" | "kl", layer: number, position: number) {
-    const found = this.#find(site, lens, name, layer, position);
+  scalar(reading: Reading, name: "entropy" | "kl", layer: number, position: number) {
+    const found = this.#find(reading, name, layer, position);
     return found?.tile.arrays.get(ARRAY_OF[name] ?? "")?.[found.index];
   }
 
   /** A tracked token's log-prob and exact rank in a cell. */
-  tracked(site: string, lens: string, id: number, layer: number, position: number) {
-    const found = this.#find(site, lens, `rank:${id}`, layer, position);
+  tracked(reading: Reading, id: number, layer: number, position: number) {
+    const found = this.#find(reading, `rank:${id}`, layer, position);
     if (!found) return undefined;
     const { header, arrays } = found.tile;
     const at = found.index * header.tracked_ids.length + header.tracked_ids.indexOf(id);

@@ -30,6 +30,15 @@ export function fixed(x: number | null | undefined, digits = 2): string {
   return x.toFixed(digits).replace("-", "−");
 }
 
+/** A log-prob as the probability that people read. */
+export function asPercent(log_prob: JsonNumber | undefined): string {
+  return percent(Math.exp(toNumber(log_prob)));
+}
+
+export function nats(x: number, digits = 2): string {
+  return `${fixed(x, digits)} nats`;
+}
+
 /** A change of probability: "+16.2 %". */
 export function signedPercent(x: number): string {
   return `${x < 0 ? "−" : "+"}${percent(Math.abs(x))}`;

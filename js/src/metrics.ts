@@ -1,6 +1,6 @@
 import type { Cells, FieldName } from "./cells.ts";
-import { fixed, percent, rankText } from "./format.ts";
-import type { Metric, RunInfo, Traits } from "./protocol.ts";
+import { fixed, nats, percent, rankText } from "./format.ts";
+import type { Metric, Reading, RunInfo, Traits } from "./protocol.ts";
 import type { ScaleName } from "./scales.ts";
 
 export interface Tick {
@@ -22,7 +22,6 @@ export interface MetricSpec {
   ticks(run: Pick<RunInfo, "d_vocab">): readonly Tick[];
 }
 
-const nats = (value: number) => `${fixed(value)} nats`;
 const LOWEST_LOG_PROB = -12;
 const HIGHEST_KL = 12;
 const evenly = (values: readonly number[], at: (value: number) => number, text: (value: number) => string) =>
@@ -113,7 +112,7 @@ export const METRICS: Record<Metric, MetricSpec> = {
   },
 };
 
-export type MetricTraits = Pick<Traits, "metric" | "site" | "lens" | "rank_token">;
+export type MetricTraits = Reading & Pick<Traits, "metric" | "rank_token">;
 
 /** The field of a cell that a metric is drawn from. */
 export function fieldOf({ metric, rank_token }: Pick<Traits, "metric" | "rank_token">): FieldName {
@@ -128,15 +127,15 @@ export function cellValue(
   layer: number,
   position: number,
 ): number | undefined {
-  const { metric, site, lens, rank_token } = traits;
-  if (metric === "entropy" || metric === "kl") return cells.scalar(site, lens, metric, layer, position);
+  const { metric, rank_token } = traits;
+  if (metric === "entropy" || metric === "kl") return cells.scalar(traits, metric, layer, position);
   if (metric === "rank") {
-    return rank_token === null ? undefined : cells.tracked(site, lens, rank_token, layer, position)?.rank;
+    return rank_token === null ? undefined : cells.tracked(traits, rank_token, layer, position)?.rank;
   }
-  const top = cells.top(site, lens, layer, position);
+  const top = cells.top(traits, layer, position);
   if (!top) return undefined;
   if (metric === "log_prob") return top.log_prob;
   if (metric === "prob") return Math.exp(top.log_prob);
-  const last = cells.top(site, lens, cells.run.n_layers - 1, position);
+  const last = cells.top(traits, cells.run.n_layers - 1, position);
   return last && Number(last.id === top.id);
 }

@@ -73,11 +73,14 @@ export interface CellRef {
   readonly position: number;
 }
 
-/** A cell and how it is decoded. */
-export interface CardRef extends CellRef {
+/** How cells are read: at which site, through which lens. */
+export interface Reading {
   readonly site: string;
   readonly lens: string;
 }
+
+/** A cell and how it is decoded. */
+export interface CardRef extends CellRef, Reading {}
 
 export interface Moved {
   readonly id: number;

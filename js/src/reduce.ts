@@ -177,7 +177,7 @@ export function reduce(state: State, action: Action): State {
       return withCard(state, action.key, { query: action.query, matches: null });
     case "track": {
       const tracked = state.cards[action.key]?.tracked ?? [];
-      const next = [action.id, ...tracked.filter((id) => id !== action.id)].slice(0, 5);
+      const next = [action.id, ...tracked.filter((id) => id !== action.id)].slice(0, 4);
       return withCard(state, action.key, { tracked: next, query: "", matches: null });
     }
     case "pin":

@@ -1,5 +1,5 @@
 import type { Cells } from "./cells.ts";
-import type { CellRef, Label, Pin, RunInfo, Traits } from "./protocol.ts";
+import type { CellRef, Label, Pin, Reading, RunInfo, Traits } from "./protocol.ts";
 
 /** The run, once there is one. */
 export function runOf(traits: Pick<Traits, "run">): RunInfo | null {
@@ -33,16 +33,15 @@ export function isNext(run: RunInfo, position: number, top_id: number): boolean 
  */
 export function settledLayer(
   cells: Cells,
-  site: string,
-  lens: string,
+  reading: Reading,
   layers: readonly number[],
   position: number,
 ): number | undefined {
-  const final = cells.top(site, lens, cells.run.n_layers - 1, position);
+  const final = cells.top(reading, cells.run.n_layers - 1, position);
   if (!final) return undefined;
   let settled = cells.run.n_layers - 1;
   for (const layer of layers) {
-    const top = cells.top(site, lens, layer, position);
+    const top = cells.top(reading, layer, position);
     if (!top) return undefined;
     if (top.id !== final.id) break;
     settled = layer;

@@ -12,10 +12,10 @@ export function storedCard(
   { k }: { readonly k: number },
 ): Card | null {
   if (!cells) return null;
-  const { layer, position, site, lens } = ref;
-  const tops = cells.tops(site, lens, layer, position, k);
+  const { layer, position } = ref;
+  const tops = cells.tops(ref, layer, position, k);
   if (!tops.length) return null;
-  const below = cells.tops(site, lens, layer - 1, position, k);
+  const below = cells.tops(ref, layer - 1, position, k);
   const rankBelow = (id: number) => {
     const rank = below.findIndex((token) => token.id === id);
     return rank < 0 ? null : rank;
@@ -29,7 +29,7 @@ export function storedCard(
     labels: tops.map(({ id }) => cells.label(id)),
     log_probs: tops.map(({ log_prob }) => log_prob),
     logits: [],
-    entropy_nats: cells.scalar(site, lens, "entropy", layer, position) ?? "nan",
+    entropy_nats: cells.scalar(ref, "entropy", layer, position) ?? "nan",
     rank_below: tops.map(({ id }) => rankBelow(id)),
     layer_below: layer < 0 ? null : layer - 1,
     promoted: [],

@@ -1,9 +1,8 @@
 import type { Cells, FieldName } from "./cells.ts";
+import type { Reading } from "./protocol.ts";
 
 /** What the grid shows, and what of each cell must be known. Layers last first, positions in order. */
-export interface Wanted {
-  readonly site: string;
-  readonly lens: string;
+export interface Wanted extends Reading {
   readonly fields: readonly FieldName[];
   /** In view now. */
   readonly layers: readonly number[];
@@ -19,9 +18,7 @@ export interface TileRequest {
 }
 
 function missingLayers(cells: Cells, wanted: Wanted, layers: readonly number[], position: number): number[] {
-  return layers.filter((layer) =>
-    wanted.fields.some((field) => !cells.has(wanted.site, wanted.lens, field, layer, position)),
-  );
+  return layers.filter((layer) => wanted.fields.some((field) => !cells.has(wanted, field, layer, position)));
 }
 
 function nearestFirst(positions: readonly number[], centre: number): number[] {

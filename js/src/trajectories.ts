@@ -1,7 +1,7 @@
 import type { Cells } from "./cells.ts";
 import { UNKNOWN } from "./format.ts";
 import { lowestRow } from "./layout.ts";
-import type { TrajectoryMetric } from "./protocol.ts";
+import type { Reading, TrajectoryMetric } from "./protocol.ts";
 import { readTile } from "./readout.ts";
 import type { Transport } from "./transport.ts";
 
@@ -15,17 +15,15 @@ export interface Track {
 
 export interface Trajectories {
   /** The exact track, if it was fetched, else what the stored cells tell. */
-  track(cells: Cells, site: string, lens: string, position: number, id: number): Track;
-  /** Fetch what is missing of these; the latest wish wins, one request is in flight. */
-  want(cells: Cells, site: string, lens: string, positions: readonly number[], ids: readonly number[]): void;
+  track(cells: Cells, reading: Reading, position: number, id: number): Track;
+  /** Fetch what is missing of these; the latest wishes win, one request is in flight. */
+  want(cells: Cells, wishes: readonly Wish[]): void;
 }
 
-interface Wish {
-  cells: Cells;
-  site: string;
-  lens: string;
-  positions: readonly number[];
-  ids: readonly number[];
+/** Tokens whose tracks are wanted at some positions. */
+export interface Wish extends Reading {
+  readonly positions: readonly number[];
+  readonly ids: readonly number[];
 }
 
 function blank(n_rows: number, isExact: boolean): Track {
@@ -37,12 +35,12 @@ function blank(n_rows: number, isExact: boolean): Track {
 }
 
 /** What the stored cells say of a token: where it was tracked all along, all of it; else where it is a top token. */
-export function storedTrack(cells: Cells, site: string, lens: string, position: number, id: number): Track {
+export function storedTrack(cells: Cells, reading: Reading, position: number, id: number): Track {
   const { n_layers } = cells.run;
   const track = blank(n_layers + 1, true);
-  for (let layer = lowestRow(site); layer < n_layers; layer++) {
-    const tracked = cells.tracked(site, lens, id, layer, position);
-    const tops = tracked ? [] : cells.tops(site, lens, layer, position, 100);
+  for (let layer = lowestRow(reading.site); layer < n_layers; layer++) {
+    const tracked = cells.tracked(reading, id, layer, position);
+    const tops = tracked ? [] : cells.tops(reading, layer, position, 100);
     const rank = tops.findIndex((token) => token.id === id);
     track.isExact &&= !!tracked;
     track.log_probs[layer + 1] = (tracked ?? tops[rank])?.log_prob ?? UNKNOWN;
@@ -70,12 +68,18 @@ export function createTrajectories(transport: Transport, arrived: () => void): T
   const tracks = new Map<string, Track>();
   const refused = new Set<string>();
   let isBusy = false;
-  let wish: Wish | null = null;
-  const key = (run_id: string, site: string, lens: string, position: number, id: number) =>
+  let wanted: { cells: Cells; wishes: readonly Wish[] } | null = null;
+  const key = (run_id: string, { site, lens }: Reading, position: number, id: number) =>
     [run_id, site, lens, position, id].join("\n");
 
-  async function fetch({ cells, site, lens }: Wish, position: number, ids: readonly number[]): Promise<void> {
+  async function fetch(
+    cells: Cells,
+    reading: Reading,
+    position: number,
+    ids: readonly number[],
+  ): Promise<void> {
     isBusy = true;
+    const { site, lens } = reading;
     const { n_layers, id: run_id } = cells.run;
     const layers = Array.from({ length: n_layers + 1 }, (_, row) => row - 1).filter(
       (layer) => layer >= lowestRow(site),
@@ -93,12 +97,12 @@ export function createTrajectories(transport: Transport, arrived: () => void): T
           track.log_probs[layer + 1] = arrays.get("tracked_log_probs")?.[at] ?? UNKNOWN;
           track.ranks[layer + 1] = arrays.get("tracked_ranks")?.[at] ?? -1;
         });
-        tracks.set(key(run_id, site, lens, position, id), track);
+        tracks.set(key(run_id, reading, position, id), track);
       });
       arrived();
     } catch {
       // the chart then shows what is stored, and says so
-      for (const id of ids) refused.add(key(run_id, site, lens, position, id));
+      for (const id of ids) refused.add(key(run_id, reading, position, id));
     } finally {
       isBusy = false;
       look();
@@ -106,24 +110,26 @@ export function createTrajectories(transport: Transport, arrived: () => void): T
   }
 
   function look(): void {
-    if (isBusy || !wish) return;
-    const { cells, site, lens } = wish;
-    for (const position of wish.positions) {
-      const missing = wish.ids.filter((id) => {
-        const name = key(cells.run.id, site, lens, position, id);
-        return !tracks.has(name) && !refused.has(name);
-      });
-      if (missing.length) return void fetch(wish, position, missing);
+    if (isBusy || !wanted) return;
+    const { cells, wishes } = wanted;
+    for (const wish of wishes) {
+      for (const position of wish.positions) {
+        const missing = wish.ids.filter((id) => {
+          const name = key(cells.run.id, wish, position, id);
+          return !tracks.has(name) && !refused.has(name);
+        });
+        if (missing.length) return void fetch(cells, wish, position, missing);
+      }
     }
   }
 
   return {
-    track(cells, site, lens, position, id) {
-      const exact = tracks.get(key(cells.run.id, site, lens, position, id));
-      return exact ?? storedTrack(cells, site, lens, position, id);
+    track(cells, reading, position, id) {
+      const exact = tracks.get(key(cells.run.id, reading, position, id));
+      return exact ?? storedTrack(cells, reading, position, id);
     },
-    want(cells, site, lens, positions, ids) {
-      wish = { cells, site, lens, positions, ids };
+    want(cells, wishes) {
+      wanted = { cells, wishes };
       look();
     },
   };

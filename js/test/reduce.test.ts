@@ -122,15 +122,16 @@ test("numbers keep their order of size in words", () => {
 test("a token tracked through a stored grid has its whole course without a kernel", () => {
   const cells = new Cells(kernel.run);
   const layers = [-1, 0, 1, 2, 3, 4, 5];
-  const ask = { layers, positions: [4], site: "resid_post", lens: "logit", k: 2, metrics: [] };
+  const reading = { site: "resid_post", lens: "logit" };
+  const ask = { layers, positions: [4], ...reading, k: 2, metrics: [] };
   const store = (track: number[]) => {
     const { header, buffers } = kernel.readout({ ...ask, track });
     cells.add(readTile(header, buffers));
   };
   store([]);
-  expect(storedTrack(cells, "resid_post", "logit", 4, 7).isExact).toBe(false);
+  expect(storedTrack(cells, reading, 4, 7).isExact).toBe(false);
   store([7]);
-  const track = storedTrack(cells, "resid_post", "logit", 4, 7);
+  const track = storedTrack(cells, reading, 4, 7);
   expect(track.isExact).toBe(true);
   expect([...track.log_probs].every(Number.isFinite)).toBe(true);
 });

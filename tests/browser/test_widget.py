@@ -183,6 +183,29 @@ def test_any_token_is_found_and_its_rank_is_exact(widget):
     expect(found).to_contain_text(f"#{rank + 1:,}")
 
 
+def test_a_token_that_was_searched_for_has_its_numbers_along_the_column(widget):
+    card = widget.open_card(20, 8)
+    card.get_by_label("Find any token").fill(" London")
+    card.locator(".lw-match").first.click()
+    titles = card.locator(".lw-dot title")
+    expect(titles).to_have_count(31)
+    widget.execute(
+        "token = model.tokenizer.encode(' London')[0]; run = model.run(w.prompt);"
+        "logits = model.tail(run.states('resid_post', list(range(-1, 30)), [8] * 31)).double();"
+        "ranks = (logits > logits[:, token, None]).sum(1).tolist();"
+        "probs = logits.softmax(1)[:, token].tolist()"
+    )
+    ranks, probs = widget.value("ranks"), widget.value("probs")
+    for row, title in enumerate(titles.all_text_contents()):
+        said = re.fullmatch(r"·?.*London, (\w+): (\S+) %  #([\d,]+)", title)
+        assert said, title
+        assert said[1] == ("embed" if row == 0 else str(row - 1))
+        assert float(said[2]) == pytest.approx(100 * probs[row], rel=0.06)
+        assert int(said[3].replace(",", "")) == ranks[row] + 1
+    card.locator(".lw-chart").click(position={"x": 55, "y": 80})
+    widget.decoded_card(0, 8)
+
+
 def test_a_card_is_asked_again_with_another_k_and_temperature(widget):
     card = widget.open_card(25, 8)
     card.get_by_label("Top", exact=True).select_option("5")

@@ -1,16 +1,30 @@
 import type { App } from "../app.ts";
 import { type Child, h } from "../dom.ts";
-import { fixed, layerPhrase, percent, quoted, rankText, signedPercent, toNumber } from "../format.ts";
-import type { Card, CardRef, Label, Moved, RunInfo } from "../protocol.ts";
+import {
+  asPercent,
+  fixed,
+  layerPhrase,
+  nats,
+  percent,
+  quoted,
+  rankText,
+  signedPercent,
+  toNumber,
+} from "../format.ts";
+import type { Card, CardRef, JsonNumber, Label, Moved, RunInfo } from "../protocol.ts";
 import { pinColor } from "../scales.ts";
 import { isNext, pinOf } from "../selectors.ts";
 import { type CardState, MAIN } from "../state.ts";
 import { storedCard } from "../stored.ts";
-import { button, promptChip, select, tokenChip } from "./parts.ts";
+import { combine } from "../trajectories.ts";
+import { chart, DASHES, type Line } from "./chart.ts";
+import { button, promptChip, select, togglePin, tokenChip } from "./parts.ts";
 import { searchBox } from "./search.ts";
 
 const KS = [5, 10, 20, 50, 100];
 const TEMPERATURES = [0.5, 0.7, 1, 1.5, 2];
+/** As wide as a card's inside at its narrowest beside the grid. */
+const CHART_PX = 320;
 
 function pinButton(app: App, id: number, label: Label): Child {
   const pinned = pinOf(app.get().traits.pins, id);
@@ -21,12 +35,7 @@ function pinButton(app: App, id: number, label: Label): Child {
     style: color ? { "--lw-pin": color } : {},
     "aria-label": `${pinned ? "Unpin" : "Pin"} ${label[0]}`,
     "aria-pressed": String(!!pinned),
-    on: {
-      click: () => {
-        if (pinned) app.dispatch({ type: "unpin", index: app.get().traits.pins.indexOf(pinned) });
-        else app.dispatch({ type: "pin", ids: [id], label: label[0] });
-      },
-    },
+    on: { click: () => togglePin(app, id, label) },
   });
 }
 
@@ -46,7 +55,7 @@ function tokenRow(app: App, run: RunInfo, card: Card, i: number): Child {
     h("th", { scope: "row" }, tokenChip(label, id), next && h("span.lw-tag", "next")),
     h(
       "td.lw-num lw-prob",
-      { style: { "--lw-p": String(p) }, title: `log-prob ${fixed(log_prob, 4)} nats` },
+      { style: { "--lw-p": String(p) }, title: `log-prob ${nats(log_prob, 4)}` },
       percent(p),
     ),
     h("td.lw-num", fixed(card.logits.length ? toNumber(card.logits[i]) : null)),
@@ -105,33 +114,62 @@ function movedList(title: string, moved: readonly Moved[]): Child {
 /** The grid's own number of this cell, beside the one just decoded. */
 function gridNumber(app: App, card: Card): Child {
   const cells = app.cells();
-  const top = cells?.top(card.site, card.lens, card.layer, card.position);
+  const top = cells?.top(card, card.layer, card.position);
   if (!cells || !top) return h("span.lw-dim", "not in the grid");
-  return h("span.lw-dim", `grid: ${quoted(cells.label(top.id))} ${percent(Math.exp(top.log_prob))}`);
+  return h("span.lw-dim", `grid: ${quoted(cells.label(top.id))} ${asPercent(top.log_prob)}`);
 }
 
 function facts(app: App, state: CardState, card: Card): Child {
   return h(
     "p.lw-facts",
-    h("span", `entropy ${fixed(toNumber(card.entropy_nats))} nats`),
+    h("span", `entropy ${nats(toNumber(card.entropy_nats))}`),
     card.temperature !== 1 && h("span", `temperature ${card.temperature}`),
     gridNumber(app, card),
     state.isPending && h("span.lw-dim", "decoding…"),
   );
 }
 
-function trackedList(app: App, state: CardState, card: Card): Child {
-  if (!state.tracked.length) return null;
+function numbersOf(log_prob: JsonNumber, rank: number): string {
+  return `${asPercent(log_prob)}  ${rankText(rank)}`;
+}
+
+/** The tokens that were searched for: their numbers in this cell, and their ranks along the column. */
+function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Child {
   const cells = app.cells();
-  return h(
-    "ul.lw-tracked",
-    state.tracked.map((id) => {
-      const found = card.tracked.find((entry) => entry.id === id);
-      const label = cells?.label(id) ?? [`#${id}`, "none", ""];
-      const numbers = found ? `${percent(Math.exp(toNumber(found.log_prob)))}  ${rankText(found.rank)}` : "…";
-      return h("li", { key: id }, tokenChip(label, id), h("span.lw-num", numbers), pinButton(app, id, label));
-    }),
-  );
+  if (!state.tracked.length || !cells) return null;
+  const { layer, position } = card;
+  const lines: Line[] = [];
+  const items = state.tracked.map((id, dash) => {
+    const found = card.tracked.find((entry) => entry.id === id);
+    const label = cells.label(id);
+    const track = app.trajectories.track(cells, state, position, id);
+    lines.push({
+      name: label[0],
+      color: "currentColor",
+      dash,
+      values: combine([track], "rank"),
+      notes: [...track.ranks].map((rank, row) => numbersOf(track.log_probs[row] as number, rank)),
+    });
+    return h(
+      "li",
+      { key: id },
+      h(
+        "svg",
+        { width: 22, height: 4 },
+        h("line", { x2: 22, y1: 2, y2: 2, stroke: "currentColor", "stroke-dasharray": DASHES[dash] }),
+      ),
+      tokenChip(label, id),
+      h("span.lw-num", found ? numbersOf(found.log_prob, found.rank) : "…"),
+      pinButton(app, id, label),
+    );
+  });
+  const pick = (next: number) => app.dispatch({ type: "open", cell: { layer: next, position } });
+  const { n_layers, d_vocab } = run;
+  return [
+    h("ul.lw-tracked", items),
+    h("p.lw-facts lw-dim", "Rank along the column; probabilities on hover"),
+    chart({ lines, metric: "rank", n_layers, d_vocab, width_px: CHART_PX, layer, pick }),
+  ];
 }
 
 function switches(app: App, key: string, state: CardState, run: RunInfo): Child {
@@ -215,7 +253,7 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
       placeholder: "Find any token (/)",
       pick: ({ id }) => app.dispatch({ type: "track", key, id }),
     }),
-    card && trackedList(app, state, card),
+    card && trackedTokens(app, state, card, run),
     code &&
       state.note &&
       h("textarea.lw-code", { readonly: true, rows: "6", "aria-label": "Code of this card", value: code }),

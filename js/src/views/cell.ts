@@ -35,7 +35,7 @@ export function settledLayers(app: App): (position: number) => number | undefine
     last = key;
     if (cells && !known.has(position)) {
       const layers = shownLayers(cells.run.n_layers, stride, site);
-      known.set(position, settledLayer(cells, site, lens, layers, position));
+      known.set(position, settledLayer(cells, traits, layers, position));
     }
     return known.get(position);
   };
@@ -51,7 +51,7 @@ export function lookOf(
 ): Look {
   const cells = app.cells();
   const { layer, position } = cell;
-  const top = cells?.top(traits.site, traits.lens, layer, position);
+  const top = cells?.top(traits, layer, position);
   const value = cells ? cellValue(cells, traits, layer, position) : undefined;
   const names = ["lw-cell"];
   if (sameCell(traits.selection, cell)) names.push("is-selected");

@@ -1,5 +1,5 @@
 import { type Child, h } from "../dom.ts";
-import { clamp, fixed, layerName, percent, rankText, UNKNOWN } from "../format.ts";
+import { clamp, fixed, layerName, nats, percent, rankText, UNKNOWN } from "../format.ts";
 import type { TrajectoryMetric } from "../protocol.ts";
 
 /** One line: a value per row, index 0 being the embedding; NaN where it is not known. */
@@ -9,6 +9,8 @@ export interface Line {
   /** Which dash pattern; one per position. */
   readonly dash: number;
   readonly values: readonly number[];
+  /** What a row's dot says, where that is more than its value. */
+  readonly notes?: readonly string[];
 }
 
 export interface ChartProps {
@@ -27,7 +29,7 @@ const LEFT = 46;
 const RIGHT = 12;
 const TOP = 10;
 const BOTTOM = 24;
-const DASHES = ["", "5 3", "1.5 3", "8 3 1.5 3"];
+export const DASHES = ["", "5 3", "1.5 3", "8 3 1.5 3"];
 
 interface Axis {
   y(value: number): number;
@@ -74,7 +76,7 @@ export function pathOf(
 export function valueText(metric: TrajectoryMetric, value: number): string {
   if (Number.isNaN(value)) return "not computed";
   if (metric === "rank") return rankText(value);
-  return metric === "prob" ? percent(value) : `${fixed(value)} nats`;
+  return metric === "prob" ? percent(value) : nats(value);
 }
 
 /** A line in a sentence, for those who don't see the chart. */
@@ -122,10 +124,11 @@ export function chart(props: ChartProps): Child {
   const axis = axisOf(metric, d_vocab, lines);
   const x = (row: number) => LEFT + (row * (width_px - LEFT - RIGHT)) / Math.max(1, n_rows - 1);
   const click = (event: MouseEvent) => {
-    const box = (event.currentTarget as Element | null)?.getBoundingClientRect?.() ?? null;
-    const svg = event.target instanceof Element ? event.target.closest("svg") : null;
-    const left = svg?.getBoundingClientRect().left ?? box?.left ?? 0;
-    const row = Math.round(((event.clientX - left - LEFT) / (width_px - LEFT - RIGHT)) * (n_rows - 1));
+    const box = (event.target as Element).closest("svg")?.getBoundingClientRect();
+    if (!box) return;
+    // a narrow notebook scales it down
+    const at = ((event.clientX - box.left) * width_px) / box.width;
+    const row = Math.round(((at - LEFT) / (width_px - LEFT - RIGHT)) * (n_rows - 1));
     props.pick(clamp(row, 0, n_rows - 1) - 1);
   };
   const dots = lines.flatMap((line) =>
@@ -163,7 +166,7 @@ export function chart(props: ChartProps): Child {
             r: layer === row - 1 ? 4 : 2.2,
             fill: line.color,
           },
-          h("title", `${line.name}, ${layerName(row - 1)}: ${valueText(metric, value)}`),
+          h("title", `${line.name}, ${layerName(row - 1)}: ${line.notes?.[row] ?? valueText(metric, value)}`),
         ),
       ),
   );

@@ -1,5 +1,5 @@
 import type { App } from "../app.ts";
-import { layerPhrase, percent, quoted } from "../format.ts";
+import { asPercent, layerPhrase, quoted } from "../format.ts";
 import { cellValue, METRICS } from "../metrics.ts";
 import type { CellRef } from "../protocol.ts";
 import { isNext, runOf } from "../selectors.ts";
@@ -14,11 +14,11 @@ export function describe(app: App, cell: CellRef): string {
   const token = cells.label(run.tokens[position] ?? -1);
   const whole = run.joined?.[position];
   const where = `${layerPhrase(layer)}, position ${position} after ${quoted(token)}${whole ? ` (part of ${whole})` : ""}`;
-  const top = cells.top(traits.site, traits.lens, layer, position);
+  const top = cells.top(traits, layer, position);
   if (!top) return `${where}: not computed`;
   const spec = METRICS[traits.metric];
   const value = cellValue(cells, traits, layer, position);
-  const parts = [`${quoted(cells.label(top.id))} ${percent(Math.exp(top.log_prob))}`];
+  const parts = [`${quoted(cells.label(top.id))} ${asPercent(top.log_prob)}`];
   if (traits.metric !== "prob")
     parts.push(
       value === undefined

@@ -2,11 +2,11 @@ import type { App } from "../app.ts";
 import { clamp } from "../format.ts";
 import { cellAt, MAX_COL_PX, MIN_COL_PX, placeOf } from "../layout.ts";
 import type { CellRef } from "../protocol.ts";
-import { chartedPositions, pinOf, runOf } from "../selectors.ts";
+import { chartedPositions, runOf } from "../selectors.ts";
 import { MAIN } from "../state.ts";
 import { describe } from "./describe.ts";
 import type { GridView } from "./grid.ts";
-import { toggle } from "./parts.ts";
+import { toggle, togglePin } from "./parts.ts";
 
 const COLUMN_STEP_PX = 8;
 
@@ -63,15 +63,10 @@ function move(app: App, grid: GridView, event: KeyboardEvent): boolean {
   return true;
 }
 
-/** Pin the top token of a cell, or unpin it. */
-export function togglePin(app: App, cell: CellRef): void {
-  const { traits } = app.get();
+function pinTop(app: App, { layer, position }: CellRef): void {
   const cells = app.cells();
-  const top = cells?.top(traits.site, traits.lens, cell.layer, cell.position);
-  if (!cells || !top) return;
-  const pinned = pinOf(traits.pins, top.id);
-  if (pinned) app.dispatch({ type: "unpin", index: traits.pins.indexOf(pinned) });
-  else app.dispatch({ type: "pin", ids: [top.id], label: cells.label(top.id)[0] });
+  const top = cells?.top(app.get().traits, layer, position);
+  if (cells && top) togglePin(app, top.id, cells.label(top.id));
 }
 
 function toggleCharted(app: App, cell: CellRef): void {
@@ -113,7 +108,7 @@ export function gridKey(app: App, grid: GridView, event: KeyboardEvent, search: 
     Enter: () => cell && app.dispatch({ type: "open", cell }),
     " ": () => cell && app.dispatch({ type: "open", cell }),
     k: () => app.dispatch({ type: "keep" }),
-    p: () => cell && togglePin(app, cell),
+    p: () => cell && pinTop(app, cell),
     t: () => cell && toggleCharted(app, cell),
     "/": search,
     "[": () => widen(app, -COLUMN_STEP_PX),

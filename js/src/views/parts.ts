@@ -1,12 +1,20 @@
 import type { App } from "../app.ts";
 import { type Child, h } from "../dom.ts";
 import type { Label, RunInfo } from "../protocol.ts";
-import { promptLabel } from "../selectors.ts";
+import { pinOf, promptLabel } from "../selectors.ts";
 
 /** Open a panel, or close it when it is open, and then do what was chosen in it. */
 export function toggle(app: App, name: "help" | "menu", chosen?: () => void): void {
   app.local({ panel: app.get().panel === name ? null : name });
   chosen?.();
+}
+
+/** Pin a token, or unpin it. */
+export function togglePin(app: App, id: number, label: Label): void {
+  const { pins } = app.get().traits;
+  const pinned = pinOf(pins, id);
+  if (pinned) app.dispatch({ type: "unpin", index: pins.indexOf(pinned) });
+  else app.dispatch({ type: "pin", ids: [id], label: label[0] });
 }
 
 export interface ButtonProps {

@@ -9,14 +9,15 @@ import { button, promptChip, select } from "./parts.ts";
 import { searchBox } from "./search.ts";
 
 function linesOf(app: App, positions: readonly number[]): { lines: Line[]; isExact: boolean } {
-  const { pins, site, lens, trajectory } = app.get().traits;
+  const { traits } = app.get();
+  const { pins, trajectory } = traits;
   const cells = app.cells();
   let isExact = true;
   const lines: Line[] = [];
   if (!cells) return { lines, isExact };
   for (const pin of pins) {
     positions.forEach((position, dash) => {
-      const tracks = pin.ids.map((id) => app.trajectories.track(cells, site, lens, position, id));
+      const tracks = pin.ids.map((id) => app.trajectories.track(cells, traits, position, id));
       isExact &&= tracks.every((track) => track.isExact);
       const name = positions.length > 1 ? `${pin.label} at ${position}` : pin.label;
       lines.push({

@@ -37,7 +37,7 @@ function drawCells(pen: Pen, app: App, run: RunInfo, shape: Shape, ink: string):
     shape.cols.forEach((_, col) => {
       const cell = cellAt(shape, row, col);
       if (!cell) return;
-      const settled = settledLayer(cells, traits.site, traits.lens, layers, cell.position);
+      const settled = settledLayer(cells, traits, layers, cell.position);
       const look = lookOf(app, run, traits, cell, settled);
       const x = PAD + head_col_px + col * col_px;
       pen.fillStyle = look.background || "rgb(128 128 128 / 0.15)";

@@ -1,6 +1,7 @@
 import type { App } from "../app.ts";
+import type { TopToken } from "../cells.ts";
 import { type Child, h } from "../dom.ts";
-import { percent, quoted, toNumber } from "../format.ts";
+import { asPercent, quoted, toNumber } from "../format.ts";
 import { METRICS } from "../metrics.ts";
 import type { Metric, RunInfo, Traits } from "../protocol.ts";
 import { runOf } from "../selectors.ts";
@@ -49,18 +50,15 @@ function set(app: App): (traits: Partial<Traits>) => void {
 
 /** A metric needs the token that it ranks: the model's own prediction, until another is chosen. */
 function setMetric(app: App, metric: Metric): void {
-  const { rank_token } = app.get().traits;
+  const { rank_token, pins } = app.get().traits;
+  const chosen = rank_token ?? pins[0]?.ids[0] ?? lastTop(app)?.id ?? null;
+  set(app)(metric === "rank" ? { metric, rank_token: chosen } : { metric });
+}
+
+/** The model's own next token, the way the grid is read. */
+function lastTop(app: App): TopToken | undefined {
   const cells = app.cells();
-  const last = cells
-    ? cells.top(
-        app.get().traits.site,
-        app.get().traits.lens,
-        cells.run.n_layers - 1,
-        cells.run.tokens.length - 1,
-      )
-    : undefined;
-  const chosen = app.get().traits.pins[0]?.ids[0] ?? last?.id ?? null;
-  set(app)(metric === "rank" && rank_token === null ? { metric, rank_token: chosen } : { metric });
+  return cells?.top(app.get().traits, cells.run.n_layers - 1, cells.run.tokens.length - 1);
 }
 
 function rankChoice(app: App, traits: Traits): Child {
@@ -159,16 +157,15 @@ export function menu(app: App, savePng: () => void): Child {
 }
 
 /** The model's own answer, in words. */
-function prediction(app: App, run: RunInfo): Child {
+function prediction(app: App): Child {
   const cells = app.cells();
-  const { site, lens } = app.get().traits;
-  const last = cells?.top(site, lens, run.n_layers - 1, run.tokens.length - 1);
+  const last = lastTop(app);
   if (!cells || !last) return null;
   return h(
     "span",
     "next: ",
     h("strong", h("bdi", quoted(cells.label(last.id)))),
-    ` ${percent(Math.exp(last.log_prob))}`,
+    ` ${asPercent(last.log_prob)}`,
   );
 }
 
@@ -218,7 +215,7 @@ export function infoLine(app: App): Child {
         `${run.model} · ${run.dtype}${run.quantization ? ` · ${run.quantization}` : ""}`,
       ),
     run && h("span", `${run.tokens.length} tokens`),
-    run && prediction(app, run),
+    run && prediction(app),
     h("span.lw-gap", {}),
     run && badge(run),
     h("span", { class: `lw-state is-${kind}`, role: "status" }, text),

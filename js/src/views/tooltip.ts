@@ -1,7 +1,7 @@
 import type { App } from "../app.ts";
 import { type Child, div, h, patch } from "../dom.ts";
 import { atEnd } from "../events.ts";
-import { fixed, layerPhrase, percent } from "../format.ts";
+import { asPercent, layerPhrase, nats } from "../format.ts";
 import { cellValue, METRICS } from "../metrics.ts";
 import type { CellRef } from "../protocol.ts";
 import { runOf, sameCell } from "../selectors.ts";
@@ -17,11 +17,11 @@ function content(app: App, cell: CellRef): Child {
   const cells = app.cells();
   if (!run || !cells) return null;
   const { layer, position } = cell;
-  const { site, lens, metric } = traits;
+  const { metric } = traits;
   const whole = run.joined?.[position];
-  const tops = cells.tops(site, lens, layer, position, N_TOKENS);
+  const tops = cells.tops(traits, layer, position, N_TOKENS);
   const value = cellValue(cells, traits, layer, position);
-  const entropy = cells.scalar(site, lens, "entropy", layer, position);
+  const entropy = cells.scalar(traits, "entropy", layer, position);
   const spec = METRICS[metric];
   return [
     h(
@@ -38,7 +38,7 @@ function content(app: App, cell: CellRef): Child {
           "li",
           { key: top.id },
           tokenChip(cells.label(top.id), top.id),
-          h("span.lw-num", percent(Math.exp(top.log_prob))),
+          h("span.lw-num", asPercent(top.log_prob)),
         ),
       ),
     ),
@@ -46,7 +46,7 @@ function content(app: App, cell: CellRef): Child {
       metric !== "entropy" &&
       value !== undefined &&
       h("p", `${spec.name}: ${spec.format(value)}`),
-    entropy !== undefined && h("p.lw-dim", `entropy ${fixed(entropy)} nats`),
+    entropy !== undefined && h("p.lw-dim", `entropy ${nats(entropy)}`),
   ];
 }
 
