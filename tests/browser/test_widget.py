@@ -197,12 +197,12 @@ def test_a_token_that_was_searched_for_has_its_numbers_along_the_column(widget):
     )
     ranks, probs = widget.value("ranks"), widget.value("probs")
     for row, title in enumerate(titles.all_text_contents()):
-        said = re.fullmatch(r"·?.*London, (\w+): (\S+) %  #([\d,]+)", title)
+        said = re.fullmatch(r"·?.*London, (\w+): (\S+) % #([\d,]+)", title)
         assert said, title
         assert said[1] == ("embed" if row == 0 else str(row - 1))
         assert float(said[2]) == pytest.approx(100 * probs[row], rel=0.06)
         assert int(said[3].replace(",", "")) == ranks[row] + 1
-    card.locator(".lw-chart").click(position={"x": 55, "y": 80})
+    card.locator(".lw-chart").click(position={"x": 61, "y": 80})
     widget.decoded_card(0, 8)
 
 

@@ -11,7 +11,7 @@ import {
   signedPercent,
   toNumber,
 } from "../format.ts";
-import type { Card, CardRef, JsonNumber, Label, Moved, RunInfo } from "../protocol.ts";
+import type { Card, CardRef, Label, Moved, RunInfo } from "../protocol.ts";
 import { pinColor } from "../scales.ts";
 import { isNext, pinOf } from "../selectors.ts";
 import { type CardState, MAIN } from "../state.ts";
@@ -129,10 +129,6 @@ function facts(app: App, state: CardState, card: Card): Child {
   );
 }
 
-function numbersOf(log_prob: JsonNumber, rank: number): string {
-  return `${asPercent(log_prob)}  ${rankText(rank)}`;
-}
-
 /** The tokens that were searched for: their numbers in this cell, and their ranks along the column. */
 function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Child {
   const cells = app.cells();
@@ -148,7 +144,7 @@ function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Ch
       color: "currentColor",
       dash,
       values: combine([track], "rank"),
-      notes: [...track.ranks].map((rank, row) => numbersOf(track.log_probs[row] as number, rank)),
+      notes: [...track.ranks].map((rank, row) => `${asPercent(track.log_probs[row])} ${rankText(rank)}`),
     });
     return h(
       "li",
@@ -159,7 +155,8 @@ function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Ch
         h("line", { x2: 22, y1: 2, y2: 2, stroke: "currentColor", "stroke-dasharray": DASHES[dash] }),
       ),
       tokenChip(label, id),
-      h("span.lw-num", found ? numbersOf(found.log_prob, found.rank) : "…"),
+      h("span.lw-num", found ? asPercent(found.log_prob) : "…"),
+      h("span.lw-num", found && rankText(found.rank)),
       pinButton(app, id, label),
     );
   });

@@ -25,7 +25,7 @@ export interface ChartProps {
 }
 
 const HEIGHT = 170;
-const LEFT = 46;
+const LEFT = 52;
 const RIGHT = 12;
 const TOP = 10;
 const BOTTOM = 24;
