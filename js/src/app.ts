@@ -40,8 +40,6 @@ export interface App {
   kernelCard(): Card | null;
   /** Set the selection that the kernel made of a click as this page's own: marimo runs what depends on it only then. */
   tellSelection(): void;
-  /** Text that the page should show for copying, should the clipboard refuse it. */
-  offerText(text: string): void;
 }
 
 function addSnapshot(cells: Cells | null, { traits: { snapshot } }: State): void {
@@ -173,7 +171,6 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
       model.set("selection", selection && { ...selection });
       model.save_changes();
     },
-    offerText: (code) => local({ code }),
   };
   const effects = new Effects(app);
   const heard = (all: Partial<Traits>) => {

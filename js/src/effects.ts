@@ -1,7 +1,7 @@
 import type { App } from "./app.ts";
 import type { Card, CardRef, CellRef, Match } from "./protocol.ts";
 import type { Action } from "./reduce.ts";
-import { runOf, sameCell } from "./selectors.ts";
+import { keptCards, runOf, sameCell } from "./selectors.ts";
 import { type CardState, DEFAULTS, keyOf, LOOKS, MAIN, type State } from "./state.ts";
 import { storedCard } from "./stored.ts";
 import { KernelError } from "./transport.ts";
@@ -127,12 +127,13 @@ export class Effects {
 
   #followKernel(before: State, after: State): void {
     const isNewRun = runOf(before.traits)?.id !== runOf(after.traits)?.id;
-    for (const ref of after.traits.cards) {
+    const { selection, decoded, card_k } = after.traits;
+    for (const ref of keptCards(after)) {
       const key = keyOf(ref);
       if (after.cards[key] && !isNewRun) continue;
-      this.#app.dispatch({ type: "ask", key, change: { site: ref.site, lens: ref.lens } });
+      const { site, lens, k = card_k, temperature = 1 } = ref;
+      this.#app.dispatch({ type: "ask", key, change: { site, lens, k, temperature } });
     }
-    const { selection, decoded } = after.traits;
     const isShown = decoded && decoded.run_id === runOf(after.traits)?.id;
     if (isNewRun && selection && !isShown) this.#app.dispatch({ type: "ask", key: MAIN, change: {} });
   }
@@ -224,20 +225,22 @@ export class Effects {
     const state = app.get();
     const ref = refOf(state, key);
     const card = state.cards[key] as CardState;
-    const say = (note: string) => app.dispatch({ type: "card", key, patch: { note } });
+    const say = (note: string, code: string | null = null) =>
+      app.dispatch({ type: "card", key, patch: { note, code } });
     if (!ref) return;
     if (state.connection === "offline") return say(NEEDS_KERNEL);
     const { site, lens, k, temperature } = card;
+    const ask = { layer: ref.layer, position: ref.position, site, lens, k, temperature };
     try {
-      const ask = { layer: ref.layer, position: ref.position, site, lens, k, temperature };
-      const { value } = await app.transport.request("code", ask).reply;
-      app.offerText(value.code);
-      await navigator.clipboard.writeText(value.code);
-      say("Code copied.");
+      const { code } = (await app.transport.request("code", ask).reply).value;
+      // a frame may refuse the clipboard; the code is shown either way, to be copied by hand
+      const isCopied = await navigator.clipboard.writeText(code).then(
+        () => true,
+        () => false,
+      );
+      say(isCopied ? "Code copied." : "Copy it from below.", code);
     } catch (error) {
-      if (isClosed(error)) return;
-      // a frame may refuse the clipboard; the code is then shown, selected, to be copied by hand
-      say(error instanceof KernelError ? error.message : "Copy it from below.");
+      if (!isClosed(error)) say((error as Error).message);
     }
   }
 }

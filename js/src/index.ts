@@ -10,6 +10,9 @@ function mount(model: HostModel, el: HTMLElement): () => void {
   let root: Root | null = null;
   const app = createApp(model, () => root?.draw(), controller.signal);
   root = new Root(app, el);
+  // a view that comes later, or is read from a file, has the cards too
+  const { selection, decoded } = app.get().traits;
+  app.dispatch({ type: "traits", traits: { selection, decoded } });
   app.flush();
   if (app.get().connection !== "offline") app.transport.request("ping", {}).reply.catch(() => {});
   return () => controller.abort();

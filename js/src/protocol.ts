@@ -80,7 +80,10 @@ export interface Reading {
 }
 
 /** A cell and how it is decoded. */
-export interface CardRef extends CellRef, Reading {}
+export interface CardRef extends CellRef, Reading {
+  readonly k?: number;
+  readonly temperature?: number;
+}
 
 export interface Moved {
   readonly id: number;

@@ -8,7 +8,7 @@ export type Action =
   | { type: "traits"; traits: Partial<Traits> }
   /** A control changed traits; they go to the kernel. */
   | { type: "set"; traits: Partial<Traits> }
-  | { type: "focus"; cell: CellRef; said?: string }
+  | { type: "focus"; cell: CellRef }
   | { type: "open"; cell: CellRef }
   | { type: "close"; key: string }
   | { type: "keep" }
@@ -44,6 +44,7 @@ export function blankCard(traits: Traits, ref?: Partial<Pick<CardState, "site" |
     matches: null,
     tracked: [],
     note: null,
+    code: null,
   };
 }
 
@@ -86,9 +87,10 @@ function fromKernel(state: State, change: Partial<Traits>): State {
   const hasNewRun = !!change.run && runOf(traits)?.id !== runOf(state.traits)?.id;
   let next: State = { ...state, traits };
   if (hasNewRun) {
-    next = { ...next, cards: {}, focus: clampFocus(state.focus, runOf(traits)), notice: null };
+    next = { ...next, cards: {}, focus: clampFocus(state.focus, runOf(traits)), notice: null, said: "" };
   }
-  if (change.prompt !== undefined || hasNewRun) next = { ...next, draft: promptText(traits) };
+  // what somebody is writing here stays
+  if (state.draft === promptText(state.traits)) next = { ...next, draft: promptText(traits) };
   const moved = change.selection !== undefined && !sameCell(change.selection, state.traits.selection);
   if (moved || hasNewRun) next = withoutCard(next, MAIN);
   if (moved && change.selection) next = { ...next, focus: change.selection };
@@ -108,6 +110,7 @@ function open(state: State, cell: CellRef): State {
   return {
     ...state,
     focus: cell,
+    said: "",
     isPatient: state.connection !== "offline",
     n_opened: state.n_opened + 1,
     traits: { ...state.traits, selection: cell },
@@ -126,7 +129,8 @@ function keep(state: State): State {
   const { selection, cards } = state.traits;
   const main = state.cards[MAIN];
   if (!selection || !main) return state;
-  const ref = { ...selection, site: main.site, lens: main.lens };
+  const { site, lens, k, temperature } = main;
+  const ref = { ...selection, site, lens, k, temperature };
   if (cards.some((other) => keyOf(other) === keyOf(ref))) return state;
   return withCard({ ...state, traits: { ...state.traits, cards: [...cards, ref] } }, keyOf(ref), main);
 }
@@ -153,9 +157,9 @@ export function reduce(state: State, action: Action): State {
     case "traits":
       return fromKernel(state, action.traits);
     case "set":
-      return { ...state, traits: { ...state.traits, ...action.traits } };
+      return { ...state, said: "", traits: { ...state.traits, ...action.traits } };
     case "focus":
-      return { ...state, focus: action.cell, said: action.said ?? state.said };
+      return { ...state, said: "", focus: action.cell };
     case "open":
       return open(state, action.cell);
     case "close":
@@ -163,7 +167,12 @@ export function reduce(state: State, action: Action): State {
     case "keep":
       return keep(state);
     case "ask":
-      return withCard(state, action.key, { ...action.change, isPending: state.connection !== "offline" });
+      return withCard(state, action.key, {
+        ...action.change,
+        isPending: state.connection !== "offline",
+        code: null,
+        note: null,
+      });
     case "decoded":
       return decoded(state, action.key, action.card);
     case "failed":
@@ -183,8 +192,9 @@ export function reduce(state: State, action: Action): State {
     case "pin":
       return pin(state, action.ids, action.label);
     case "unpin": {
-      const pins = state.traits.pins.filter((_, index) => index !== action.index);
-      return { ...state, traits: { ...state.traits, pins } };
+      const { pins } = state.traits;
+      const said = `Unpinned ${pins[action.index]?.label}`;
+      return { ...state, said, traits: { ...state.traits, pins: pins.filter((_, i) => i !== action.index) } };
     }
     case "draft":
       return { ...state, draft: action.text };

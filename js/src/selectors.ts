@@ -1,5 +1,5 @@
 import type { Cells } from "./cells.ts";
-import type { CellRef, Label, Pin, Reading, RunInfo, Traits } from "./protocol.ts";
+import type { CardRef, CellRef, Label, Pin, Reading, RunInfo, Traits } from "./protocol.ts";
 
 /** The run, once there is one. */
 export function runOf(traits: Pick<Traits, "run">): RunInfo | null {
@@ -67,6 +67,12 @@ export function isInside(run: RunInfo, cell: CellRef): boolean {
   return (
     cell.layer >= -1 && cell.layer < run.n_layers && cell.position >= 0 && cell.position < run.tokens.length
   );
+}
+
+/** The kept cards that the run has cells for. */
+export function keptCards({ traits }: { readonly traits: Traits }): readonly CardRef[] {
+  const run = runOf(traits);
+  return run ? traits.cards.filter((ref) => isInside(run, ref)) : [];
 }
 
 /** The positions whose trajectories are charted: the chosen ones, else the one that is looked at. */

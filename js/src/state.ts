@@ -16,6 +16,8 @@ export interface CardState {
   /** Tokens that were searched for, looked up here and along the column. */
   readonly tracked: readonly number[];
   readonly note: string | null;
+  /** Code that was asked for, to be copied by hand where the clipboard is refused. */
+  readonly code: string | null;
 }
 
 /** Idle; waiting (asked, no answer for a while); gone (the kernel restarted or died); offline (a file). */
@@ -39,13 +41,11 @@ export interface State {
   readonly progress: Progress | null;
   readonly notice: string | null;
   readonly panel: "help" | "menu" | null;
-  /** Code that was asked for, to be copied by hand where the clipboard is refused. */
-  readonly code: string | null;
   /** A cell was opened just now: nothing is drawn until its card is there, or until it takes too long. */
   readonly isPatient: boolean;
   /** How often a cell was opened in this view. */
   readonly n_opened: number;
-  /** What the live region says. */
+  /** What was just done, for the live region, until the next thing is; else it speaks of the focused cell. */
   readonly said: string;
 }
 
@@ -76,6 +76,8 @@ export const DEFAULTS: Traits = {
 /** What "reset" puts back: how things are looked at, not what was run, pinned or opened. */
 export const LOOKS = [
   "metric",
+  "k",
+  "card_k",
   "site",
   "lens",
   "stride",
@@ -107,7 +109,6 @@ export function initialState(traits: Traits): State {
     progress: null,
     notice: null,
     panel: null,
-    code: null,
     isPatient: false,
     n_opened: 0,
     said: "",

@@ -91,9 +91,9 @@ export function createTransport(model: HostModel, events: TransportEvents, signa
         waiting.set(id, { resolve: resolve as Waiting["resolve"], reject });
         try {
           model.send({ id, kind, ...ask });
-        } catch (error) {
+        } catch {
           waiting.delete(id);
-          reject(new KernelError("Disconnected", `The message could not be sent: ${String(error)}`));
+          reject(new KernelError("Disconnected", "No kernel takes this. Run the cell again to reconnect."));
         }
       });
       return { id, reply };

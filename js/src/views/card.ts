@@ -14,7 +14,7 @@ import {
 import type { Card, CardRef, Label, Moved, RunInfo } from "../protocol.ts";
 import { pinColor } from "../scales.ts";
 import { isNext, pinOf } from "../selectors.ts";
-import { type CardState, MAIN } from "../state.ts";
+import { type CardState, keyOf, MAIN } from "../state.ts";
 import { storedCard } from "../stored.ts";
 import { combine } from "../trajectories.ts";
 import { chart, DASHES, type Line } from "./chart.ts";
@@ -192,7 +192,7 @@ function switches(app: App, key: string, state: CardState, run: RunInfo): Child 
 function heading(app: App, key: string, ref: CardRef, run: RunInfo): Child {
   const isMain = key === MAIN;
   const { cards } = app.get().traits;
-  const isKept = isMain && cards.some((card) => card.layer === ref.layer && card.position === ref.position);
+  const isKept = isMain && cards.some((card) => keyOf(card) === keyOf(ref));
   const phrase = layerPhrase(ref.layer);
   return h(
     "header.lw-cardhead",
@@ -222,8 +222,7 @@ function provisional(app: App, run: RunInfo, ref: CardRef): Child {
 export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Child {
   const state = app.get().cards[key];
   if (!state) return null;
-  const { card } = state;
-  const code = app.get().code;
+  const { card, code } = state;
   return h(
     "section.lw-card",
     {
@@ -252,7 +251,6 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
     }),
     card && trackedTokens(app, state, card, run),
     code &&
-      state.note &&
       h("textarea.lw-code", { readonly: true, rows: "6", "aria-label": "Code of this card", value: code }),
   );
 }

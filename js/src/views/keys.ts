@@ -4,7 +4,6 @@ import { cellAt, MAX_COL_PX, MIN_COL_PX, placeOf } from "../layout.ts";
 import type { CellRef } from "../protocol.ts";
 import { chartedPositions, runOf } from "../selectors.ts";
 import { MAIN } from "../state.ts";
-import { describe } from "./describe.ts";
 import type { GridView } from "./grid.ts";
 import { toggle, togglePin } from "./parts.ts";
 
@@ -45,9 +44,9 @@ export function focusOf(app: App, grid: GridView): CellRef | null {
   return cellAt(shape, 0, shape.cols.length - 1) ?? null;
 }
 
-/** Move the focus: bring the cell into view and say what it is. */
+/** Move the focus, and bring the cell into view. */
 export function moveFocus(app: App, grid: GridView, cell: CellRef): void {
-  app.dispatch({ type: "focus", cell, said: describe(app, cell) });
+  app.dispatch({ type: "focus", cell });
   grid.focus(cell);
 }
 

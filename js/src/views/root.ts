@@ -1,7 +1,7 @@
 import type { App } from "../app.ts";
 import { type Child, delegate, div, h, patch } from "../dom.ts";
 import { atEnd, on } from "../events.ts";
-import { runOf, sameCell, sameItems } from "../selectors.ts";
+import { keptCards, runOf, sameCell, sameItems } from "../selectors.ts";
 import { keyOf, MAIN } from "../state.ts";
 import { followTheme } from "../theme.ts";
 import { cardView } from "./card.ts";
@@ -49,7 +49,7 @@ export class Root {
     const left = div("lw-left");
     left.append(this.grid.overview.element, this.grid.element, line);
     main.append(left, this.#side);
-    element.append(this.#top, main, this.#kept, this.#below, this.#over, this.#tooltip.element);
+    element.append(this.#top, this.#over, main, this.#kept, this.#below, this.#tooltip.element);
     delegate(element, EVENTS, signal);
     this.#listen(signal);
     followTheme((theme) => {
@@ -85,8 +85,7 @@ export class Root {
     };
     const focus = ({ target }: Event) => {
       const cell = grid.cellOf(target);
-      if (cell && !sameCell(cell, app.get().focus))
-        app.dispatch({ type: "focus", cell, said: describe(app, cell) });
+      if (cell && !sameCell(cell, app.get().focus)) app.dispatch({ type: "focus", cell });
     };
     on(cells, "click", open, signal);
     on(cells, "focusin", focus, signal);
@@ -96,17 +95,20 @@ export class Root {
       (event: PointerEvent) => this.#tooltip.follow(grid.cellOf(event.target) ?? null, event),
       signal,
     );
-    on(cells, "pointerleave", () => this.#tooltip.hide(true), signal);
+    for (const type of ["pointerleave", "scroll"]) on(cells, type, () => this.#tooltip.hide(true), signal);
     on(cells, "pointerdown", press, signal);
     // before the host's own listeners: a shortcut of the host must not fire from our keys, but Ctrl+S must
     on(window, "keydown", (event) => this.#guard(event), signal, { capture: true });
   }
 
-  /** JupyterLab skips its shortcuts below this attribute; it looks on the way down, so set it before it does. */
+  /**
+   * JupyterLab skips its shortcuts at and below this attribute. It looks on the way down, so set it before it does, and
+   * from the target upwards, where a shortcut for whatever has the focus fits at once: so set it there.
+   */
   #guard(event: KeyboardEvent): void {
-    const isChord = (event.ctrlKey || event.metaKey) && event.key !== "Enter";
-    const suppress = !isChord && event.composedPath().includes(this.element);
-    this.element.toggleAttribute("data-lm-suppress-shortcuts", suppress);
+    const [target] = event.composedPath();
+    if (target instanceof Element && event.composedPath().includes(this.element))
+      target.toggleAttribute("data-lm-suppress-shortcuts", !isChord(event));
   }
 
   #keydown(event: KeyboardEvent): void {
@@ -115,18 +117,29 @@ export class Root {
     const isInGrid = target instanceof Node && this.grid.element.contains(target);
     let isOurs = false;
     if (event.key === "Escape" && !event.defaultPrevented) {
+      const opener = this.element.querySelector<HTMLElement>('[aria-expanded="true"]');
       isOurs = closeOne(this.#app);
-      const cell = isOurs && focusOf(this.#app, this.grid);
-      if (cell) moveFocus(this.#app, this.grid, cell);
+      if (isOurs && opener) opener.focus();
+      else if (isOurs) this.#focusGrid();
     } else if (isInGrid) isOurs = gridKey(this.#app, this.grid, event, () => this.#search());
     else if (!isTyping && (event.key === "?" || event.key === "/")) {
       isOurs = gridKey(this.#app, this.grid, event, () => this.#search());
     }
     if (isOurs) event.preventDefault();
     // hosts listen further up; chords such as Ctrl+S stay theirs, and Tab and Escape lead out
-    const isTheirs =
-      event.ctrlKey || event.metaKey || event.key === "Tab" || (event.key === "Escape" && !isOurs);
-    if (isOurs || !isTheirs || (isTyping && event.key === "Enter")) event.stopPropagation();
+    const isTheirs = isChord(event) || event.key === "Tab" || event.key === "Escape";
+    if (isOurs || !isTheirs) event.stopPropagation();
+  }
+
+  #focusGrid(): void {
+    const cell = focusOf(this.#app, this.grid);
+    if (cell) moveFocus(this.#app, this.grid, cell);
+  }
+
+  /** Does something in here have the focus, and can it keep it? */
+  #hasFocus(): boolean {
+    const { activeElement } = this.element.getRootNode() as Document | ShadowRoot;
+    return !!activeElement && this.element.contains(activeElement) && !activeElement.matches(":disabled");
   }
 
   /** Go to the search box of the card, or to that of the pins when no card is open. */
@@ -166,18 +179,23 @@ export class Root {
     const { focus, cards: _, said, traits, ...own } = state;
     const { selection, decoded, cards, trajectory, ...looks } = traits;
     const topKey = [...Object.values(own), ...Object.values(looks), app.theme()];
-    if (!sameItems(topKey, this.#topKey))
+    const hadFocus = this.#hasFocus();
+    if (!sameItems(topKey, this.#topKey)) {
       patch(this.#top, [promptForm(app), infoLine(app), notice(app), controls(app), legend(app)]);
+      this.#tooltip.hide();
+    }
     this.#topKey = topKey;
     this.grid.draw();
     patch(this.#side, [help(app), this.#mainCard(), !run && h("p.lw-dim", "No run yet.")]);
     if (state.n_opened > this.#n_opened && !state.isPatient) this.#reveal(state.n_opened);
-    patch(this.#kept, [run && cards.map((ref) => cardView(app, keyOf(ref), ref, run))]);
+    patch(this.#kept, [run && keptCards(state).map((ref) => cardView(app, keyOf(ref), ref, run))]);
     patch(this.#below, [run && pinsView(app, run, Math.max(280, this.#width_px - 26))]);
     patch(this.#over, [menu(app, () => savePng(app, this.element))]);
     const text = said || (focus ? describe(app, focus) : "");
     if (this.#line.textContent !== text) this.#line.textContent = text;
     this.#tooltip.draw();
+    // a control that went away, or can be used no more, leaves its focus to the grid
+    if (hadFocus && !this.#hasFocus()) this.#focusGrid();
   }
 
   /** In a narrow or low notebook a card may open out of sight: bring its head in view, and no more than that. */
@@ -204,6 +222,11 @@ export class Root {
       ? cardView(app, MAIN, { ...selection, site: card.site, lens: card.lens }, run)
       : hint();
   }
+}
+
+/** A shortcut of the host's. Enter runs its cell, with or without: ours alone. */
+function isChord({ ctrlKey, metaKey, key }: KeyboardEvent): boolean {
+  return (ctrlKey || metaKey) && key !== "Enter";
 }
 
 function hint(): Child {
