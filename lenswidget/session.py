@@ -4,10 +4,10 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from lenswidget import snippets
-from lenswidget.card import check_cell, decode
+from lenswidget.card import decode
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import CellError, FidelityError, LensError, PromptError
-from lenswidget.lenses import as_lens, covered_layers, lenses_by_name
+from lenswidget.lenses import as_lens, check_carried, covered_layers, lenses_by_name
 from lenswidget.messages import card_message, readout_message, run_message
 from lenswidget.readout import Cells, Readout
 from lenswidget.tokens import Labels
@@ -105,17 +105,16 @@ class Session:
             k=min(request.k, self.labels.d_vocab),
             track=tuple(request.track),
             metrics=tuple(request.metrics),
+            against=None,
+            logits=False,
         )
         return readout_message(readout, request, rows, self.labels)
 
     def check(self, layer: int, position: int, site: str, lens: str) -> None:
         """Raise a CellError unless the run on show has this cell, and the lens carries it."""
         run = self.run
-        check_cell(run, layer, position, site)
-        covered = covered_layers(self.lens(lens), run.n_layers)
-        if layer not in covered:
-            carried = ", ".join(map(str, sorted(covered)))
-            raise CellError(f"Layer {layer} was asked for; the lens {lens!r} carries {carried}.")
+        run.check(Cells([layer], [position]), site)
+        check_carried(self.lens(lens), [layer], run.n_layers, lens)
 
     def decode(self, request: DecodeRequest) -> dict[str, Any]:
         """One cell decoded again, as a card message."""

@@ -165,7 +165,7 @@ class Labels:
 def _is_byte_level(part: Any) -> bool:
     """Whether a part of a fast tokenizer turns bytes into characters, by itself or among others."""
     try:
-        # its own JSON, which pickle keeps: the whole tokenizer's holds the vocabulary too, a fifth of a second
+        # its own JSON, which pickle keeps: the whole tokenizer's holds the vocabulary, a fifth of a second
         return part is not None and b"ByteLevel" in part.__getstate__()
     except Exception:  # a part written in Python has no such text, and tokenizers raises a plain Exception
         return False

@@ -349,5 +349,7 @@ def test_a_readout_goes_through_the_lens_on_every_layer_that_it_carries(model, n
 
 def test_a_readout_of_a_layer_that_the_lens_does_not_carry_is_refused(model, numbers):
     lens = JacobianLens.load(PUBLISHED / "jacobian.pt", model)
-    with pytest.raises(LensMismatchError, match="nothing for layer -1"):
+    with pytest.raises(
+        CellError, match="layer -1 through the lens 'jacobian', which carries 3 layers from 0"
+    ):
         read(model.run(numbers["text_0"]), Cells.grid([-1, 0], [3]), lens=lens)

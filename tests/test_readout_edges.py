@@ -141,8 +141,19 @@ def drain(slices):
             return steps, finished.value
 
 
+PLAIN = {
+    "lens": None,
+    "site": "resid_post",
+    "k": 5,
+    "track": (),
+    "against": None,
+    "metrics": (),
+    "logits": False,
+}
+
+
 def test_slices_count_up_and_return_the_readout(run):
-    options = {"metrics": ALL, "tile_bytes": 3 * 8 * run.d_vocab}
+    options = {**PLAIN, "metrics": ALL, "tile_bytes": 3 * 8 * run.d_vocab}
     steps, found = drain(read_slices(run, slice_s=0.0, **options))
     assert len(steps) > 5
     assert all(total == len(found) for _, total in steps)
@@ -151,10 +162,10 @@ def test_slices_count_up_and_return_the_readout(run):
 
 
 def test_the_lock_is_free_between_slices_and_after_closing(run):
-    slices = read_slices(run, slice_s=0.0, tile_bytes=3 * 4 * run.d_vocab)
+    slices = read_slices(run, slice_s=0.0, tile_bytes=3 * 4 * run.d_vocab, **PLAIN)
     next(slices)
     assert not run.lock._is_taken()
-    inside = drain(read_slices(run, Cells([0], [0])))[1]
+    inside = drain(read_slices(run, Cells([0], [0]), **PLAIN))[1]
     assert len(inside) == 1
     next(slices)
     slices.close()

@@ -246,8 +246,8 @@ def test_rows_that_a_lens_cannot_carry_are_not_computed(demo_model):
     page.ask("decode", layer=10, **cell)
     assert widget.decoded["layer_below"] is None
     refused, _ = page.ask("decode", layer=9, **cell)
-    assert "the lens 'upper' carries 10, 11" in refused["error"]["message"]
-    with pytest.raises(CellError, match="Layer 9 was asked for"):
+    assert "the lens 'upper', which carries 20 layers from 10 to 29" in refused["error"]["message"]
+    with pytest.raises(CellError, match="Asked for layer 9"):
         widget.selection = {"layer": 9, "position": 0}
     assert widget.selection == {"layer": 10, "position": 0}
     widget.lens = "logit"
