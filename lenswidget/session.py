@@ -1,15 +1,18 @@
 """What a widget's requests are answered from: a model, its lenses, its labels and the run on show."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from lenswidget import snippets
+from lenswidget.arrays import Readout
 from lenswidget.card import decode
+from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import CellError, FidelityError, LensError, PromptError
 from lenswidget.lenses import as_lens, check_carried, covered_layers, lenses_by_name
-from lenswidget.messages import card_message, readout_message, run_message
-from lenswidget.readout import Cells, Readout
+from lenswidget.messages import as_asked, card_message, readout_message, run_message
+from lenswidget.model import LanguageModel
+from lenswidget.run import check_ids
 from lenswidget.tokens import Labels
 from lenswidget.wire import DecodeRequest, ReadRequest, label_to_list
 
@@ -31,6 +34,11 @@ class Session:
 
     def __init__(self, model: Any, lens: Any = None, lenses: Any = None, *, strict: bool = True):
         self.model = model
+        if not isinstance(model, LanguageModel):
+            raise LensError(
+                f"The widget was given a {type(model).__name__}. Give it a LanguageModel: "
+                "lw.LanguageModel(hf_model, tokenizer)."
+            )
         self._run: Any = None
         self._prompt: Any = None
         self.labels = Labels(model.tokenizer, model.anatomy.d_vocab)
@@ -110,6 +118,26 @@ class Session:
         )
         return readout_message(readout, request, rows, self.labels)
 
+    def answer(self, message: Mapping[str, Any]) -> Slices:
+        """A request of the page that changes nothing, in slices; returns the reply's value.
+
+        Raises:
+            LensError: whatever is wrong with the request, or a kind that is not known.
+        """
+        match message.get("kind"):
+            case "read":
+                return (yield from self.read(ReadRequest.parse(message)))
+            case "decode":
+                return self.decode(DecodeRequest.parse(message))
+            case "search":
+                return self.search(str(message.get("text", "")), int(message.get("k", 20)))
+            case "code":
+                return self.code(DecodeRequest.parse({**message, "run_id": self.run.id}))
+            case "ping":
+                return {}
+            case kind:
+                raise LensError(f"The page asked for {kind!r}, which this kernel does not know.")
+
     def check(self, layer: int, position: int, site: str, lens: str) -> None:
         """Raise a CellError unless the run on show has this cell, and the lens carries it."""
         run = self.run
@@ -137,22 +165,32 @@ class Session:
         ids = self.labels.search(text, k)
         return {"matches": [{"id": i, "label": label_to_list(self.labels[i])} for i in ids]}
 
-    def code(self, prompt: Any, cell: dict[str, Any]) -> str:
+    def code(self, request: DecodeRequest) -> dict[str, Any]:
         """The trace that reproduces a card."""
-        return snippets.cell_code(prompt, load=snippets.load_code(self.model), **cell)
+        names = ("layer", "position", "site", "lens", "k", "temperature")
+        cell = {name: getattr(request, name) for name in names}
+        load = snippets.load_code(self.model)
+        return {"code": snippets.cell_code(as_asked(self.run), load=load, **cell)}
 
     def lens(self, name: str) -> Any:
         if name not in self.lenses:
-            raise LensError(f"No lens is called {name!r} here; this widget has {', '.join(self.lenses)}.")
+            raise LensError(f"No lens is called {name!r} here: name one of {', '.join(self.lenses)}.")
         return self.lenses[name]
 
-    def token_id(self, token: str | int) -> int:
-        """The id of a token given as id or as text that is exactly one token."""
-        d_vocab = self.labels.d_vocab
-        if isinstance(token, int):
-            if not 0 <= token < d_vocab:
-                raise CellError(f"Token {token} was asked for; the vocabulary has ids 0 to {d_vocab - 1}.")
-            return token
+    def check_ids(self, ids: Sequence[Any]) -> None:
+        """Raise a CellError unless all are ids of the vocabulary."""
+        check_ids(ids, self.labels.d_vocab)
+
+    def token_id(self, token: Any) -> int:
+        """The id of a token given as id or as text that is exactly one token.
+
+        Raises:
+            CellError: it is no id of the vocabulary, or not one token.
+            PromptError: it is text, and the model has no tokenizer.
+        """
+        if not isinstance(token, str):
+            self.check_ids([token])
+            return int(token)
         if self.model.tokenizer is None:
             raise PromptError(f"{token!r} is text, but this model has no tokenizer. Give a token id.")
         ids: Sequence[int] = self.model.tokenizer.encode(token, add_special_tokens=False)
@@ -163,7 +201,9 @@ class Session:
 
     def _current(self, run_id: str) -> Any:
         if run_id != self.run.id:
-            raise CellError("The page asked about an earlier run; the model has been run again since.")
+            raise CellError(
+                "The page asked about an earlier run, but another is shown now: ask about that one."
+            )
         return self.run
 
 

@@ -116,8 +116,8 @@ class DecodeRequest:
     site: str
     lens: str
     k: int
-    temperature: float
     track: list[int]
+    temperature: float = 1.0
 
     @classmethod
     def parse(cls, message: Mapping[str, Any]) -> "DecodeRequest":
