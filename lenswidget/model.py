@@ -26,7 +26,11 @@ class LanguageModel(TracedModel):
         final_norm: path of the final norm, likewise.
         unembed: path of the module that makes the logits, likewise.
         from_pretrained_kwargs: handed on to `AutoModelForCausalLM.from_pretrained`.
+    Raises:
+        LensError: any of these with a loaded model.
     """
+
+    tokenizer: Any = None
 
     def __init__(
         self,
@@ -40,15 +44,22 @@ class LanguageModel(TracedModel):
     ) -> None:
         if isinstance(name_or_hf_model, nn.Module):
             hf_model = name_or_hf_model
+            if from_pretrained_kwargs:
+                raise LensError(
+                    f"Asked for {', '.join(from_pretrained_kwargs)} with a model that is loaded already: it "
+                    "is used as it is. Leave that out, or give the model's name."
+                )
         else:
             hf_model = AutoModelForCausalLM.from_pretrained(name_or_hf_model, **from_pretrained_kwargs).eval()
             tokenizer = tokenizer or name_or_hf_model
         super().__init__(hf_model)
-        self.hf_model: nn.Module = self.wrapped
-        self.tokenizer: Any = (
-            AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        )
+        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
         self._given = {"blocks": blocks, "final_norm": final_norm, "unembed": unembed}
+
+    @property
+    def hf_model(self) -> nn.Module:
+        """The transformers model itself."""
+        return self.wrapped
 
     @property
     def device(self) -> torch.device:

@@ -23,6 +23,8 @@ class Layers:
         model: a `LanguageModel`.
     """
 
+    __slots__ = ("_model",)
+
     def __init__(self, model: Any) -> None:
         self._model = model
 

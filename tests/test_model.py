@@ -8,7 +8,7 @@ import transformers
 from tiny import PROMPT, gpt2, language_model, llama, tokenizer
 
 import lenswidget as lw
-from lenswidget.errors import PromptError
+from lenswidget.errors import LensError, PromptError
 
 BATCH = ["The city of", "Paris, the heart of France", "The"]
 
@@ -165,6 +165,11 @@ def test_a_model_is_loaded_by_its_folder(model, tmp_path):
     with torch.no_grad():
         assert torch.equal(logits, model.hf_model(**model.tokenize(PROMPT)).logits)
     assert not loaded.hf_model.training
+
+
+def test_options_of_loading_are_refused_for_a_loaded_model(model):
+    with pytest.raises(LensError, match="Asked for dtype, block with a model that is loaded already"):
+        lw.LanguageModel(model.hf_model, None, dtype="bfloat16", block="transformer.h")
 
 
 def test_one_lock_serves_every_wrapping_of_a_model(model):
