@@ -1,7 +1,6 @@
 """A causal language model: loaded, given prompts, traced, and looked into."""
 
 import functools
-import itertools
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from lenswidget.order import Place
 from lenswidget.prompts import encode
 from lenswidget.rerun import Inputs
 from lenswidget.tracing import Trace
+from lenswidget.watch import device_of
 
 
 class LanguageModel(TracedModel):
@@ -63,15 +63,8 @@ class LanguageModel(TracedModel):
 
     @property
     def device(self) -> torch.device:
-        """Where prompts go: the device of the first weight that is on one, or on which accelerate puts it."""
-        hook = getattr(self.hf_model, "_hf_hook", None)
-        found = getattr(hook, "execution_device", None)
-        if found is not None:
-            return torch.device(found)
-        weights = itertools.chain(self.hf_model.parameters(), self.hf_model.buffers())
-        return next(
-            (weight.device for weight in weights if weight.device.type != "meta"), torch.device("cpu")
-        )
+        """Where prompts go: where accelerate runs the model, else the device of its first weight on one."""
+        return device_of(self.hf_model)
 
     def tokenize(self, prompt: Any, *, side: str | None = None) -> BatchEncoding:
         """A prompt as the model's keyword arguments, on its device: see `prompts.encode`.

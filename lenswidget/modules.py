@@ -11,8 +11,8 @@ from lenswidget.errors import NotReachedError, TraceError
 from lenswidget.locks import ModelLock, lock_of
 from lenswidget.order import CallOrder, Place
 from lenswidget.rerun import Inputs
-from lenswidget.saving import open_traces
-from lenswidget.tracing import Trace, innermost_trace
+from lenswidget.saving import innermost_trace, open_traces
+from lenswidget.tracing import Trace
 from lenswidget.values import plain
 
 _SETTABLE = ("output", "input", "inputs")

@@ -33,8 +33,10 @@ def encode(
         it would be alone.
     Raises:
         PromptError: an empty prompt, one longer than the model's context, ids outside the vocabulary, a
-            string without a tokenizer, or something else altogether.
+            string without a tokenizer, something else altogether, or another side.
     """
+    if side not in (None, "left", "right"):
+        raise PromptError(f'Asked to pad on the {side!r} side. Give side="left" or side="right".')
     if isinstance(prompt, Mapping):
         encoding = {str(key): _as_batch(str(key), value) for key, value in prompt.items()}
     elif isinstance(prompt, Tensor) and prompt.is_floating_point():

@@ -9,7 +9,14 @@ from recipe import tiny_config, tiny_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from lenswidget.errors import AnatomyError, CellError, LensFileError, LensMismatchError, PromptError
+from lenswidget.errors import (
+    AnatomyError,
+    CellError,
+    LensError,
+    LensFileError,
+    LensMismatchError,
+    PromptError,
+)
 from lenswidget.jacobian import JacobianLens
 from lenswidget.jacobian_fit import Fit
 from lenswidget.lenses import covered_layers, load_lens
@@ -345,6 +352,12 @@ def test_a_readout_goes_through_the_lens_on_every_layer_that_it_carries(model, n
         assert (readout.ids[here] == expected.indices.numpy()).all()
         found = torch.from_numpy(readout.log_probs[here]).double()
         torch.testing.assert_close(found, expected.values, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("settings", [{"max_tokens": -5}, {"rows": 0}, {"skip_first": -1}])
+def test_numbers_that_fit_nothing_are_refused(model, numbers, settings):
+    with pytest.raises(LensError, match=r"with \w+=-?\d\. Give an integer, [01] or more"):
+        JacobianLens.fit(model, [numbers["text_0"]], **{"skip_first": 4, "progress": False, **settings})
 
 
 def test_a_readout_of_a_layer_that_the_lens_does_not_carry_is_refused(model, numbers):

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 import transformers
-from tiny import PROMPT, gpt2, language_model, llama, tokenizer
+from tiny import PROMPT, gpt2, language_model, llama, seeded, tokenizer
 
 import lenswidget as lw
 from lenswidget.errors import LensError, PromptError
@@ -18,32 +18,19 @@ def model():
     return language_model(gpt2)
 
 
+SIZES = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "vocab_size": 300}
+
+
 def opt():
-    torch.manual_seed(0)
-    config = transformers.OPTConfig(
-        num_hidden_layers=2,
-        hidden_size=32,
-        ffn_dim=64,
-        num_attention_heads=2,
-        vocab_size=300,
-        word_embed_proj_dim=32,
-    )
-    return transformers.OPTForCausalLM(config).eval()
+    return seeded(transformers.OPTForCausalLM, **SIZES, ffn_dim=64, word_embed_proj_dim=32)
 
 
 def bloom():
-    torch.manual_seed(0)
-    return transformers.BloomForCausalLM(
-        transformers.BloomConfig(n_layer=2, hidden_size=32, n_head=2, vocab_size=300)
-    ).eval()
+    return seeded(transformers.BloomForCausalLM, **SIZES)
 
 
 def neox():
-    torch.manual_seed(0)
-    config = transformers.GPTNeoXConfig(
-        num_hidden_layers=2, hidden_size=32, intermediate_size=64, num_attention_heads=2, vocab_size=300
-    )
-    return transformers.GPTNeoXForCausalLM(config).eval()
+    return seeded(transformers.GPTNeoXForCausalLM, **SIZES, intermediate_size=64)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -61,11 +48,8 @@ def test_every_row_of_a_batch_is_what_its_prompt_is_alone(make, side):
 
 
 def test_a_model_that_cannot_bear_padding_on_the_left_says_so_and_the_remedy_works():
-    torch.manual_seed(0)
-    config = transformers.RwkvConfig(
-        num_hidden_layers=2, hidden_size=32, attention_hidden_size=32, vocab_size=300, context_length=64
-    )
-    model = lw.LanguageModel(transformers.RwkvForCausalLM(config).eval(), tokenizer())
+    rwkv = seeded(transformers.RwkvForCausalLM, **SIZES, attention_hidden_size=32, context_length=64)
+    model = lw.LanguageModel(rwkv, tokenizer())
     with pytest.raises(PromptError, match="padded on the left"):
         model.trace(model.tokenize(BATCH, side="left"))
     with torch.no_grad(), model.trace(model.tokenize(BATCH, side="right")) as tracer:
@@ -79,6 +63,11 @@ def test_a_batch_is_padded_where_the_tokenizer_says(model):
         padding = tokenizer().__class__(tokenizer_object=tokenizer().backend_tokenizer, padding_side=side)
         mask = lw.LanguageModel(model.hf_model, padding).tokenize(BATCH)["attention_mask"]
         assert mask[2].tolist() == sorted(mask[2].tolist(), reverse=side == "right")
+
+
+def test_another_side_to_pad_on_is_refused(model):
+    with pytest.raises(PromptError, match=r"the 'lft' side. Give side=\"left\" or side=\"right\""):
+        model.tokenize(BATCH, side="lft")
 
 
 def test_an_encoding_with_padding_on_the_left_gets_its_positions(model):
