@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import BatchEncoding
 
 from lenswidget.errors import PromptError
+from lenswidget.watch import text_config
 
 _KINDS = "a string, a list of strings, token ids, an encoding, or embeddings [batch, seq, d_model]"
 
@@ -157,7 +158,7 @@ def _check(encoding: dict[str, Any], hf_model: Any) -> None:
         raise PromptError(
             f"The prompt is empty: it has the shape {list(given.shape)}. Give at least one token."
         )
-    config = getattr(hf_model, "config", None)
+    config = text_config(hf_model)
     longest = getattr(config, "max_position_embeddings", None)
     if isinstance(longest, int) and 0 < longest < given.shape[1]:
         raise PromptError(

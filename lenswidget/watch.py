@@ -179,9 +179,13 @@ def _n_embeddings(hf_model: nn.Module, embedding: nn.Module) -> int:
     n = getattr(embedding, "num_embeddings", None)
     if isinstance(n, int):
         return n
+    return int(getattr(text_config(hf_model), "vocab_size", 256))
+
+
+def text_config(hf_model: nn.Module) -> Any:
+    """The configuration of the text decoder, which may be nested in the model's own; None without any."""
     config: Any = getattr(hf_model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return int(getattr(text, "vocab_size", 256))
+    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
 def device_of(hf_model: nn.Module) -> torch.device:

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 import transformers
+from recipe import tiny_config, tiny_model
 from tiny import PROMPT, gpt2, language_model, llama, seeded, tokenizer
 
 import lenswidget as lw
@@ -133,6 +134,17 @@ def test_a_prompt_that_cannot_be_taken_is_refused_in_one_sentence(model, prompt,
         model.trace(prompt)
     with model.trace(PROMPT):  # nothing is lost
         assert model.lm_head.output.ndim == 3
+
+
+@pytest.mark.parametrize("family", ["Llava", "Gemma3"])
+def test_ids_are_checked_where_the_text_decoder_is_inside_another_model(family):
+    config = tiny_config(getattr(transformers, f"{family}Config"))
+    model_class = getattr(transformers, f"{family}ForConditionalGeneration")
+    inside = lw.LanguageModel(tiny_model(config, model_class))
+    with pytest.raises(PromptError, match="token id 512, but ids run from 0 to 511"):
+        inside.trace([1, 512])
+    with pytest.raises(PromptError, match="129 tokens, but the model takes 128"):
+        inside.trace([1] * 129)
 
 
 def test_a_tokenizer_is_needed_for_strings_only():
