@@ -131,6 +131,12 @@ def logits(run: Any, cells: Cells, *, lens: Any = None, site: str = "resid_post"
             return decoder.logits(run, asked.cells, asked.lens, site)
 
 
+def rows(run: Run, site: str, lens: Any) -> list[int]:
+    """The layers of a site's grid that a lens can carry, lowest first."""
+    carried = covered_layers(lens, run.n_layers)
+    return [layer for layer in range(run.lowest_layer(site), run.n_layers) if layer in carried]
+
+
 def _decode_some(decoder: Decoder, out: "_Arrays", done: int, asked: Asked) -> int:
     """One tile's cells, measured and stored; how many there were. Halves the tile while memory is short."""
     while True:
@@ -159,11 +165,7 @@ def _checked(
     _check_run(run)
     lens = as_lens(lens)
     check_lens(lens, run.tail)
-    if cells is None:
-        rows = range(run.lowest_layer(site), run.n_layers)
-        carried = covered_layers(lens, run.n_layers)
-        cells = Cells.grid([layer for layer in rows if layer in carried], range(run.seq))
-    cells = Cells.of(cells)
+    cells = Cells.grid(rows(run, site, lens), range(run.seq)) if cells is None else Cells.of(cells)
     run.check(cells, site)
     check_carried(lens, np.unique(cells.layers).tolist(), run.n_layers)
     run.check_tokens(k, track)

@@ -12,6 +12,7 @@ from lenswidget.errors import CellError, FidelityError, LensError, PromptError
 from lenswidget.lenses import as_lens, check_carried, covered_layers, lenses_by_name
 from lenswidget.messages import as_asked, card_message, readout_message, run_message
 from lenswidget.model import LanguageModel
+from lenswidget.readout import rows
 from lenswidget.run import check_ids
 from lenswidget.tokens import Labels
 from lenswidget.wire import DecodeRequest, ReadRequest, label_to_list
@@ -88,15 +89,11 @@ class Session:
         return run_message(self.run, self.labels, tuple(self.lenses))
 
     def layers(self, site: str, lens: str) -> list[int]:
-        """The rows of a site's grid that a lens can carry, lowest first."""
-        run = self.run
-        covered = covered_layers(self.lens(lens), run.n_layers)
-        return [layer for layer in range(run.lowest_layer(site), run.n_layers) if layer in covered]
+        """The rows of a site's grid that a lens, given by name, can carry, lowest first."""
+        return rows(self.run, site, self.lens(lens))
 
     def readout(self, cells: Any, *, site: str, lens: str, **options: Any) -> Readout:
         """`read` on the run on show; `cells` None is the whole grid of the site."""
-        if cells is None:
-            cells = Cells.grid(self.layers(site, lens), range(self.run.seq))
         return self._engine.read(self.run, cells, site=site, lens=self.lens(lens), **options)
 
     def read(self, request: ReadRequest) -> Slices:
@@ -104,10 +101,10 @@ class Session:
         run = self._current(request.run_id)
         covered = covered_layers(self.lens(request.lens), run.n_layers)
         beyond = [layer for layer in request.layers if not -1 <= layer < run.n_layers]
-        rows = [i for i, layer in enumerate(request.layers) if layer in covered or layer in beyond]
+        places = [i for i, layer in enumerate(request.layers) if layer in covered or layer in beyond]
         readout = yield from self._engine.read_slices(
             run,
-            Cells.grid([request.layers[i] for i in rows], request.positions),
+            Cells.grid([request.layers[i] for i in places], request.positions),
             lens=self.lens(request.lens),
             site=request.site,
             k=min(request.k, self.labels.d_vocab),
@@ -116,7 +113,7 @@ class Session:
             against=None,
             logits=False,
         )
-        return readout_message(readout, request, rows, self.labels)
+        return readout_message(readout, request, places, self.labels)
 
     def answer(self, message: Mapping[str, Any]) -> Slices:
         """A request of the page that changes nothing, in slices; returns the reply's value.
