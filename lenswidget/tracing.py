@@ -13,7 +13,7 @@ from lenswidget.errors import OutOfOrderError, TraceError
 from lenswidget.forward import NOTHING
 from lenswidget.locks import ModelLock
 from lenswidget.order import CallOrder, Place, Point
-from lenswidget.refusals import Refusals
+from lenswidget.refusals import Refusals, unavailable
 from lenswidget.rerun import Inputs
 from lenswidget.saving import add_save, close_trace, open_trace, take_save
 from lenswidget.steps import Steps
@@ -321,15 +321,5 @@ class Trace:
         return Refusals(self.root, self._is_generation, places)
 
     def _check_open(self, asked: str) -> None:
-        if self._state == "open" and threading.current_thread() is self._thread:
-            return
-        if self._state == "open":
-            raise TraceError(
-                f"Asked for {asked} on thread {threading.current_thread().name!r}, but this trace was opened "
-                "on another. Read it there and hand the value over."
-            )
-        found = "was stopped" if self._state == "stopped" else "is not open"
-        raise TraceError(
-            f"Asked for {asked}, but this trace {found}. "
-            "Read it inside the `with` block, before any tracer.stop()."
-        )
+        if self._state != "open" or threading.current_thread() is not self._thread:
+            raise unavailable(asked, self._state)
