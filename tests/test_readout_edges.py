@@ -200,7 +200,7 @@ def test_progress_ends_with_all_cells_and_true_shows_a_bar(run, capsys):
         ({"cells": Cells([0], [11])}, CellError, "position 11"),
         ({"k": 0}, CellError, "k from 1 to 5003"),
         ({"k": 5004}, CellError, "5004 best tokens of 5003"),
-        ({"track": [5003]}, CellError, "track token 5003: pass ids, integers from 0 to 5002"),
+        ({"track": [5003]}, CellError, "token 5003: pass ids, integers from 0 to 5002"),
         ({"metrics": ("entropy", "perplexity")}, LensError, "any of entropy, kl, agrees"),
         ({"metrics": "entropy"}, LensError, "pass a list"),
         ({"site": "attn"}, CellError, "site 'attn'"),
@@ -216,7 +216,7 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(run, options, kind, said
     ("check", "said"),
     [
         (lambda run: run.check_tokens("5"), "the '5' best tokens"),
-        (lambda run: run.check_tokens(5, [1.5]), "track token 1.5: pass ids"),
+        (lambda run: run.check_tokens(5, [1.5]), "token 1.5: pass ids"),
         (lambda run: Cells.of(7), "cells 7. Pass Cells.grid(layers, positions), or a list of pairs"),
         (lambda run: Cells.of([(0, 1, 2)]), "a list of pairs"),
     ],
