@@ -13,6 +13,7 @@ import torch
 from lenswidget import readout
 from lenswidget.lenses import as_lens, covered_layers
 from lenswidget.topk import top_k
+from lenswidget.wire import check_temperature
 
 N_MOVED = 5
 
@@ -75,10 +76,12 @@ def decode(
         temperature: above 0.
         track: ids whose log-prob and rank are wanted besides.
     Raises:
-        CellError: a layer, position, k or id outside the run or its vocabulary.
+        CellError: a layer, position, k or id outside the run or its vocabulary, or a layer that the lens
+            does not carry.
+        LensError: a temperature that is not a finite number above 0.
     """
     lens = as_lens(lens)
-    check_cell(run, layer, position, site)
+    temperature = check_temperature(temperature)
     run.check_tokens(k, track)
     has_below = layer > run.lowest_layer(site) and layer - 1 in covered_layers(lens, run.n_layers)
     rows = [layer, layer - 1] if has_below else [layer]
@@ -109,11 +112,6 @@ def decode(
         suppressed=moved[1],
         tracked=list(zip(track, log_probs[0, tracked].tolist(), tracked_ranks, strict=True)),
     )
-
-
-def check_cell(run: Any, layer: int, position: int, site: str = "resid_post") -> None:
-    """Raise a CellError unless the run has this cell."""
-    run.check(readout.Cells([layer], [position]), site)
 
 
 def ranks(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """What runs a model and reads its runs: the protocol, and the engine for a model in this process."""
 
 import functools
-import inspect
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from lenswidget.cells import Cells
 from lenswidget.errors import LensError, PromptError
 from lenswidget.fidelity import Fidelity, compare
 from lenswidget.head import Head, free_bytes, full_float32
+from lenswidget.prompts import takes
 from lenswidget.run import EMBED_SITE, Run
 from lenswidget.sites import SITES
 
@@ -39,7 +39,7 @@ class Engine(Protocol):
     def read_slices(
         self, run: Any, cells: Cells | None = None, **options: Any
     ) -> Generator[tuple[int, int], None, Readout]:
-        """The same in slices."""
+        """The same in slices; options as `lenswidget.readout.read_slices` takes them, all of them."""
         ...
 
 
@@ -122,10 +122,10 @@ class _Capture:
         self._model = model
         self._inputs = dict(inputs)
         self._place = place
-        takes = inspect.signature(model.hf_model.forward).parameters
-        self._options: dict[str, Any] = {"use_cache": False} if "use_cache" in takes else {}
-        # the name before transformers 4.50
-        self._keep = next((n for n in ("logits_to_keep", "num_logits_to_keep") if n in takes), None)
+        self._options: dict[str, Any] = {"use_cache": False} if takes(model.hf_model, "use_cache") else {}
+        # the second is the name before transformers 4.50
+        names = ("logits_to_keep", "num_logits_to_keep")
+        self._keep = next((name for name in names if takes(model.hf_model, name)), None)
 
     def __call__(
         self, site: str, progress: Any = None, *, want_logits: bool = False

@@ -56,9 +56,5 @@ class NotReachedError(TraceError):
     """A read of a module that did not run in this forward."""
 
 
-class ModelBusyError(LensError, RuntimeError):
-    """The model is in use by another thread or an open trace."""
-
-
 class Cancelled(LensError):
     """A readout that was stopped before its end."""

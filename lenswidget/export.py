@@ -87,7 +87,11 @@ def static_state(
 
     Returns:
         JSON-ready; the snapshot's buffers are base64 text, and `status` says that there is no kernel.
+    Raises:
+        LensError: `k` is out of range.
     """
+    if not 1 <= k <= 100:
+        raise LensError(f"Asked to store the {k} best tokens of each cell: choose k from 1 to 100.")
     names = (name for name in widget.trait_names(sync=True) if not name.startswith("_"))
     state = {name: getattr(widget, name) for name in names if name not in NOT_SHOWN}
     packed = widget.packed_grid(k=k, metrics=METRICS, progress=progress)

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lenswidget.errors import LensFileError, LensMismatchError
+from lenswidget.watch import device_of
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,8 @@ def unembed_columns(model: Any, columns: Sequence[int]) -> Float[Tensor, "d_voca
             return head.weight[:, list(columns)].float().cpu()
         tail_dtype = next(iter(head.parameters())).dtype
         dtype: Any = tail_dtype if tail_dtype.is_floating_point else model.hf_model.dtype
-        weights = (weight.device for weight in model.hf_model.parameters())
-        device = next((device for device in weights if device.type != "meta"), torch.device("cpu"))
-        one_hot = torch.zeros(len(columns) + 1, unembed_width(model), dtype=dtype, device=device)
+        shape = (len(columns) + 1, unembed_width(model))
+        one_hot = torch.zeros(shape, dtype=dtype, device=device_of(model.hf_model))
         for row, column in enumerate(columns):
             one_hot[row, column] = 1
         given = head(one_hot).float().cpu()

@@ -1,6 +1,5 @@
 """What fits share: texts as token ids, progress, and a model that is put back as it was."""
 
-import inspect
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,9 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lenswidget.errors import PromptError
+from lenswidget.errors import LensError, PromptError
+from lenswidget.prompts import takes
+from lenswidget.watch import evaluation
 
 Progress = bool | Callable[[int, int], object]
+
+
+def check_settings(least: int, **settings: Any) -> None:
+    """Refuses settings of a fit that are no integers, or below the least that means anything.
+
+    Raises:
+        LensError: says which.
+    """
+    for name, value in settings.items():
+        if not isinstance(value, int) or value < least:
+            raise LensError(f"Asked to fit a lens with {name}={value!r}. Give an integer, {least} or more.")
 
 
 def encode(model: Any, texts: Sequence[Any], max_tokens: int) -> list[Tensor]:
@@ -56,22 +68,18 @@ def counted(total: int, progress: Progress, what: str, start: int = 0) -> Iterat
 
 def uncached(model: Any) -> dict[str, bool]:
     """What a `LanguageModel`'s forward is to be told so that it fills no cache; nothing where it has none."""
-    takes = inspect.signature(model.hf_model.forward).parameters
-    return {"use_cache": False} if "use_cache" in takes else {}
+    return {"use_cache": False} if takes(model.hf_model, "use_cache") else {}
 
 
 @contextmanager
 def frozen(hf_model: torch.nn.Module) -> Generator[None, None, None]:
     """Evaluation mode, and no gradient for any parameter; both are put back."""
-    training = [module for module in hf_model.modules() if module.training]
     learning = [parameter for parameter in hf_model.parameters() if parameter.requires_grad]
-    hf_model.eval()
-    for parameter in learning:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    with evaluation(hf_model):
         for parameter in learning:
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in learning:
+                parameter.requires_grad_(True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lenswidget.watch import device_of
 from lenswidget.wide import widened
 
 # A packed weight is a second copy: beyond this many bytes it is not worth its memory.
@@ -46,11 +47,7 @@ class Head:
     @property
     def device(self) -> torch.device:
         """Where the product is computed, as far as the model says."""
-        if self._linear is not None:
-            return self._linear.weight.device
-        # an offloaded weight is on no device: accelerate brings it to where its module runs
-        devices = (weight.device for weight in self._tail.hf_model.parameters())
-        return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
+        return device_of(self._tail.hf_model) if self._linear is None else self._linear.weight.device
 
     @property
     def stored_dtype(self) -> torch.dtype | None:

@@ -120,6 +120,7 @@ class JacobianLens:
                 an uninterrupted one bit for bit.
             progress: True for a tqdm bar, a function `(done, total)` of backward passes, or False.
         Raises:
+            LensError: a number below 1; `skip_first` may be 0.
             CellError: a layer that the model does not have, or its last.
             PromptError: no text is long enough.
             LensMismatchError: the checkpoint is of another model, other texts or other settings.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lenswidget.errors import AnatomyError, CellError, LensMismatchError, PromptError
 from lenswidget.fitted import Provenance, ids_digest, load_pickled, model_name
-from lenswidget.fitting import Progress, counted, encode, frozen, uncached
+from lenswidget.fitting import Progress, check_settings, counted, encode, frozen, uncached
 from lenswidget.jacobian import JacobianLens
 
 PASS_BYTES = 512 << 20
@@ -58,6 +58,8 @@ class Fit:
         checkpoint: str | Path | None,
     ) -> "Fit":
         """Everything that can be refused is refused here, before the first forward."""
+        check_settings(1, max_tokens=max_tokens, rows=1 if rows is None else rows)
+        check_settings(0, skip_first=skip_first)
         anatomy = model.anatomy
         chosen = _chosen(layers, anatomy.n_layers)
         ids = _long_enough(encode(model, texts, max_tokens), skip_first)

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from lenswidget.errors import LensFileError, ShapeError, UnknownLensError
+from lenswidget.errors import CellError, LensFileError, ShapeError, UnknownLensError
 
 States: TypeAlias = Float[Tensor, "cells d_model"]
 Transport: TypeAlias = Callable[[int, Tensor], Tensor]
@@ -130,6 +130,24 @@ def covered_layers(lens: Lens, n_layers: int) -> frozenset[int]:
     every = range(-1, n_layers)
     own = getattr(lens, "layers", None)
     return frozenset(every) if own is None else frozenset(own) & frozenset(every)
+
+
+def check_carried(lens: Lens, layers: Iterable[int], n_layers: int, name: str | None = None) -> None:
+    """Refuses layers that a lens cannot carry.
+
+    Args:
+        name: what the lens is called, where that is not its own name.
+    Raises:
+        CellError: says which, and what it carries.
+    """
+    carried = sorted(covered_layers(lens, n_layers))
+    beyond = sorted(set(layers).difference(carried))
+    if beyond:
+        have = f"{len(carried)} layers from {carried[0]} to {carried[-1]}" if carried else "no layer"
+        raise CellError(
+            f"Asked for layer {beyond[0]} through the lens {name or lens.name!r}, which carries {have} here: "
+            "choose one of those, or another lens."
+        )
 
 
 # Which lenses were found to fit which models: to compare unembeds takes milliseconds, at every read.

@@ -9,6 +9,22 @@ from lenswidget.card import Card
 from lenswidget.tokens import Labels
 from lenswidget.wire import ARRAYS, Packed, ReadRequest, json_number, label_to_list, pack
 
+# VS Code moves about 1 MB a second between kernel and page, so what comes first must be small
+SNAPSHOT_BYTES = 50_000
+BYTES_PER_TOKEN = 14  # id, log-prob, and a label for about every other token
+BYTES_PER_CELL = 8
+
+
+def n_columns_at_first(n_rows: int, k: int) -> int:
+    """How many positions of a grid of `n_rows` layers, with `k` tokens a cell, the page is sent at first."""
+    n_cells = SNAPSHOT_BYTES // (BYTES_PER_CELL + BYTES_PER_TOKEN * k)
+    return max(1, n_cells // n_rows)
+
+
+def as_asked(run: Any) -> str | list[int]:
+    """A run's prompt as text where it was text, else as token ids."""
+    return run.prompt if isinstance(run.prompt, str) else run.token_ids.tolist()
+
 
 def run_message(run: Any, labels: Labels, lenses: Sequence[str]) -> dict[str, Any]:
     """What the page knows of a run: the model, the prompt's tokens, what can be asked."""

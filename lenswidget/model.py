@@ -1,7 +1,6 @@
 """A causal language model: loaded, given prompts, traced, and looked into."""
 
 import functools
-import itertools
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from lenswidget.order import Place
 from lenswidget.prompts import encode
 from lenswidget.rerun import Inputs
 from lenswidget.tracing import Trace
+from lenswidget.watch import device_of
 
 
 class LanguageModel(TracedModel):
@@ -26,7 +26,11 @@ class LanguageModel(TracedModel):
         final_norm: path of the final norm, likewise.
         unembed: path of the module that makes the logits, likewise.
         from_pretrained_kwargs: handed on to `AutoModelForCausalLM.from_pretrained`.
+    Raises:
+        LensError: any of these with a loaded model.
     """
+
+    tokenizer: Any = None
 
     def __init__(
         self,
@@ -40,27 +44,27 @@ class LanguageModel(TracedModel):
     ) -> None:
         if isinstance(name_or_hf_model, nn.Module):
             hf_model = name_or_hf_model
+            if from_pretrained_kwargs:
+                raise LensError(
+                    f"Asked for {', '.join(from_pretrained_kwargs)} with a model that is loaded already: it "
+                    "is used as it is. Leave that out, or give the model's name."
+                )
         else:
             hf_model = AutoModelForCausalLM.from_pretrained(name_or_hf_model, **from_pretrained_kwargs).eval()
             tokenizer = tokenizer or name_or_hf_model
         super().__init__(hf_model)
-        self.hf_model: nn.Module = self.wrapped
-        self.tokenizer: Any = (
-            AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        )
+        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
         self._given = {"blocks": blocks, "final_norm": final_norm, "unembed": unembed}
 
     @property
+    def hf_model(self) -> nn.Module:
+        """The transformers model itself."""
+        return self.wrapped
+
+    @property
     def device(self) -> torch.device:
-        """Where prompts go: the device of the first weight that is on one, or on which accelerate puts it."""
-        hook = getattr(self.hf_model, "_hf_hook", None)
-        found = getattr(hook, "execution_device", None)
-        if found is not None:
-            return torch.device(found)
-        weights = itertools.chain(self.hf_model.parameters(), self.hf_model.buffers())
-        return next(
-            (weight.device for weight in weights if weight.device.type != "meta"), torch.device("cpu")
-        )
+        """Where prompts go: where accelerate runs the model, else the device of its first weight on one."""
+        return device_of(self.hf_model)
 
     def tokenize(self, prompt: Any, *, side: str | None = None) -> BatchEncoding:
         """A prompt as the model's keyword arguments, on its device: see `prompts.encode`.

@@ -11,10 +11,11 @@ from lenswidget.errors import NotReachedError, TraceError
 from lenswidget.locks import ModelLock, lock_of
 from lenswidget.order import CallOrder, Place
 from lenswidget.rerun import Inputs
-from lenswidget.saving import open_traces
-from lenswidget.tracing import Trace, innermost_trace
+from lenswidget.saving import innermost_trace, open_traces
+from lenswidget.tracing import Trace
 from lenswidget.values import plain
 
+_SETTABLE = ("output", "input", "inputs")
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 
@@ -126,6 +127,20 @@ class TracedModule:
         with self._root.lock:
             return self._place.module(*args, **kwargs)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # a misspelt `output` would be kept here, and change nothing in the model
+        if not hasattr(type(self), name) and not self._may_keep(name):
+            close = difflib.get_close_matches(name, _SETTABLE, 1)
+            remedy = f"Did you mean {close[0]!r}?" if close else "To change the module itself, use .wrapped."
+            raise AttributeError(
+                f"Asked to set {self._label()}.{name}; what can be set is {', '.join(_SETTABLE)}. {remedy}"
+            )
+        object.__setattr__(self, name, value)
+
+    def _may_keep(self, name: str) -> bool:
+        """Whether an attribute that the class does not have may be set."""
+        return False
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -212,6 +227,8 @@ class TracedModule:
 class Calls:
     """The calls of a module within one forward, from 0; each is read and changed like the module."""
 
+    __slots__ = ("_model", "_place")
+
     def __init__(self, model: "TracedModel", place: Place) -> None:
         self._model = model
         self._place = place
@@ -277,6 +294,11 @@ class TracedModel(TracedModule):
     def _is_block(self, place: Place) -> bool:
         """Whether the output of this module has two faces; nothing of a plain module's has."""
         return False
+
+    def _may_keep(self, name: str) -> bool:
+        # a subclass may have attributes of its own, but not in the place of the model's, nor inside a trace
+        is_open = any(trace.is_open and trace.root is self._place.module for trace in open_traces.get())
+        return name.startswith("_") or not (is_open or hasattr(self._place.module, name))
 
     @property
     def _root(self) -> "TracedModel":

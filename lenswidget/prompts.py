@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import BatchEncoding
 
 from lenswidget.errors import PromptError
+from lenswidget.watch import text_config
 
 _KINDS = "a string, a list of strings, token ids, an encoding, or embeddings [batch, seq, d_model]"
 
@@ -33,8 +34,10 @@ def encode(
         it would be alone.
     Raises:
         PromptError: an empty prompt, one longer than the model's context, ids outside the vocabulary, a
-            string without a tokenizer, or something else altogether.
+            string without a tokenizer, something else altogether, or another side.
     """
+    if side not in (None, "left", "right"):
+        raise PromptError(f'Asked to pad on the {side!r} side. Give side="left" or side="right".')
     if isinstance(prompt, Mapping):
         encoding = {str(key): _as_batch(str(key), value) for key, value in prompt.items()}
     elif isinstance(prompt, Tensor) and prompt.is_floating_point():
@@ -155,7 +158,7 @@ def _check(encoding: dict[str, Any], hf_model: Any) -> None:
         raise PromptError(
             f"The prompt is empty: it has the shape {list(given.shape)}. Give at least one token."
         )
-    config = getattr(hf_model, "config", None)
+    config = text_config(hf_model)
     longest = getattr(config, "max_position_embeddings", None)
     if isinstance(longest, int) and 0 < longest < given.shape[1]:
         raise PromptError(

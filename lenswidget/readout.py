@@ -14,9 +14,10 @@ from lenswidget.cells import Cells
 from lenswidget.decoding import TILE_BYTES, Asked, Decoder, is_out_of_memory
 from lenswidget.errors import Cancelled, FidelityWarning, LensError
 from lenswidget.head import full_float32
-from lenswidget.lenses import as_lens, check_lens, covered_layers
+from lenswidget.lenses import as_lens, check_carried, check_lens, covered_layers
 from lenswidget.measures import Tile, measure
 from lenswidget.run import Run
+from lenswidget.tasks import drain
 
 __all__ = ["Cells", "Readout", "logits", "read", "read_slices"]
 
@@ -74,22 +75,22 @@ def read(
         logits=logits, tile_bytes=tile_bytes, slice_s=slice_s,
     )  # fmt: skip
     report, close = _reporter(progress)
+
+    def between(done: int, total: int) -> None:
+        report(done, total)
+        if cancelled is not None and cancelled():
+            raise Cancelled(f"The readout was stopped after {done} of {total} cells.")
+
     try:
-        while True:
-            done, total = next(slices)
-            report(done, total)
-            if cancelled is not None and cancelled():
-                slices.close()
-                raise Cancelled(f"The readout was stopped after {done} of {total} cells.")
-    except StopIteration as finished:
-        readout: Readout = finished.value
+        readout: Readout = drain(slices, between)
         report(len(readout), len(readout))
-        if not run.fidelity.ok:
-            complaint = run.fidelity.complaint(run.model["name"])
-            warnings.warn(f"{complaint} Do not trust these numbers.", FidelityWarning, stacklevel=2)
-        return readout
     finally:
+        slices.close()
         close()
+    if not run.fidelity.ok:
+        complaint = run.fidelity.complaint(run.model["name"])
+        warnings.warn(f"{complaint} Do not trust these numbers.", FidelityWarning, stacklevel=2)
+    return readout
 
 
 def read_slices(
@@ -97,9 +98,9 @@ def read_slices(
 ) -> Generator[tuple[int, int], None, Readout]:
     """`read`, in slices: yields `(cells done, cells in all)` every `slice_s` seconds or so.
 
-    `asked` is what `read` takes: `lens`, `site`, `k`, `track`, `against`, `metrics` and `logits`. The model's
-    lock is held within a slice and free between two; a generator that is closed or dropped leaves nothing
-    behind. What is asked is checked at the first step.
+    `asked` is what `read` takes, whose defaults stand there alone: `lens`, `site`, `k`, `track`, `against`,
+    `metrics` and `logits`, all of them. The model's lock is held within a slice and free between two; a
+    generator that is closed or dropped leaves nothing behind. What is asked is checked at the first step.
     """
     checked = _checked(run, cells, **asked)
     out = _Arrays(checked)
@@ -122,11 +123,18 @@ def read_slices(
 
 def logits(run: Any, cells: Cells, *, lens: Any = None, site: str = "resid_post") -> Tensor:
     """All logits of a few cells, `[cells, d_vocab]` float32, on the model's device: a row each in memory."""
-    asked = _checked(run, cells, lens=lens, site=site, k=1)
+    nothing: Any = {"track": (), "against": None, "metrics": (), "logits": False}
+    asked = _checked(run, cells, lens=lens, site=site, k=1, **nothing)
     with run.lock, torch.no_grad():
         decoder = Decoder(asked, TILE_BYTES)
         with full_float32(decoder.device):
             return decoder.logits(run, asked.cells, asked.lens, site)
+
+
+def rows(run: Run, site: str, lens: Any) -> list[int]:
+    """The layers of a site's grid that a lens can carry, lowest first."""
+    carried = covered_layers(lens, run.n_layers)
+    return [layer for layer in range(run.lowest_layer(site), run.n_layers) if layer in carried]
 
 
 def _decode_some(decoder: Decoder, out: "_Arrays", done: int, asked: Asked) -> int:
@@ -145,30 +153,26 @@ def _checked(
     run: Any,
     cells: Any,
     *,
-    lens: Any = None,
-    site: str = "resid_post",
-    k: int = 5,
-    track: Collection[int] = (),
-    against: Any = None,
-    metrics: Collection[str] = ("entropy",),
-    logits: bool = False,
+    lens: Any,
+    site: str,
+    k: int,
+    track: Collection[int],
+    against: Any,
+    metrics: Collection[str],
+    logits: bool,
 ) -> Asked:
     """What is asked, checked once."""
-    if not isinstance(run, Run):
-        raise LensError(f"Asked to read {run!r:.80}, which is no run. Pass what model.run(prompt) gives.")
+    _check_run(run)
     lens = as_lens(lens)
     check_lens(lens, run.tail)
-    if cells is None:
-        rows = range(run.lowest_layer(site), run.n_layers)
-        carried = covered_layers(lens, run.n_layers)
-        cells = Cells.grid([layer for layer in rows if layer in carried], range(run.seq))
-    cells = Cells.of(cells)
+    cells = Cells.grid(rows(run, site, lens), range(run.seq)) if cells is None else Cells.of(cells)
     run.check(cells, site)
+    check_carried(lens, np.unique(cells.layers).tolist(), run.n_layers)
     run.check_tokens(k, track)
-    unknown = set(metrics) - set(METRICS)
-    if isinstance(metrics, str) or unknown:
+    if isinstance(metrics, str) or not set(metrics) <= set(METRICS):
         raise LensError(f"Asked for metrics {metrics!r}; pass a list of any of {', '.join(METRICS)}.")
     if against is not None:
+        _check_run(against)
         if against.d_vocab != run.d_vocab:
             raise LensError(
                 f"Asked to compare a vocabulary of {run.d_vocab} with one of {against.d_vocab}: the "
@@ -182,6 +186,11 @@ def _checked(
         against.check(cells, site)
     ids = torch.tensor(list(track), dtype=torch.long)
     return Asked(run, cells, lens, site, k, ids, against, frozenset(metrics), logits)
+
+
+def _check_run(run: Any) -> None:
+    if not isinstance(run, Run):
+        raise LensError(f"Asked to read {run!r:.80}, which is no run. Pass what model.run(prompt) gives.")
 
 
 class _Arrays:

@@ -1,8 +1,10 @@
 """What a trace says when it cannot give or change what was asked."""
 
+import threading
+
 from torch import nn
 
-from lenswidget.errors import NotReachedError, OutOfOrderError
+from lenswidget.errors import NotReachedError, OutOfOrderError, TraceError
 from lenswidget.order import Place, Point
 from lenswidget.tracebacks import nearest_path, path_of
 
@@ -58,3 +60,21 @@ class Refusals:
 
     def _path(self, module: nn.Module) -> str | None:
         return self._paths[module] if module in self._paths else path_of(self._root, module)
+
+
+def unavailable(asked: str, state: str) -> TraceError:
+    """For anything asked of a trace that is not open, or is open on another thread.
+
+    Args:
+        asked: what was asked for.
+        state: "new", "open", "stopped" or "closed".
+    """
+    if state == "open":
+        return TraceError(
+            f"Asked for {asked} on thread {threading.current_thread().name!r}, but this trace was opened on "
+            "another. Read it there and hand the value over."
+        )
+    found = "was stopped" if state == "stopped" else "is not open"
+    return TraceError(
+        f"Asked for {asked}, but this trace {found}. Read it inside the `with` block, before tracer.stop()."
+    )

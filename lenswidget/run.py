@@ -118,11 +118,7 @@ class Run:
             raise CellError(
                 f"Asked for the {k!r} best tokens of {self.d_vocab}: choose k from 1 to {self.d_vocab}."
             )
-        for token_id in ids:
-            if not _is_integer(token_id) or not 0 <= token_id < self.d_vocab:
-                raise CellError(
-                    f"Asked to track token {token_id!r}: pass ids, integers from 0 to {self.d_vocab - 1}."
-                )
+        check_ids(ids, self.d_vocab)
 
     def __repr__(self) -> str:
         return (
@@ -136,6 +132,17 @@ class Run:
             if site not in self._streams:
                 self._streams[site] = self._capture(site)
             return self._streams[site]
+
+
+def check_ids(ids: Iterable[Any], d_vocab: int) -> None:
+    """Refuses token ids that a vocabulary does not have.
+
+    Raises:
+        CellError: says which.
+    """
+    for token_id in ids:
+        if not _is_integer(token_id) or not 0 <= token_id < d_vocab:
+            raise CellError(f"Asked for token {token_id!r}: pass ids, integers from 0 to {d_vocab - 1}.")
 
 
 def _is_integer(value: Any) -> bool:

@@ -1,11 +1,13 @@
-"""`.save()` while a trace is open: nothing here needs it, code written for nnsight calls it."""
+"""Which traces are open, and `.save()` while any is: nothing needs it, code written for nnsight calls it."""
 
 import contextvars
 import threading
 import weakref
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from lenswidget.errors import TraceError
 
 # Those that the code at hand stands in, the innermost last.
 open_traces: contextvars.ContextVar[tuple[Any, ...]] = contextvars.ContextVar("open_traces", default=())
@@ -28,6 +30,31 @@ def open_trace(trace: Any) -> None:
         _open.add(id(trace))
         if len(_open) == 1:
             Tensor.save = _save  # type: ignore[attr-defined]  # the seed's own method
+
+
+def innermost_trace(root: nn.Module, path: str, asked: str) -> Any:
+    """The trace of this model that was opened last and is still open.
+
+    Args:
+        root: the model.
+        path: of the module in it that is asked for something.
+        asked: what it is asked for.
+    Raises:
+        TraceError: none is open.
+    """
+    traces = tuple(
+        trace for trace in open_traces.get() if trace.is_open
+    )  # one may have been closed elsewhere
+    for trace in reversed(traces):
+        if trace.root is root:
+            return trace
+    found = (
+        f"the open trace is of another model ({type(traces[-1].root).__name__})" if traces else "none is open"
+    )
+    raise TraceError(
+        f"Asked for {path or 'the model'}.{asked}, which exists only in a trace of its model, but {found}. "
+        "Write `with model.trace(prompt):` around it."
+    )
 
 
 def close_trace(trace: Any) -> None:

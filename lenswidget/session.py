@@ -1,15 +1,19 @@
 """What a widget's requests are answered from: a model, its lenses, its labels and the run on show."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from lenswidget import snippets
-from lenswidget.card import check_cell, decode
+from lenswidget.arrays import Readout
+from lenswidget.card import decode
+from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import CellError, FidelityError, LensError, PromptError
-from lenswidget.lenses import as_lens, covered_layers, lenses_by_name
-from lenswidget.messages import card_message, readout_message, run_message
-from lenswidget.readout import Cells, Readout
+from lenswidget.lenses import as_lens, check_carried, covered_layers, lenses_by_name
+from lenswidget.messages import as_asked, card_message, readout_message, run_message
+from lenswidget.model import LanguageModel
+from lenswidget.readout import rows
+from lenswidget.run import check_ids
 from lenswidget.tokens import Labels
 from lenswidget.wire import DecodeRequest, ReadRequest, label_to_list
 
@@ -31,6 +35,11 @@ class Session:
 
     def __init__(self, model: Any, lens: Any = None, lenses: Any = None, *, strict: bool = True):
         self.model = model
+        if not isinstance(model, LanguageModel):
+            raise LensError(
+                f"The widget was given a {type(model).__name__}. Give it a LanguageModel: "
+                "lw.LanguageModel(hf_model, tokenizer)."
+            )
         self._run: Any = None
         self._prompt: Any = None
         self.labels = Labels(model.tokenizer, model.anatomy.d_vocab)
@@ -80,15 +89,11 @@ class Session:
         return run_message(self.run, self.labels, tuple(self.lenses))
 
     def layers(self, site: str, lens: str) -> list[int]:
-        """The rows of a site's grid that a lens can carry, lowest first."""
-        run = self.run
-        covered = covered_layers(self.lens(lens), run.n_layers)
-        return [layer for layer in range(run.lowest_layer(site), run.n_layers) if layer in covered]
+        """The rows of a site's grid that a lens, given by name, can carry, lowest first."""
+        return rows(self.run, site, self.lens(lens))
 
     def readout(self, cells: Any, *, site: str, lens: str, **options: Any) -> Readout:
         """`read` on the run on show; `cells` None is the whole grid of the site."""
-        if cells is None:
-            cells = Cells.grid(self.layers(site, lens), range(self.run.seq))
         return self._engine.read(self.run, cells, site=site, lens=self.lens(lens), **options)
 
     def read(self, request: ReadRequest) -> Slices:
@@ -96,26 +101,45 @@ class Session:
         run = self._current(request.run_id)
         covered = covered_layers(self.lens(request.lens), run.n_layers)
         beyond = [layer for layer in request.layers if not -1 <= layer < run.n_layers]
-        rows = [i for i, layer in enumerate(request.layers) if layer in covered or layer in beyond]
+        places = [i for i, layer in enumerate(request.layers) if layer in covered or layer in beyond]
         readout = yield from self._engine.read_slices(
             run,
-            Cells.grid([request.layers[i] for i in rows], request.positions),
+            Cells.grid([request.layers[i] for i in places], request.positions),
             lens=self.lens(request.lens),
             site=request.site,
             k=min(request.k, self.labels.d_vocab),
             track=tuple(request.track),
             metrics=tuple(request.metrics),
+            against=None,
+            logits=False,
         )
-        return readout_message(readout, request, rows, self.labels)
+        return readout_message(readout, request, places, self.labels)
+
+    def answer(self, message: Mapping[str, Any]) -> Slices:
+        """A request of the page that changes nothing, in slices; returns the reply's value.
+
+        Raises:
+            LensError: whatever is wrong with the request, or a kind that is not known.
+        """
+        match message.get("kind"):
+            case "read":
+                return (yield from self.read(ReadRequest.parse(message)))
+            case "decode":
+                return self.decode(DecodeRequest.parse(message))
+            case "search":
+                return self.search(str(message.get("text", "")), int(message.get("k", 20)))
+            case "code":
+                return self.code(DecodeRequest.parse({**message, "run_id": self.run.id}))
+            case "ping":
+                return {}
+            case kind:
+                raise LensError(f"The page asked for {kind!r}, which this kernel does not know.")
 
     def check(self, layer: int, position: int, site: str, lens: str) -> None:
         """Raise a CellError unless the run on show has this cell, and the lens carries it."""
         run = self.run
-        check_cell(run, layer, position, site)
-        covered = covered_layers(self.lens(lens), run.n_layers)
-        if layer not in covered:
-            carried = ", ".join(map(str, sorted(covered)))
-            raise CellError(f"Layer {layer} was asked for; the lens {lens!r} carries {carried}.")
+        run.check(Cells([layer], [position]), site)
+        check_carried(self.lens(lens), [layer], run.n_layers, lens)
 
     def decode(self, request: DecodeRequest) -> dict[str, Any]:
         """One cell decoded again, as a card message."""
@@ -138,22 +162,32 @@ class Session:
         ids = self.labels.search(text, k)
         return {"matches": [{"id": i, "label": label_to_list(self.labels[i])} for i in ids]}
 
-    def code(self, prompt: Any, cell: dict[str, Any]) -> str:
+    def code(self, request: DecodeRequest) -> dict[str, Any]:
         """The trace that reproduces a card."""
-        return snippets.cell_code(prompt, load=snippets.load_code(self.model), **cell)
+        names = ("layer", "position", "site", "lens", "k", "temperature")
+        cell = {name: getattr(request, name) for name in names}
+        load = snippets.load_code(self.model)
+        return {"code": snippets.cell_code(as_asked(self.run), load=load, **cell)}
 
     def lens(self, name: str) -> Any:
         if name not in self.lenses:
-            raise LensError(f"No lens is called {name!r} here; this widget has {', '.join(self.lenses)}.")
+            raise LensError(f"No lens is called {name!r} here: name one of {', '.join(self.lenses)}.")
         return self.lenses[name]
 
-    def token_id(self, token: str | int) -> int:
-        """The id of a token given as id or as text that is exactly one token."""
-        d_vocab = self.labels.d_vocab
-        if isinstance(token, int):
-            if not 0 <= token < d_vocab:
-                raise CellError(f"Token {token} was asked for; the vocabulary has ids 0 to {d_vocab - 1}.")
-            return token
+    def check_ids(self, ids: Sequence[Any]) -> None:
+        """Raise a CellError unless all are ids of the vocabulary."""
+        check_ids(ids, self.labels.d_vocab)
+
+    def token_id(self, token: Any) -> int:
+        """The id of a token given as id or as text that is exactly one token.
+
+        Raises:
+            CellError: it is no id of the vocabulary, or not one token.
+            PromptError: it is text, and the model has no tokenizer.
+        """
+        if not isinstance(token, str):
+            self.check_ids([token])
+            return int(token)
         if self.model.tokenizer is None:
             raise PromptError(f"{token!r} is text, but this model has no tokenizer. Give a token id.")
         ids: Sequence[int] = self.model.tokenizer.encode(token, add_special_tokens=False)
@@ -164,7 +198,9 @@ class Session:
 
     def _current(self, run_id: str) -> Any:
         if run_id != self.run.id:
-            raise CellError("The page asked about an earlier run; the model has been run again since.")
+            raise CellError(
+                "The page asked about an earlier run, but another is shown now: ask about that one."
+            )
         return self.run
 
 

@@ -23,6 +23,8 @@ class Layers:
         model: a `LanguageModel`.
     """
 
+    __slots__ = ("_model",)
+
     def __init__(self, model: Any) -> None:
         self._model = model
 
@@ -34,13 +36,16 @@ class Layers:
     @overload
     def __getitem__(self, index: slice) -> "list[Layer]": ...
     def __getitem__(self, index: int | slice) -> "Layer | list[Layer]":
-        """Layer `index`, from 0.
+        """Layer `index`, from 0; with a slice, those layers in a list.
 
         Raises:
-            CellError: there is no such layer. A negative number is refused, since row -1 of a lens grid
-                is the embedding, where Python's habit would give the last layer.
+            CellError: there is no such layer. A negative number is refused, in a slice as well, since row -1
+                of a lens grid is the embedding, where Python's habit would give the last layer.
         """
         if isinstance(index, slice):
+            for bound in (index.start, index.stop):
+                if bound is not None and operator.index(bound) < 0:
+                    return [self[bound]]  # which refuses it
             return [Layer(self._model, i) for i in range(len(self))[index]]
         layer, n = operator.index(index), len(self)
         if not 0 <= layer < n:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lenswidget.locks import lock_of
 from lenswidget.stream import Slot, Stream
-from lenswidget.watch import forward, logits_of
+from lenswidget.watch import device_of, forward, logits_of
 
 Forward = Callable[..., Any]
 
@@ -95,7 +95,7 @@ class Skipping:
         final = self.streams[-1].with_leaving(self.outputs[-1], given)
         replacements.append((self.blocks[-1], lambda *args, **kwargs: final))
         # int64: token ids
-        ids = torch.full(shape, self.neutral_id, device=_input_device(hf_model, states), dtype=torch.long)
+        ids = torch.full(shape, self.neutral_id, device=device_of(hf_model), dtype=torch.long)
         with lock_of(hf_model), _forwards_replaced([*replacements, *also]):
             return forward(hf_model, ids)
 
@@ -103,10 +103,3 @@ class Skipping:
 def _pass_on(stream: Stream, output: Any, *args: Any, **kwargs: Any) -> Any:
     """A block's forward that gives what it got, in the shape that the model expects."""
     return stream.target.put(output, stream.source.get((args, kwargs)))
-
-
-def _input_device(hf_model: nn.Module, states: Tensor) -> torch.device:
-    for parameter in hf_model.parameters():
-        if parameter.device.type != "meta":
-            return parameter.device
-    return states.device

@@ -7,10 +7,8 @@ from torch import Tensor, nn
 
 from lenswidget.anatomy import Anatomy
 from lenswidget.errors import ShapeError
-from lenswidget.fidelity import Fidelity, compare
+from lenswidget.fidelity import compare
 from lenswidget.watch import inference
-
-__all__ = ["Fidelity", "Tail", "compare"]
 
 
 @dataclass(frozen=True)

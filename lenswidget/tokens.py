@@ -4,7 +4,6 @@ Ids are identity, labels are for the eye: several ids may carry one label, and a
 into an id. Bytes that are no whole character are shown in hex, white space as glyphs, and nothing is lost.
 """
 
-import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -121,8 +120,7 @@ class Labels:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             return hasattr(self.tokenizer, "byte_decoder")
-        spec = json.loads(backend.to_str())
-        return "ByteLevel" in json.dumps([spec.get("decoder"), spec.get("pre_tokenizer")])
+        return any(_is_byte_level(part) for part in (backend.decoder, backend.pre_tokenizer))
 
     @cached_property
     def _added(self) -> dict[int, str]:
@@ -162,6 +160,15 @@ class Labels:
         if any(character not in table for character in piece):
             return None
         return bytes(table[character] for character in piece)
+
+
+def _is_byte_level(part: Any) -> bool:
+    """Whether a part of a fast tokenizer turns bytes into characters, by itself or among others."""
+    try:
+        # its own JSON, which pickle keeps: the whole tokenizer's holds the vocabulary, a fifth of a second
+        return part is not None and b"ByteLevel" in part.__getstate__()
+    except Exception:  # a part written in Python has no such text, and tokenizers raises a plain Exception
+        return False
 
 
 @cache

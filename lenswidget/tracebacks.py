@@ -16,6 +16,7 @@ _OURS = {
         "modules.py",
         "refusals.py",
         "rerun.py",
+        "saving.py",
         "steps.py",
         "tracing.py",
     )

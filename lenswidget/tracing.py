@@ -13,9 +13,9 @@ from lenswidget.errors import OutOfOrderError, TraceError
 from lenswidget.forward import NOTHING
 from lenswidget.locks import ModelLock
 from lenswidget.order import CallOrder, Place, Point
-from lenswidget.refusals import Refusals
+from lenswidget.refusals import Refusals, unavailable
 from lenswidget.rerun import Inputs
-from lenswidget.saving import add_save, close_trace, open_trace, open_traces, take_save
+from lenswidget.saving import add_save, close_trace, open_trace, take_save
 from lenswidget.steps import Steps
 from lenswidget.tracebacks import tidy
 from lenswidget.values import Parts, block_output, check_fit, leaves, plain, replace_first
@@ -168,7 +168,7 @@ class Trace:
             self._reach(point, place)
         return self._views[point] if point in self._views else self._values[point]
 
-    def write(self, place: Place, kind: str, value: Any, name: str = "") -> None:
+    def write(self, place: Place, kind: str, value: Any) -> None:
         """Let the rest of the forward see another value.
 
         Raises:
@@ -181,7 +181,7 @@ class Trace:
             states = value[0] if isinstance(value, tuple) and len(value) == 1 else value
             value = replace_first(found, plain(states)) if isinstance(states, Tensor) else value
         value = plain(value)
-        check_fit(value, found, name or self._refusals(place).name(point))
+        check_fit(value, found, self._refusals(place).name(point))
         self._give_back()
         self._course.reply = value
         self._changes.assigned(point, value)
@@ -321,39 +321,5 @@ class Trace:
         return Refusals(self.root, self._is_generation, places)
 
     def _check_open(self, asked: str) -> None:
-        if self._state == "open" and threading.current_thread() is self._thread:
-            return
-        if self._state == "open":
-            raise TraceError(
-                f"Asked for {asked} on thread {threading.current_thread().name!r}, but this trace was opened "
-                "on another. Read it there and hand the value over."
-            )
-        found = "was stopped" if self._state == "stopped" else "is not open"
-        raise TraceError(
-            f"Asked for {asked}, but this trace {found}. "
-            "Read it inside the `with` block, before any tracer.stop()."
-        )
-
-
-def innermost_trace(root: nn.Module, path: str, asked: str) -> Trace:
-    """The trace of this model that was opened last and is still open.
-
-    Args:
-        root: the model.
-        path: of the module in it that is asked for something.
-        asked: what it is asked for.
-    Raises:
-        TraceError: none is open.
-    """
-    traces: tuple[Trace, ...] = open_traces.get()
-    traces = tuple(trace for trace in traces if trace.is_open)  # one may have been closed elsewhere
-    for trace in reversed(traces):
-        if trace.root is root:
-            return trace
-    found = (
-        f"the open trace is of another model ({type(traces[-1].root).__name__})" if traces else "none is open"
-    )
-    raise TraceError(
-        f"Asked for {path or 'the model'}.{asked}, which exists only in a trace of its model, but {found}. "
-        "Write `with model.trace(prompt):` around it."
-    )
+        if self._state != "open" or threading.current_thread() is not self._thread:
+            raise unavailable(asked, self._state)

@@ -123,6 +123,7 @@ class TunedLens:
             seed: of those draws.
             progress: True for a tqdm bar, a function `(done, total)` of texts and steps, or False.
         Raises:
+            LensError: a number below 1; `n_steps` may be 0.
             PromptError: no texts, or no tokens in them.
             FidelityError: the model's tail passes no gradient back; the message names the remedy.
         """

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lenswidget.errors import FidelityError, PromptError
 from lenswidget.fitted import Provenance, model_name
-from lenswidget.fitting import Progress, counted, encode, frozen, uncached
+from lenswidget.fitting import Progress, check_settings, counted, encode, frozen, uncached
 from lenswidget.tuned import TunedLens, published_hashes
 
 TEXTS_PER_STEP = 4
@@ -69,6 +69,8 @@ def fit(
     progress: Progress,
 ) -> TunedLens:
     """See `TunedLens.fit`."""
+    check_settings(1, max_tokens=max_tokens, cells_per_step=cells_per_step)
+    check_settings(0, n_steps=n_steps)
     ids = [text for text in encode(model, texts, max_tokens) if len(text)]
     if sum(map(len, ids)) < 2:
         raise PromptError("The texts to fit a tuned lens on hold fewer than two tokens; pass longer texts.")

@@ -172,23 +172,32 @@ def probe_ids(hf_model: nn.Module, shift: int = 0) -> Tensor:
     usable = [i for i in range(min(n_ids, 4096)) if i not in special] or list(range(n_ids))
     n = PROBE_BATCH * PROBE_SEQ
     chosen = [usable[(7 * i + 3 + 11 * shift) % len(usable)] for i in range(n)]
-    return torch.tensor(chosen, device=_device(hf_model)).view(PROBE_BATCH, PROBE_SEQ)
+    return torch.tensor(chosen, device=device_of(hf_model)).view(PROBE_BATCH, PROBE_SEQ)
 
 
 def _n_embeddings(hf_model: nn.Module, embedding: nn.Module) -> int:
     n = getattr(embedding, "num_embeddings", None)
     if isinstance(n, int):
         return n
+    return int(getattr(text_config(hf_model), "vocab_size", 256))
+
+
+def text_config(hf_model: nn.Module) -> Any:
+    """The configuration of the text decoder, which may be nested in the model's own; None without any."""
     config: Any = getattr(hf_model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return int(getattr(text, "vocab_size", 256))
+    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
-def _device(hf_model: nn.Module) -> torch.device:
-    for tensor in hf_model.parameters():
-        if tensor.device.type != "meta":
-            return tensor.device
-    return torch.device("cpu")
+def device_of(hf_model: nn.Module) -> torch.device:
+    """Where a model takes its inputs: where accelerate runs it, else where its first weight is.
+
+    An offloaded weight is on no device: accelerate brings it to where its module runs.
+    """
+    found = getattr(getattr(hf_model, "_hf_hook", None), "execution_device", None)
+    if found is not None:
+        return torch.device(found)
+    weights = itertools.chain(hf_model.parameters(), hf_model.buffers())
+    return next((weight.device for weight in weights if weight.device.type != "meta"), torch.device("cpu"))
 
 
 def _integers(value: Any) -> Iterator[int]:
@@ -204,13 +213,19 @@ def _integers(value: Any) -> Iterator[int]:
 
 
 @contextmanager
-def inference(hf_model: nn.Module) -> Generator[None, None, None]:
-    """Evaluation mode without gradients; every module's own mode is put back."""
+def evaluation(hf_model: nn.Module) -> Generator[None, None, None]:
+    """Evaluation mode; every module's own mode is put back."""
     training = [module for module in hf_model.modules() if module.training]
     hf_model.eval()
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def inference(hf_model: nn.Module) -> Generator[None, None, None]:
+    """Evaluation mode without gradients; every module's own mode is put back."""
+    with evaluation(hf_model), torch.no_grad():
+        yield

@@ -2,40 +2,23 @@
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import anywidget
 import traitlets as t
 
 from lenswidget import shown
-from lenswidget.errors import CellError, LensError
-from lenswidget.readout import Readout
+from lenswidget.arrays import Readout
+from lenswidget.choices import METRICS, as_cards, as_pins, as_selection, as_trajectory
+from lenswidget.errors import LensError
+from lenswidget.messages import as_asked, n_columns_at_first
 from lenswidget.session import Session
 from lenswidget.tasks import Tasks, drain
 from lenswidget.wire import DecodeRequest, Packed, ReadRequest
 
 STATIC = Path(__file__).parent / "static"
-# VS Code moves about 1 MB a second between kernel and page, so what comes first must be small
-SNAPSHOT_BYTES = 50_000
-BYTES_PER_TOKEN = 14  # id, log-prob, and a label for about every other token
-BYTES_PER_CELL = 8
-METRICS = ("prob", "log_prob", "entropy", "kl", "rank", "agrees")
-CHOICES = (
-    "selection",
-    "metric",
-    "k",
-    "card_k",
-    "site",
-    "lens",
-    "stride",
-    "orientation",
-    "hide_special",
-    "column_width_px",
-    "pins",
-    "cards",
-    "trajectory",
-    "rank_token",
-)
+# of traits: shared with the page; and such that a person sets them there or from Python, as `state` holds
+SHARED, CHOICE = {"sync": True}, {"sync": True, "is_choice": True}
 IDLE = {"state": "idle", "text": "", "done": 0, "total": 0}
 
 
@@ -45,7 +28,8 @@ class LensWidget(anywidget.AnyWidget):
     Args:
         model: a `LanguageModel`.
         prompt: text, ids, or an encoding of one prompt.
-        lens: how mid-layer states are carried to the tail: None (logit lens), a `Lens`, or a callable.
+        lens: how mid-layer states are carried to the tail: None (logit lens), a `Lens`, a callable, or the
+            name of one of `lenses`.
         lenses: more lenses to switch between: a sequence, or a mapping from name to lens.
         strict: refuse a model whose decoded last row is not its own logits; False shows it with a red badge.
         state: `w.state` of an earlier widget, to begin with its choices.
@@ -58,27 +42,27 @@ class LensWidget(anywidget.AnyWidget):
     _css = STATIC / "widget.css"
 
     # what the kernel tells
-    run = t.Dict(read_only=True).tag(sync=True)
-    snapshot = t.Dict(read_only=True).tag(sync=True)
-    decoded = t.Dict(allow_none=True, default_value=None, read_only=True).tag(sync=True)
-    status = t.Dict(IDLE, read_only=True).tag(sync=True)
+    run = t.Dict(read_only=True).tag(**SHARED)
+    snapshot = t.Dict(read_only=True).tag(**SHARED)
+    decoded = t.Dict(allow_none=True, default_value=None, read_only=True).tag(**SHARED)
+    status = t.Dict(IDLE, read_only=True).tag(**SHARED)
 
-    # what a person chooses, in the page or from Python
-    prompt = t.Union([t.Unicode(), t.List(t.Int())]).tag(sync=True)
-    selection = t.Dict(allow_none=True, default_value=None).tag(sync=True)
-    metric = t.Enum(METRICS, default_value="prob").tag(sync=True)
-    k = t.Int(5, min=1, max=100).tag(sync=True)
-    card_k = t.Int(20, min=1, max=1000).tag(sync=True)
-    site = t.Unicode("resid_post").tag(sync=True)
-    lens = t.Unicode("logit").tag(sync=True)
-    stride = t.Int(1, min=1).tag(sync=True)
-    orientation = t.Enum(("layers", "tokens"), default_value="layers").tag(sync=True)
-    hide_special = t.Bool(False).tag(sync=True)
-    column_width_px = t.Int(72, min=24, max=400).tag(sync=True)
-    pins = t.List(t.Dict()).tag(sync=True)
-    cards = t.List(t.Dict()).tag(sync=True)
-    trajectory = t.Dict({"metric": "prob", "positions": []}).tag(sync=True)
-    rank_token = t.Int(None, allow_none=True).tag(sync=True)
+    # what a person chooses
+    prompt = t.Union([t.Unicode(), t.List(t.Int())]).tag(**SHARED)
+    selection = t.Dict(allow_none=True, default_value=None).tag(**CHOICE)
+    metric = t.Enum(METRICS, default_value="prob").tag(**CHOICE)
+    k = t.Int(5, min=1, max=100).tag(**CHOICE)
+    card_k = t.Int(20, min=1, max=1000).tag(**CHOICE)
+    site = t.Unicode("resid_post").tag(**CHOICE)
+    lens = t.Unicode("logit").tag(**CHOICE)
+    stride = t.Int(1, min=1).tag(**CHOICE)
+    orientation = t.Enum(("layers", "tokens"), default_value="layers").tag(**CHOICE)
+    hide_special = t.Bool(False).tag(**CHOICE)
+    column_width_px = t.Int(72, min=24, max=400).tag(**CHOICE)
+    pins = t.List(t.Dict()).tag(**CHOICE)
+    cards = t.List(t.Dict()).tag(**CHOICE)
+    trajectory = t.Dict({"metric": "prob", "positions": []}).tag(**CHOICE)
+    rank_token = t.Int(None, allow_none=True).tag(**CHOICE)
 
     def __init__(
         self,
@@ -91,16 +75,18 @@ class LensWidget(anywidget.AnyWidget):
         state: dict[str, Any] | None = None,
         **choices: Any,
     ):
+        begin = {**(state or {}), **choices}
+        if unknown := sorted(set(begin) - set(self.trait_names())):
+            known = ", ".join(self.trait_names(is_choice=True))
+            raise LensError(f"The widget was given {', '.join(unknown)}, but what can be chosen is {known}.")
         session = Session(model, lens, lenses, strict=strict)
         self._next_run: Any = session.execute(prompt)
         self._session = session
         self._tasks = Tasks(self._reply, self._progress)
-        begin = {**(state or {}), **choices}
-        if lens is not None or begin.get("lens") not in self._session.lenses:
-            begin["lens"] = self._session.first_lens
+        if lens is not None or "lens" not in begin:
+            begin["lens"] = session.first_lens
         selection = begin.pop("selection", None)
-        prompt = prompt if isinstance(prompt, str) else self._next_run.token_ids.tolist()
-        super().__init__(prompt=prompt, **begin)
+        super().__init__(prompt=as_asked(self._next_run), **begin)
         self._publish()
         self.selection = selection
         self.on_msg(self._receive)
@@ -110,7 +96,7 @@ class LensWidget(anywidget.AnyWidget):
     @property
     def state(self) -> dict[str, Any]:
         """The choices made in this widget; pass it on as `state=` to begin another where this one stands."""
-        return {name: getattr(self, name) for name in CHOICES}
+        return {name: getattr(self, name) for name in self.trait_names(is_choice=True)}
 
     def readout(self, cells: Any = None, **options: Any) -> Readout:
         """The grid's numbers: every cell, or those given, with the widget's site, lens, k and pins.
@@ -119,13 +105,7 @@ class LensWidget(anywidget.AnyWidget):
             cells: a `Cells`; None is all of them.
             options: of `lenswidget.readout.read`, in place of the widget's own choices.
         """
-        asked: dict[str, Any] = {
-            "site": self.site,
-            "lens": self.lens,
-            "k": self.k,
-            "track": tuple(self._pinned()),
-        }
-        return self._session.readout(cells, **{**asked, **options})
+        return self._session.readout(cells, **{**self._reading, **options})
 
     def to_dataframe(self, **options: Any) -> Any:
         """`readout().to_dataframe()`: a row per cell and top token."""
@@ -136,7 +116,7 @@ class LensWidget(anywidget.AnyWidget):
         self.to_dataframe(**options).to_csv(path, index=False)
         return Path(path)
 
-    def track(self, token: str | int, *, label: str | None = None) -> Readout:
+    def track(self, token: str | SupportsIndex, *, label: str | None = None) -> Readout:
         """Pin a token and read it at every layer and position.
 
         Args:
@@ -146,7 +126,7 @@ class LensWidget(anywidget.AnyWidget):
             A readout whose `tracked_log_probs` and `tracked_ranks` are `[cells, 1]`.
         """
         token_id = self._session.token_id(token)
-        if token_id not in self._pinned():
+        if token_id not in self._reading["track"]:
             pins: list[dict[str, Any]] = self.pins
             taken = [pin["color"] for pin in pins]
             color = next(i for i in range(len(taken) + 1) if i not in taken)
@@ -177,15 +157,15 @@ class LensWidget(anywidget.AnyWidget):
             progress: called with `(done, total)` cells.
         """
         run = self._session.run
+        reading = self._reading
+        if k is not None:
+            reading["k"] = k
         request = ReadRequest(
             run_id=run.id,
             layers=self._session.layers(self.site, self.lens),
-            positions=list(range(max(0, run.seq - (newest or run.seq)), run.seq)),
-            site=self.site,
-            lens=self.lens,
-            k=k or self.k,
-            track=self._pinned(),
+            positions=list(range(run.seq))[-(newest or run.seq) :],
             metrics=list(metrics),
+            **reading,
         )
         return drain(self._session.read(request), progress)
 
@@ -232,7 +212,7 @@ class LensWidget(anywidget.AnyWidget):
         name, value = proposal["trait"].name, proposal["value"]
         known = self._session.lenses if name == "lens" else (self._next_run or self._session.run).sites
         if value not in known:
-            raise LensError(f"No {name} is called {value!r} here; this widget has {', '.join(known)}.")
+            raise LensError(f"No {name} is called {value!r} here: name one of {', '.join(known)}.")
         return value
 
     @t.observe("site", "lens", "k")
@@ -249,23 +229,24 @@ class LensWidget(anywidget.AnyWidget):
 
     def _snapshot(self) -> dict[str, Any]:
         """The whole grid where it is small; else as many of the newest columns as fit."""
-        n_cells = SNAPSHOT_BYTES // (BYTES_PER_CELL + BYTES_PER_TOKEN * self.k)
-        packed = self.packed_grid(newest=max(1, n_cells // len(self._session.layers(self.site, self.lens))))
+        n_rows = len(self._session.layers(self.site, self.lens))
+        packed = self.packed_grid(newest=n_columns_at_first(n_rows, self.k))
         return {"header": packed.header, "buffers": packed.buffers}
 
-    # the selected cell, the pins
+    @property
+    def _reading(self) -> dict[str, Any]:
+        """How the grid is read: the choices that a readout is asked with."""
+        pins: list[dict[str, Any]] = self.pins
+        track = list(dict.fromkeys(i for pin in pins for i in pin["ids"]))
+        return {"site": self.site, "lens": self.lens, "k": self.k, "track": track}
+
+    # the other choices
 
     @t.validate("selection")
     def _validate_selection(self, proposal: Any) -> Any:
-        cell = proposal["value"]
-        if cell is None:
+        if proposal["value"] is None:
             return None
-        try:
-            cell = {"layer": int(cell["layer"]), "position": int(cell["position"])}
-        except (KeyError, TypeError, ValueError):
-            raise CellError(
-                f'The selection is {cell!r}. It must be {{"layer": i, "position": j}} or None.'
-            ) from None
+        cell = as_selection(proposal["value"])
         self._session.check(**cell, site=self.site, lens=self.lens)
         return cell
 
@@ -276,25 +257,29 @@ class LensWidget(anywidget.AnyWidget):
         if cell is None:
             self.set_trait("decoded", None)
         elif card is None or any(card[name] != cell[name] for name in cell):
-            asked = {"site": self.site, "lens": self.lens, "k": self.card_k, "track": self._pinned()}
-            request = DecodeRequest.parse({"run_id": self._session.run.id, **cell, **asked})
-            self.set_trait("decoded", self._session.decode(request))
+            asked: dict[str, Any] = {**cell, **self._reading, "k": self.card_k}
+            self.set_trait("decoded", self._session.decode(DecodeRequest(self._session.run.id, **asked)))
 
     @t.validate("pins")
     def _validate_pins(self, proposal: Any) -> Any:
-        for pin in proposal["value"]:
-            ids = pin.get("ids")
-            if not ids or not all(isinstance(i, int) for i in ids):
-                raise CellError(
-                    f'A pin is {pin!r}. It must be {{"ids": [token ids], "label": text, "color": number}}.'
-                )
-            for i in ids:
-                self._session.token_id(i)
+        pins = as_pins(proposal["value"])
+        for pin in pins:
+            self._session.check_ids(pin["ids"])
+        return pins
+
+    @t.validate("rank_token")
+    def _validate_rank_token(self, proposal: Any) -> Any:
+        if proposal["value"] is not None:
+            self._session.check_ids([proposal["value"]])
         return proposal["value"]
 
-    def _pinned(self) -> list[int]:
-        pins: list[dict[str, Any]] = self.pins
-        return list(dict.fromkeys(i for pin in pins for i in pin["ids"]))
+    @t.validate("cards")
+    def _validate_cards(self, proposal: Any) -> Any:
+        return as_cards(proposal["value"])
+
+    @t.validate("trajectory")
+    def _validate_trajectory(self, proposal: Any) -> Any:
+        return as_trajectory(proposal["value"])
 
     # messages
 
@@ -307,33 +292,20 @@ class LensWidget(anywidget.AnyWidget):
             self._tasks.start(request_id, self._answer(message))
 
     def _answer(self, message: dict[str, Any]) -> Generator[tuple[int, int], None, Any]:
-        """One request's work, in slices; returns the reply's value."""
-        session = self._session
+        """One request's work, in slices; returns the reply's value. What changes a trait is done here."""
         match message.get("kind"):
-            case "read":
-                return (yield from session.read(ReadRequest.parse(message)))
-            case "decode":
-                card = session.decode(DecodeRequest.parse(message))
-                if not message.get("select", True):
-                    return card
+            case "run":
+                self.prompt = message.get("prompt")
+                return {"run_id": self._session.run.id}
+            case "decode" if message.get("select", True):
+                card = self._session.decode(DecodeRequest.parse(message))
                 # as traits, in one message: Python, other views and the saved notebook have the card too
                 with self.hold_sync():
                     self.set_trait("decoded", card)
                     self.selection = {"layer": card["layer"], "position": card["position"]}
                 return {}
-            case "run":
-                self.prompt = message.get("prompt")
-                return {"run_id": session.run.id}
-            case "search":
-                return session.search(str(message.get("text", "")), int(message.get("k", 20)))
-            case "code":
-                request = DecodeRequest.parse({**message, "run_id": session.run.id})
-                cell = {name: getattr(request, name) for name in ("layer", "position", "site", "lens", "k")}
-                return {"code": session.code(self.prompt, {**cell, "temperature": request.temperature})}
-            case "ping":
-                return {}
-            case kind:
-                raise LensError(f"The page asked for {kind!r}, which this kernel does not know.")
+            case _:
+                return (yield from self._session.answer(message))
 
     def _reply(self, request_id: Any, *, value: Any = None, error: Any = None) -> None:
         if isinstance(value, Packed):

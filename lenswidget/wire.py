@@ -23,6 +23,7 @@ ARRAYS = (
     "tracked_ranks",
     "agrees",
 )
+KINDS: dict[type, str] = {str: "text", int: "an integer", list: "a list"}
 DTYPES = {"i": "int32", "u": "int32", "f": "float32", "b": "uint8"}
 
 
@@ -115,8 +116,8 @@ class DecodeRequest:
     site: str
     lens: str
     k: int
-    temperature: float
     track: list[int]
+    temperature: float = 1.0
 
     @classmethod
     def parse(cls, message: Mapping[str, Any]) -> "DecodeRequest":
@@ -127,18 +128,18 @@ class DecodeRequest:
             site=_text(message, "site"),
             lens=_text(message, "lens"),
             k=_integer(message, "k"),
-            temperature=temperature(message.get("temperature", 1.0)),
+            temperature=check_temperature(message.get("temperature", 1.0)),
             track=_integers(message, "track"),
         )
 
 
-def temperature(value: Any) -> float:
+def check_temperature(value: Any) -> float:
     """A sampling temperature.
 
     Raises:
         LensError: not a finite number above 0.
     """
-    if isinstance(value, (int, float)) and math.isfinite(value) and value > 0:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
         return float(value)
     raise LensError(
         f"The temperature is {value!r}. It must be a finite number above 0; 1 leaves logits as is."
@@ -152,23 +153,23 @@ def json_number(value: float) -> float | str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _field(message: Mapping[str, Any], name: str, kind: type | tuple[type, ...], found: Any) -> Any:
+def _field(name: str, kind: type, found: Any) -> Any:
     if isinstance(found, bool) or not isinstance(found, kind):
-        raise CellError(f"The request's field {name!r} is {found!r}, which is not of the kind it must have.")
+        raise CellError(f"The request's field {name!r} is {found!r:.80}. Send {KINDS[kind]} there.")
     return found
 
 
 def _text(message: Mapping[str, Any], name: str) -> str:
-    return _field(message, name, str, message.get(name))
+    return _field(name, str, message.get(name))
 
 
 def _integer(message: Mapping[str, Any], name: str) -> int:
-    return _field(message, name, int, message.get(name))
+    return _field(name, int, message.get(name))
 
 
 def _list(message: Mapping[str, Any], name: str) -> list[Any]:
-    return _field(message, name, list, message.get(name, []))
+    return _field(name, list, message.get(name, []))
 
 
 def _integers(message: Mapping[str, Any], name: str) -> list[int]:
-    return [_field(message, name, int, item) for item in _list(message, name)]
+    return [_field(name, int, item) for item in _list(message, name)]

@@ -14,6 +14,16 @@ from lenswidget.errors import CellError, LensError
 PROMPT = "The Eiffel Tower is in the city of"
 
 
+class UpperLayers:
+    """A lens that carries the layers from 10 on, and says so."""
+
+    name = "upper"
+    layers = range(10, 30)
+
+    def transport(self, layer, states):
+        return states
+
+
 @pytest.fixture(scope="module")
 def run(demo_model):
     return demo_model.run(PROMPT)
@@ -71,6 +81,19 @@ def test_temperature_divides_the_logits(run):
     assert warm.log_probs[0] - warm.log_probs[5] == pytest.approx(gap, abs=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
+def test_a_temperature_that_divides_nothing_is_refused(run, temperature):
+    with pytest.raises(LensError, match=r"temperature is .* above 0"):
+        decode(run, 0, 0, temperature=temperature)
+
+
+def test_a_grid_reads_only_rows_that_the_lens_carries(run):
+    with pytest.raises(CellError, match="layer 9 through the lens 'upper'"):
+        lw.read(run, [(12, 0), (9, 0)], lens=UpperLayers())
+    card = decode(run, 10, 0, lens=UpperLayers())
+    assert card.layer_below is None
+
+
 def test_tracked_tokens_have_their_rank(demo_model, run):
     paris = demo_model.tokenizer.encode(" Paris")[0]
     (token, log_prob, rank), *_ = decode(run, 29, run.seq - 1, track=(paris,)).tracked
@@ -86,6 +109,12 @@ def test_tracked_tokens_have_their_rank(demo_model, run):
         (0, 99, {}, "position 99"),
         (0, 0, {"k": 0}, "the 0 best"),
         (0, 0, {"track": (10**6,)}, "token 1000000"),
+        (
+            0,
+            0,
+            {"lens": UpperLayers()},
+            "layer 0 through the lens 'upper', which carries 20 layers from 10 to 29",
+        ),
     ],
 )
 def test_cells_outside_the_run_are_refused(run, layer, position, options, said):

@@ -1,5 +1,6 @@
 """What the README and the page on the widget show runs as it stands there."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -41,3 +42,20 @@ def test_the_architecture_page_names_every_module():
     modules = {path.name for path in (ROOT / "lenswidget").glob("*.py")} - {"__init__.py"}
     assert modules == named & modules, f"not named: {sorted(modules - named)}"
     assert named - modules == set(), f"no longer there: {sorted(named - modules)}"
+
+
+def test_a_module_imports_only_what_stands_before_it_on_the_architecture_page():
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    order = [name for row in rows for name in re.findall(r"`(\w+)\.py`", row)]
+    for place, name in enumerate(order):
+        imported = {
+            module
+            for node in ast.parse((ROOT / "lenswidget" / f"{name}.py").read_text(encoding="utf-8")).body
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lenswidget")
+            # `from lenswidget import readout` names a module, `from lenswidget.readout import read` is in one
+            for module in (
+                [part.name for part in node.names] if node.module == "lenswidget" else [node.module[11:]]
+            )
+        }
+        assert imported <= set(order[:place]), f"{name}.py imports {sorted(imported - set(order[:place]))}"

@@ -97,6 +97,12 @@ def test_saving_into_a_missing_folder_is_refused_before_anything_is_read(widget,
         widget.save(tmp_path / "nowhere" / "lens.html")
 
 
+@pytest.mark.parametrize("k", [0, 101])
+def test_a_number_of_tokens_that_a_file_does_not_store_is_refused(widget, tmp_path, k):
+    with pytest.raises(lw.LensError, match=f"the {k} best tokens of each cell: choose k from 1 to 100"):
+        widget.save(tmp_path / "lens.html", k=k)
+
+
 def test_progress_counts_up_to_every_cell(widget, tmp_path):
     seen = []
     widget.save(tmp_path / "lens.html", progress=lambda done, total: seen.append((done, total)))

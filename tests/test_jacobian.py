@@ -9,7 +9,14 @@ from recipe import tiny_config, tiny_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from lenswidget.errors import AnatomyError, CellError, LensFileError, LensMismatchError, PromptError
+from lenswidget.errors import (
+    AnatomyError,
+    CellError,
+    LensError,
+    LensFileError,
+    LensMismatchError,
+    PromptError,
+)
 from lenswidget.jacobian import JacobianLens
 from lenswidget.jacobian_fit import Fit
 from lenswidget.lenses import covered_layers, load_lens
@@ -347,7 +354,15 @@ def test_a_readout_goes_through_the_lens_on_every_layer_that_it_carries(model, n
         torch.testing.assert_close(found, expected.values, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("settings", [{"max_tokens": -5}, {"rows": 0}, {"skip_first": -1}])
+def test_numbers_that_fit_nothing_are_refused(model, numbers, settings):
+    with pytest.raises(LensError, match=r"with \w+=-?\d\. Give an integer, [01] or more"):
+        JacobianLens.fit(model, [numbers["text_0"]], **{"skip_first": 4, "progress": False, **settings})
+
+
 def test_a_readout_of_a_layer_that_the_lens_does_not_carry_is_refused(model, numbers):
     lens = JacobianLens.load(PUBLISHED / "jacobian.pt", model)
-    with pytest.raises(LensMismatchError, match="nothing for layer -1"):
+    with pytest.raises(
+        CellError, match="layer -1 through the lens 'jacobian', which carries 3 layers from 0"
+    ):
         read(model.run(numbers["text_0"]), Cells.grid([-1, 0], [3]), lens=lens)

@@ -5,10 +5,11 @@ import warnings
 import pytest
 import torch
 import transformers
-from tiny import PROMPT, gpt2, language_model, llama, tokenizer
+from recipe import tiny_config, tiny_model
+from tiny import PROMPT, gpt2, language_model, llama, seeded, tokenizer
 
 import lenswidget as lw
-from lenswidget.errors import PromptError
+from lenswidget.errors import LensError, PromptError
 
 BATCH = ["The city of", "Paris, the heart of France", "The"]
 
@@ -18,32 +19,19 @@ def model():
     return language_model(gpt2)
 
 
+SIZES = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "vocab_size": 300}
+
+
 def opt():
-    torch.manual_seed(0)
-    config = transformers.OPTConfig(
-        num_hidden_layers=2,
-        hidden_size=32,
-        ffn_dim=64,
-        num_attention_heads=2,
-        vocab_size=300,
-        word_embed_proj_dim=32,
-    )
-    return transformers.OPTForCausalLM(config).eval()
+    return seeded(transformers.OPTForCausalLM, **SIZES, ffn_dim=64, word_embed_proj_dim=32)
 
 
 def bloom():
-    torch.manual_seed(0)
-    return transformers.BloomForCausalLM(
-        transformers.BloomConfig(n_layer=2, hidden_size=32, n_head=2, vocab_size=300)
-    ).eval()
+    return seeded(transformers.BloomForCausalLM, **SIZES)
 
 
 def neox():
-    torch.manual_seed(0)
-    config = transformers.GPTNeoXConfig(
-        num_hidden_layers=2, hidden_size=32, intermediate_size=64, num_attention_heads=2, vocab_size=300
-    )
-    return transformers.GPTNeoXForCausalLM(config).eval()
+    return seeded(transformers.GPTNeoXForCausalLM, **SIZES, intermediate_size=64)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -61,11 +49,8 @@ def test_every_row_of_a_batch_is_what_its_prompt_is_alone(make, side):
 
 
 def test_a_model_that_cannot_bear_padding_on_the_left_says_so_and_the_remedy_works():
-    torch.manual_seed(0)
-    config = transformers.RwkvConfig(
-        num_hidden_layers=2, hidden_size=32, attention_hidden_size=32, vocab_size=300, context_length=64
-    )
-    model = lw.LanguageModel(transformers.RwkvForCausalLM(config).eval(), tokenizer())
+    rwkv = seeded(transformers.RwkvForCausalLM, **SIZES, attention_hidden_size=32, context_length=64)
+    model = lw.LanguageModel(rwkv, tokenizer())
     with pytest.raises(PromptError, match="padded on the left"):
         model.trace(model.tokenize(BATCH, side="left"))
     with torch.no_grad(), model.trace(model.tokenize(BATCH, side="right")) as tracer:
@@ -79,6 +64,11 @@ def test_a_batch_is_padded_where_the_tokenizer_says(model):
         padding = tokenizer().__class__(tokenizer_object=tokenizer().backend_tokenizer, padding_side=side)
         mask = lw.LanguageModel(model.hf_model, padding).tokenize(BATCH)["attention_mask"]
         assert mask[2].tolist() == sorted(mask[2].tolist(), reverse=side == "right")
+
+
+def test_another_side_to_pad_on_is_refused(model):
+    with pytest.raises(PromptError, match=r"the 'lft' side. Give side=\"left\" or side=\"right\""):
+        model.tokenize(BATCH, side="lft")
 
 
 def test_an_encoding_with_padding_on_the_left_gets_its_positions(model):
@@ -146,6 +136,17 @@ def test_a_prompt_that_cannot_be_taken_is_refused_in_one_sentence(model, prompt,
         assert model.lm_head.output.ndim == 3
 
 
+@pytest.mark.parametrize("family", ["Llava", "Gemma3"])
+def test_ids_are_checked_where_the_text_decoder_is_inside_another_model(family):
+    config = tiny_config(getattr(transformers, f"{family}Config"))
+    model_class = getattr(transformers, f"{family}ForConditionalGeneration")
+    inside = lw.LanguageModel(tiny_model(config, model_class))
+    with pytest.raises(PromptError, match="token id 512, but ids run from 0 to 511"):
+        inside.trace([1, 512])
+    with pytest.raises(PromptError, match="129 tokens, but the model takes 128"):
+        inside.trace([1] * 129)
+
+
 def test_a_tokenizer_is_needed_for_strings_only():
     model = lw.LanguageModel(gpt2(), None)
     with model.trace([1, 2]):
@@ -165,6 +166,11 @@ def test_a_model_is_loaded_by_its_folder(model, tmp_path):
     with torch.no_grad():
         assert torch.equal(logits, model.hf_model(**model.tokenize(PROMPT)).logits)
     assert not loaded.hf_model.training
+
+
+def test_options_of_loading_are_refused_for_a_loaded_model(model):
+    with pytest.raises(LensError, match="Asked for dtype, block with a model that is loaded already"):
+        lw.LanguageModel(model.hf_model, None, dtype="bfloat16", block="transformer.h")
 
 
 def test_one_lock_serves_every_wrapping_of_a_model(model):

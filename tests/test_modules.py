@@ -32,6 +32,34 @@ def test_attributes_and_indices_lead_to_the_same_node(model):
     assert {"h", "wte"} <= set(dir(model.transformer))
 
 
+def test_a_misspelt_assignment_is_refused_and_changes_nothing(model):
+    with model.trace("The city of Paris"):
+        for node in (model, model.lm_head, model.transformer.h[0]):
+            with pytest.raises(AttributeError, match=r"Asked to set .*\.outptu, .*Did you mean 'output'\?"):
+                node.outptu = 0
+        with pytest.raises(AttributeError, match=r"To change the module itself, use \.wrapped"):
+            model.lm_head.weight = 0
+        for holder in (model.lm_head.calls, model.layers, model.layers[0]):
+            with pytest.raises(AttributeError):
+                holder.outptu = 0
+    before = model.lm_head
+    for name in ("lm_head", "config", "hf_model"):  # the wrapper's would hide the model's
+        with pytest.raises(AttributeError):
+            setattr(model, name, None)
+    assert model.lm_head == before
+
+
+def test_a_subclass_has_attributes_of_its_own():
+    class Named(lw.TracedModel):
+        def __init__(self, module, nickname):
+            super().__init__(module)
+            self.nickname = nickname
+
+    model = Named(nn.Linear(2, 2), "small")
+    with model.trace(torch.ones(1, 2)):
+        assert model.nickname == "small"
+
+
 def test_sequentials_and_dicts_are_indexed_as_torch_indexes_them():
     net = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Sequential(nn.Linear(2, 2), nn.Tanh())})
     model = lw.TracedModel(net)

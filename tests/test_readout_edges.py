@@ -141,8 +141,19 @@ def drain(slices):
             return steps, finished.value
 
 
+PLAIN = {
+    "lens": None,
+    "site": "resid_post",
+    "k": 5,
+    "track": (),
+    "against": None,
+    "metrics": (),
+    "logits": False,
+}
+
+
 def test_slices_count_up_and_return_the_readout(run):
-    options = {"metrics": ALL, "tile_bytes": 3 * 8 * run.d_vocab}
+    options = {**PLAIN, "metrics": ALL, "tile_bytes": 3 * 8 * run.d_vocab}
     steps, found = drain(read_slices(run, slice_s=0.0, **options))
     assert len(steps) > 5
     assert all(total == len(found) for _, total in steps)
@@ -151,10 +162,10 @@ def test_slices_count_up_and_return_the_readout(run):
 
 
 def test_the_lock_is_free_between_slices_and_after_closing(run):
-    slices = read_slices(run, slice_s=0.0, tile_bytes=3 * 4 * run.d_vocab)
+    slices = read_slices(run, slice_s=0.0, tile_bytes=3 * 4 * run.d_vocab, **PLAIN)
     next(slices)
     assert not run.lock._is_taken()
-    inside = drain(read_slices(run, Cells([0], [0])))[1]
+    inside = drain(read_slices(run, Cells([0], [0]), **PLAIN))[1]
     assert len(inside) == 1
     next(slices)
     slices.close()
@@ -189,7 +200,7 @@ def test_progress_ends_with_all_cells_and_true_shows_a_bar(run, capsys):
         ({"cells": Cells([0], [11])}, CellError, "position 11"),
         ({"k": 0}, CellError, "k from 1 to 5003"),
         ({"k": 5004}, CellError, "5004 best tokens of 5003"),
-        ({"track": [5003]}, CellError, "track token 5003: pass ids, integers from 0 to 5002"),
+        ({"track": [5003]}, CellError, "token 5003: pass ids, integers from 0 to 5002"),
         ({"metrics": ("entropy", "perplexity")}, LensError, "any of entropy, kl, agrees"),
         ({"metrics": "entropy"}, LensError, "pass a list"),
         ({"site": "attn"}, CellError, "site 'attn'"),
@@ -205,7 +216,7 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(run, options, kind, said
     ("check", "said"),
     [
         (lambda run: run.check_tokens("5"), "the '5' best tokens"),
-        (lambda run: run.check_tokens(5, [1.5]), "track token 1.5: pass ids"),
+        (lambda run: run.check_tokens(5, [1.5]), "token 1.5: pass ids"),
         (lambda run: Cells.of(7), "cells 7. Pass Cells.grid(layers, positions), or a list of pairs"),
         (lambda run: Cells.of([(0, 1, 2)]), "a list of pairs"),
     ],

@@ -158,7 +158,7 @@ def test_changes_in_place_count(model):
 def test_layers_are_counted_from_0_and_minus_1_is_refused(model):
     assert len(model.layers) == model.anatomy.n_layers == len(list(model.layers))
     assert [layer.index for layer in model.layers[1:]] == list(range(1, model.anatomy.n_layers))
-    for wrong in (-1, model.anatomy.n_layers):
+    for wrong in (-1, model.anatomy.n_layers, slice(-2, None), slice(0, -1)):
         with pytest.raises(CellError, match=r"layers\.embed"):
             _ = model.layers[wrong]
 

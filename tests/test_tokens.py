@@ -5,6 +5,8 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from lenswidget.tokens import Labels, byte_of_character, visible
 
@@ -68,6 +70,36 @@ def test_special_and_missing_ids(demo_model):
     assert labels[demo_model.tokenizer.eos_token_id].kind == "special"
     assert (labels[49_999].text, labels[49_999].kind) == ("#49999", "none")
     assert Labels(None, 10)[3].text == "#3"
+
+
+class EachCharacter:
+    """A pre-tokenizer written in Python, as those of some Chinese and Japanese models are."""
+
+    def pre_tokenize(self, text):
+        text.split(lambda _, part: [part[i : i + 1] for i in range(len(str(part)))])
+
+
+BYTES, WORDS = pre_tokenizers.ByteLevel(), pre_tokenizers.Whitespace()
+
+
+@pytest.mark.parametrize(
+    ("pre_tokenizer", "decoder", "raw"),
+    [
+        (BYTES, decoders.ByteLevel(), " b"),
+        (pre_tokenizers.Sequence([WORDS, BYTES]), None, " b"),
+        (WORDS, decoders.Sequence([decoders.ByteLevel(), decoders.Fuse()]), " b"),
+        (WORDS, decoders.WordPiece(), "Ġb"),
+        (pre_tokenizers.PreTokenizer.custom(EachCharacter()), None, "Ġb"),
+        (None, None, "Ġb"),
+    ],
+)
+def test_a_piece_is_bytes_where_some_part_of_the_tokenizer_says_so(pre_tokenizer, decoder, raw):
+    words = Tokenizer(models.WordLevel({"a": 0, "Ġb": 1}, unk_token="a"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    for name, part in (("pre_tokenizer", pre_tokenizer), ("decoder", decoder)):
+        if part is not None:
+            setattr(tokenizer.backend_tokenizer, name, part)
+    assert Labels(tokenizer, 2)[1].raw == raw
 
 
 def test_search_puts_the_same_string_first(demo_model):

@@ -19,7 +19,7 @@ from torch import nn
 import lenswidget as lw
 from lenswidget import forward, isolation
 from lenswidget.errors import PromptError, TraceError
-from lenswidget.tracing import innermost_trace
+from lenswidget.saving import innermost_trace
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 import pytest
-import torch
 import transformers
+from tiny import llama
 
 PROGRAM = """
 import sys
@@ -52,16 +52,7 @@ dist.destroy_process_group()
     not hasattr(transformers, "DistributedConfig"), reason="this transformers has no DistributedConfig"
 )
 def test_two_ranks_trace_what_one_does(tmp_path):
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        num_hidden_layers=4,
-        hidden_size=32,
-        intermediate_size=64,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=300,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    llama(num_attention_heads=4, num_key_value_heads=2).save_pretrained(tmp_path / "model")
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, OPTConfig, OPTForCausalLM
 
-from lenswidget.errors import FidelityError, LensFileError, LensMismatchError, PromptError
+from lenswidget.errors import FidelityError, LensError, LensFileError, LensMismatchError, PromptError
 from lenswidget.fitted import Provenance
 from lenswidget.lenses import as_lens, check_lens, covered_layers, load_lens
 from lenswidget.model import LanguageModel
@@ -343,3 +343,11 @@ def test_texts_without_tokens_are_refused(model):
         TunedLens.fit(model, [torch.tensor([5])], progress=False)
     with pytest.raises(PromptError, match="pass a list of texts"):
         TunedLens.fit(model, [], progress=False)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"max_tokens": 0}, {"max_tokens": -5}, {"n_steps": -1}, {"cells_per_step": 0}]
+)
+def test_numbers_that_fit_nothing_are_refused(model, settings):
+    with pytest.raises(LensError, match=r"with \w+=-?\d\. Give an integer, [01] or more"):
+        TunedLens.fit(model, random_texts(3, 12, 1), progress=False, **settings)

@@ -91,7 +91,16 @@ def test_python_sets_the_selection(widget):
     assert widget.decoded is None
 
 
-@pytest.mark.parametrize("cell", [{"layer": 30, "position": 0}, {"layer": 0, "position": -1}, {"layer": "x"}])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        {"layer": 30, "position": 0},
+        {"layer": 0, "position": -1},
+        {"layer": 1.7, "position": 0},
+        {"layer": "1", "position": 0},
+        {"layer": 1},
+    ],
+)
 def test_a_bad_selection_raises_and_loses_nothing(widget, cell):
     widget.selection = {"layer": 1, "position": 1}
     card = widget.decoded
@@ -192,8 +201,47 @@ def test_track_pins_and_reads_every_cell(demo_model, widget):
     assert readout.tracked_ranks[-1, 0] == 0
     widget.track(" London")
     assert [pin["color"] for pin in widget.pins] == [0, 1]
-    with pytest.raises(CellError, match="tokens"):
-        widget.track("Supercalifragilistic expialidocious")
+    assert widget.track(np.int32(readout.tracked_ids[0])).tracked_ids.tolist() == readout.tracked_ids.tolist()
+    for token, said in (("Supercalifragilistic", "tokens"), (10**6, "token 1000000"), (True, "token True")):
+        with pytest.raises(CellError, match=said):
+            widget.track(token)
+    assert len(widget.pins) == 2
+
+
+PIN, CARD = {"ids": [5], "label": "five", "color": 0}, {"layer": 3, "position": 1, "site": "resid_post"}
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad", "said"),
+    [
+        ("pins", [PIN], [{**PIN, "ids": []}], "Each pin must be"),
+        ("pins", [PIN], [{**PIN, "ids": [10**6]}], "token 1000000"),
+        ("pins", [PIN], [{"ids": [5]}], "Each pin must be"),
+        ("cards", [{**CARD, "lens": "logit"}], [CARD], "Each card must be"),
+        ("trajectory", {"metric": "rank", "positions": [1]}, {"metric": "kl", "positions": []}, "trajectory"),
+        ("trajectory", {"metric": "rank", "positions": [1]}, {"metric": "rank"}, "trajectory must be"),
+        ("rank_token", 5, 10**6, "token 1000000"),
+        ("site", "resid_mid", "middle", "No site .* name one of resid_pre"),
+    ],
+)
+def test_a_choice_of_another_form_is_refused_and_loses_nothing(widget, name, good, bad, said):
+    setattr(widget, name, good)
+    with pytest.raises(LensError, match=said):
+        setattr(widget, name, bad)
+    assert getattr(widget, name) == good
+
+
+def test_what_a_widget_does_not_have_is_refused_at_its_making(demo_model):
+    for options, said in (
+        ({"metrc": "kl"}, "given metrc, but what can be chosen is card_k, cards"),
+        ({"state": {"colour": "red"}}, "given colour"),
+        ({"state": {"lens": "tuned"}}, "No lens is called 'tuned' here: name one of logit"),
+        ({"lens": "tuned"}, "is no lens"),
+    ):
+        with pytest.raises(LensError, match=said):
+            LensWidget(demo_model, "One", **options)
+    with pytest.raises(LensError, match=r"a LlamaForCausalLM. Give it a LanguageModel: lw\.LanguageModel\("):
+        LensWidget(demo_model.hf_model, "One")
 
 
 def test_two_widgets_on_one_model_do_not_disturb_each_other(demo_model, widget):
@@ -246,8 +294,8 @@ def test_rows_that_a_lens_cannot_carry_are_not_computed(demo_model):
     page.ask("decode", layer=10, **cell)
     assert widget.decoded["layer_below"] is None
     refused, _ = page.ask("decode", layer=9, **cell)
-    assert "the lens 'upper' carries 10, 11" in refused["error"]["message"]
-    with pytest.raises(CellError, match="Layer 9 was asked for"):
+    assert "the lens 'upper', which carries 20 layers from 10 to 29" in refused["error"]["message"]
+    with pytest.raises(CellError, match="Asked for layer 9"):
         widget.selection = {"layer": 9, "position": 0}
     assert widget.selection == {"layer": 10, "position": 0}
     widget.lens = "logit"

@@ -5,46 +5,38 @@ import functools
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import lenswidget as lw
 
 TEXT = "The Eiffel Tower is in the city of Paris, the heart of France. " * 3
 PROMPT = "The Eiffel Tower is in the city of"
+ENDS = {"bos_token_id": 0, "eos_token_id": 0}
+
+
+def seeded(model_class, **fields):
+    """A model of this class with random weights, the same each time."""
+    torch.manual_seed(0)
+    return model_class(model_class.config_class(**fields)).eval()
 
 
 def gpt2(n_layer=4, **changes):
     """GPT-2's architecture with random weights: blocks return tuples or tensors, by release."""
-    torch.manual_seed(0)
-    config = GPT2Config(
-        n_layer=n_layer,
-        n_embd=32,
-        n_head=2,
-        n_positions=64,
-        vocab_size=300,
-        bos_token_id=0,
-        eos_token_id=0,
-        **changes,
-    )
-    return GPT2LMHeadModel(config).eval()
+    sizes = {"n_embd": 32, "n_head": 2, "n_positions": 64, "vocab_size": 300}
+    return seeded(GPT2LMHeadModel, **{**sizes, **ENDS, "n_layer": n_layer, **changes})
 
 
 def llama(n_layer=4, **changes):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        num_hidden_layers=n_layer,
-        hidden_size=32,
-        intermediate_size=64,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        vocab_size=300,
-        max_position_embeddings=64,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=None,
-        **changes,
-    )
-    return LlamaForCausalLM(config).eval()
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 300,
+        "max_position_embeddings": 64,
+        "pad_token_id": None,
+    }
+    return seeded(LlamaForCausalLM, **{**sizes, **ENDS, "num_hidden_layers": n_layer, **changes})
 
 
 @functools.cache
