@@ -4,7 +4,7 @@ import type { Action } from "./reduce.ts";
 import { keptCards, runOf, sameCell } from "./selectors.ts";
 import { type CardState, DEFAULTS, keyOf, LOOKS, MAIN, type State } from "./state.ts";
 import { storedCard } from "./stored.ts";
-import { KernelError } from "./transport.ts";
+import type { KernelError } from "./transport.ts";
 
 const N_MATCHES = 12;
 /** A kernel nearby answers a click sooner. A frame before that would flicker, and keep kernel and card waiting. */
@@ -108,7 +108,7 @@ export class Effects {
           if (sameCell(found, ref) && isWanted()) app.dispatch({ type: "decoded", key, card: found });
         },
         (error: Error) => {
-          if (isWanted() && !isClosed(error)) app.dispatch({ type: "failed", key, error: error.message });
+          if (isWanted()) app.dispatch({ type: "failed", key, error: error.message });
         },
       )
       .then(() => {
@@ -158,7 +158,7 @@ export class Effects {
       if (app.get().cards[key]?.query === query)
         keep(value.matches, value.matches.length ? null : "No such token.");
     } catch (error) {
-      if (!isClosed(error)) keep(null, (error as Error).message);
+      keep(null, (error as Error).message);
     }
   }
 
@@ -183,7 +183,6 @@ export class Effects {
       await pending.reply;
       app.local({ running: null, progress: null, said: "The run is ready" });
     } catch (error) {
-      if (isClosed(error)) return;
       const notice = (error as KernelError).type === "Cancelled" ? "Stopped." : (error as Error).message;
       app.local({ running: null, progress: null, notice, said: notice });
     }
@@ -216,7 +215,7 @@ export class Effects {
       app.set({ pins });
       app.local({ said: `${ids.length} forms are summed` });
     } catch (error) {
-      if (!isClosed(error)) app.local({ notice: (error as Error).message });
+      app.local({ notice: (error as Error).message });
     }
   }
 
@@ -240,11 +239,7 @@ export class Effects {
       );
       say(isCopied ? "Code copied." : "Copy it from below.", code);
     } catch (error) {
-      if (!isClosed(error)) say((error as Error).message);
+      say((error as Error).message);
     }
   }
-}
-
-function isClosed(error: unknown): boolean {
-  return error instanceof KernelError && error.type === "Closed";
 }

@@ -4,7 +4,7 @@ import { fieldOf, METRICS } from "./metrics.ts";
 import type { Traits } from "./protocol.ts";
 import { readTile } from "./readout.ts";
 import { isWanted, nextTile, type TileRequest, TileSize, type Wanted } from "./tiles.ts";
-import { KernelError, type Pending, type Transport } from "./transport.ts";
+import type { Pending, Transport } from "./transport.ts";
 
 export interface Loader {
   /** Look again at what is missing; cheap when nothing is. */
@@ -63,8 +63,7 @@ export function createLoader(transport: Transport, events: LoaderEvents): Loader
     } catch (error) {
       if (!mine.isCancelled) {
         refused = cells.run.id + site + lens + metric + tile.layers + tile.positions;
-        if (!(error instanceof KernelError && error.type === "Closed"))
-          events.failed((error as Error).message);
+        events.failed((error as Error).message);
       }
     } finally {
       inFlight = null;

@@ -18,7 +18,6 @@ export class KernelError extends Error {
     message: string,
   ) {
     super(message);
-    this.name = "KernelError";
   }
 }
 
@@ -53,8 +52,8 @@ interface Waiting {
 
 /**
  * Requests over `model.send` and `msg:custom`, which every host has. Replies go to all views of a widget, so ids
- * carry the view's own name. There is no timeout: a kernel that is busy answers later. When the view goes, what
- * is still open is rejected.
+ * carry the view's own name. There is no timeout: a kernel that is busy answers later. When the view goes, nobody
+ * waits any more for what is still open.
  */
 export function createTransport(model: HostModel, events: TransportEvents, signal: AbortSignal): Transport {
   const view = Math.random().toString(36).slice(2, 10);
@@ -80,7 +79,6 @@ export function createTransport(model: HostModel, events: TransportEvents, signa
   model.on("msg:custom", receive);
   atEnd(signal, () => {
     model.off("msg:custom", receive);
-    for (const entry of waiting.values()) entry.reject(new KernelError("Closed", "This view was closed."));
     waiting.clear();
   });
 

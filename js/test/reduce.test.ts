@@ -51,6 +51,36 @@ test("keeping a card leaves it when another cell is opened", () => {
   expect(play(next, { type: "close", key }).traits.cards).toHaveLength(0);
 });
 
+test("what somebody is writing stays when another prompt is run", () => {
+  const prompt = "Another prompt";
+  const run = { ...kernel.run, id: "another", prompt };
+  const isRun: Action = { type: "traits", traits: { prompt, run } };
+  expect(play(start(), isRun).draft).toBe(prompt);
+  expect(play(start(), { type: "draft", text: "half a sen" }, isRun).draft).toBe("half a sen");
+});
+
+test("a kept card keeps how it was decoded, and its code goes when it is decoded otherwise", () => {
+  const asked = play(
+    start(),
+    { type: "open", cell },
+    { type: "decoded", key: MAIN, card },
+    { type: "card", key: MAIN, patch: { code: "print()" } },
+  );
+  expect(asked.cards[MAIN]?.code).toBe("print()");
+  const warm = play(asked, { type: "ask", key: MAIN, change: { temperature: 2, k: 7 } });
+  expect(warm.cards[MAIN]?.code).toBeNull();
+  expect(play(warm, { type: "keep" }).traits.cards).toEqual([
+    { ...cell, site: "resid_post", lens: "logit", k: 7, temperature: 2 },
+  ]);
+});
+
+test("what was just done is said until the focus moves", () => {
+  const pinned = play(start(), { type: "pin", ids: [3], label: "three" });
+  expect(pinned.said).toBe("Pinned three");
+  expect(play(pinned, { type: "unpin", index: 0 }).said).toBe("Unpinned three");
+  expect(play(pinned, { type: "focus", cell }).said).toBe("");
+});
+
 test("a failed decode keeps the card that was there", () => {
   const state = play(
     start(),
