@@ -90,7 +90,7 @@ function fromKernel(state: State, change: Partial<Traits>): State {
     next = { ...next, cards: {}, focus: clampFocus(state.focus, runOf(traits)), notice: null, said: "" };
   }
   // what somebody is writing here stays
-  if (state.draft === promptText(state.traits)) next = { ...next, draft: promptText(traits) };
+  if (!state.draft || state.draft === promptText(state.traits)) next = { ...next, draft: promptText(traits) };
   const moved = change.selection !== undefined && !sameCell(change.selection, state.traits.selection);
   if (moved || hasNewRun) next = withoutCard(next, MAIN);
   if (moved && change.selection) next = { ...next, focus: change.selection };
