@@ -86,6 +86,8 @@ class Decoder:
             references = slice(n_rows, n_rows + n)
             self._tried += n
         logits, exact = self._project(parts)
+        if asked.site == EMBED_SITE and isinstance(asked.lens, LogitLens):
+            asked.run.check_decoded(cells, logits)
         return order, Tile(logits, n, segments, references, exact, asked.run.n_tokens_shown(asked.k))
 
     def logits(self, run: Any, cells: Cells, lens: Any, site: str) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from lenswidget.wide import widened
 
@@ -14,8 +15,8 @@ from lenswidget.wide import widened
 PACK_BYTES = 1 << 30
 # Rows of a 16-bit weight that are float32 at a time, where it is too large to be packed.
 ROWS_CONVERTED = 4096
-# For the rows of the weight that some logits are computed again with: on the CPU they stay in a cache.
-EXACT_BYTES, EXACT_BYTES_ELSEWHERE = 4 << 20, 64 << 20
+# For the rows of the weight that some logits are computed again with: on the CPU they stay in a core's cache.
+EXACT_BYTES, EXACT_BYTES_ELSEWHERE = 3 << 19, 64 << 20
 
 _packed: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, Tensor]]" = weakref.WeakKeyDictionary()
 
@@ -89,7 +90,7 @@ class Head:
         found = torch.empty(ids.shape, dtype=torch.float64, device=prepared.device)
         for start in range(0, len(ids), n_at_once):
             rows = slice(start, start + n_at_once)
-            torch.sum(weight[ids[rows]] * prepared[rows, None].double(), dim=-1, out=found[rows])
+            torch.sum(embedding(ids[rows], weight) * prepared[rows, None].double(), dim=-1, out=found[rows])
         return self._tail.post_ops(found if bias is None else found.add_(bias[ids]))
 
     def forget(self) -> None:

@@ -1,5 +1,6 @@
 """The local engine: what a run keeps, and what it refuses."""
 
+import contextlib
 import threading
 
 import pytest
@@ -11,6 +12,7 @@ import lenswidget as lw
 from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import CellError, FidelityWarning, PromptError
+from lenswidget.head import Head
 from lenswidget.readout import read
 
 IDS = [5, 17, 40, 200, 3, 99, 120, 7, 8, 250, 31]
@@ -61,6 +63,22 @@ def test_the_last_positions_are_checked_against_the_models_own_logits(model, n_t
         lw.read(run)
 
 
+@pytest.mark.parametrize("spoiled", [0.0, 0.1])
+@pytest.mark.parametrize("n_tokens", [11, 64])
+def test_a_readout_that_has_the_last_rows_is_the_check(model, n_tokens, spoiled, monkeypatch):
+    run, again = (LocalEngine(model).run((IDS * 6)[:n_tokens]) for _ in range(2))
+    n_rows = []
+    product = Head.__call__
+    monkeypatch.setattr(Head, "__call__", lambda *args: n_rows.append(len(args[1])) or product(*args))
+    for one in (run, again):
+        one._streams["resid_post"][-1, -1, 0] += spoiled  # what the forward did not leave
+    with pytest.warns(FidelityWarning) if spoiled else contextlib.nullcontext():
+        lw.read(run)
+    assert sum(n_rows) == (run.n_layers + 1) * n_tokens
+    assert run.fidelity.n_positions == again.fidelity.n_positions
+    assert run.fidelity.max_abs_error == pytest.approx(again.fidelity.max_abs_error, abs=1e-5)
+
+
 def test_a_run_holds_no_more_logits_than_it_checks():
     seen = lw.LanguageModel(gpt2(n_layer=2), None)
     forward = seen.hf_model.forward
@@ -70,7 +88,7 @@ def test_a_run_holds_no_more_logits_than_it_checks():
 
     seen.hf_model.forward = without_the_option
     run = LocalEngine(seen).run(IDS)
-    assert run._check.args[-1].untyped_storage().nbytes() == 4 * run.d_vocab
+    assert run._own.untyped_storage().nbytes() == 4 * run.d_vocab
     assert run.fidelity.ok
 
 
