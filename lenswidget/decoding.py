@@ -66,11 +66,12 @@ class Decoder:
         bytes_per_row = 4 * asked.run.d_vocab * (2 if is_paired else 1)
         self._rows = max(1, tile_bytes // bytes_per_row)
         self._most_rows = self._tried = self._rows
+        self._cells_tried = 0
 
     def tile(self, done: int) -> tuple[Ints, Tile]:
         """The next tile after `done` cells, and which of the cells asked for its first rows are."""
         asked = self._asked
-        n = self._fitting(done)
+        n = self._cells_tried = self._fitting(done)
         order = self._order[done : done + n]
         cells = Cells(asked.cells.layers[order], asked.cells.positions[order])
         parts = [self._prepare(asked.run, cells, asked.lens, asked.site)]
@@ -111,9 +112,8 @@ class Decoder:
         """Makes tiles half as large from now on; False where they cannot be smaller."""
         for head in self._heads.values():
             head.forget()
-        can_shrink = self._tried > 1
         self._most_rows = self._rows = max(1, self._tried // 2)
-        return can_shrink
+        return self._cells_tried > 1
 
     def _fitting(self, done: int) -> int:
         """How many of the next cells fit, with what they are held against."""

@@ -118,10 +118,19 @@ def test_out_of_memory_halves_the_tile_and_goes_on(run, monkeypatch, metrics):
     assert sum(n > 6 for n in seen) <= 5  # it does not try the large tile again each time
 
 
-def test_out_of_memory_with_one_row_is_raised(run, monkeypatch):
-    monkeypatch.setattr(decoding, "Head", lambda tail: Short(tail, room=0))
+@pytest.mark.parametrize("is_paired", [False, True])
+@pytest.mark.parametrize("metrics", [("entropy",), ("kl",)])
+def test_out_of_memory_with_one_cell_is_raised(run, monkeypatch, metrics, is_paired):
+    heads = []
+
+    def short(tail):
+        heads.append(Short(tail, room=0))
+        return heads[-1]
+
+    monkeypatch.setattr(decoding, "Head", short)
     with pytest.raises(torch.OutOfMemoryError):
-        read(run)
+        read(run, metrics=metrics, against=run if is_paired else None)
+    assert len(heads[0].seen) < 12
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(run):
