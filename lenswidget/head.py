@@ -154,13 +154,15 @@ def free_bytes(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def full_float32(device: torch.device) -> Generator[None, None, None]:
-    """No autocast and no TF32 inside, whatever was set outside: 10 bits would change ids."""
+    """No autocast, TF32 or bfloat16 products inside, whatever was set outside: 10 bits would change ids."""
+    backends: dict[str, Any] = {"cuda": torch.backends.cuda, "cpu": torch.backends.mkldnn}
+    # oneDNN has had one since torch 2.9
+    matmul = getattr(backends.get(device.type), "matmul", None)
     with torch.autocast(device.type, enabled=False):
-        if device.type != "cuda":
+        if matmul is None:
             yield
             return
         # torch 2.9 renamed it, and refuses the old name once the new one was used
-        matmul: Any = torch.backends.cuda.matmul
         name, full = (
             ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
         )

@@ -204,13 +204,16 @@ def test_a_model_stored_in_16_bits_is_read_in_float32(kind, dtype, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
-def test_tf32_is_off_inside_and_as_it_was_afterwards():
-    matmul = torch.backends.cuda.matmul
-    torch.set_float32_matmul_precision("high")
+@pytest.mark.parametrize(
+    ("device", "backend", "asked", "was"),
+    [("cuda", torch.backends.cuda, "high", "tf32"), ("cpu", torch.backends.mkldnn, "medium", "bf16")],
+)
+def test_products_are_float32_inside_and_as_they_were_afterwards(device, backend, asked, was):
+    torch.set_float32_matmul_precision(asked)
     try:
-        with head.full_float32(torch.device("cuda")):
-            assert matmul.fp32_precision == "ieee"
-        assert matmul.allow_tf32
+        with head.full_float32(torch.device(device)):
+            assert backend.matmul.fp32_precision == "ieee"
+        assert backend.matmul.fp32_precision == was
     finally:
         torch.set_float32_matmul_precision("highest")
 
