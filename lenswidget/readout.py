@@ -169,6 +169,10 @@ def _checked(
     if isinstance(metrics, str) or unknown:
         raise LensError(f"Asked for metrics {metrics!r}; pass a list of any of {', '.join(METRICS)}.")
     if against is not None:
+        if not isinstance(against, Run):
+            raise LensError(
+                f"Asked to compare with {against!r:.80}, which is no run. Pass one of model.run(...)."
+            )
         if against.d_vocab != run.d_vocab:
             raise LensError(
                 f"Asked to compare a vocabulary of {run.d_vocab} with one of {against.d_vocab}: the "

@@ -125,7 +125,7 @@ class Run:
             )
         cells.check(self.n_layers, self.seq, self.lowest_layer(site))
 
-    def check_tokens(self, k: Any, ids: Iterable[Any] = ()) -> None:
+    def check_tokens(self, k: Any, ids: Any = ()) -> None:
         """Refuses a number of top tokens, or token ids, that the vocabulary does not have.
 
         Raises:
@@ -135,6 +135,8 @@ class Run:
             raise CellError(
                 f"Asked for the {k!r} best tokens of {self.d_vocab}: choose k from 1 to {self.d_vocab}."
             )
+        if isinstance(ids, str) or not isinstance(ids, Iterable):
+            raise CellError(f"Asked to track {ids!r:.80}: pass a list of token ids.")
         for token_id in ids:
             if not _is_integer(token_id) or not 0 <= token_id < self.d_vocab:
                 raise CellError(

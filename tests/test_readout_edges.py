@@ -201,6 +201,7 @@ def test_progress_ends_with_all_cells_and_true_shows_a_bar(run, capsys):
         ({"track": [5003]}, CellError, "track token 5003: pass ids, integers from 0 to 5002"),
         ({"metrics": ("entropy", "perplexity")}, LensError, "any of entropy, kl, agrees"),
         ({"metrics": "entropy"}, LensError, "pass a list"),
+        ({"against": "hello"}, LensError, "compare with 'hello', which is no run"),
         ({"site": "attn"}, CellError, "site 'attn'"),
         ({"lens": 3}, LensError, "lens=3 is no lens"),
     ],
@@ -215,6 +216,8 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(run, options, kind, said
     [
         (lambda run: run.check_tokens("5"), "the '5' best tokens"),
         (lambda run: run.check_tokens(5, [1.5]), "track token 1.5: pass ids"),
+        (lambda run: run.check_tokens(5, 17), "track 17: pass a list of token ids"),
+        (lambda run: run.check_tokens(5, "Paris"), "track 'Paris': pass a list of token ids"),
         (lambda run: Cells.of(7), "cells 7. Pass Cells.grid(layers, positions), or a list of pairs"),
         (lambda run: Cells.of([(0, 1, 2)]), "a list of pairs"),
     ],
