@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from lenswidget.errors import AnatomyError, CellError, LensFileError, LensMismatchError, PromptError
+from lenswidget.fitted import Provenance
 from lenswidget.jacobian import JacobianLens
 from lenswidget.jacobian_fit import Fit
 from lenswidget.lenses import covered_layers, load_lens
@@ -200,6 +201,7 @@ def test_an_interrupted_fit_resumes_bit_for_bit(model, numbers, tmp_path):
     assert seen == [(0, 3), (1, 3), (2, 3)]
     partial = JacobianLens.load(file)  # usable as it is, over the texts so far
     assert partial.n_prompts == 2
+    assert partial.provenance == Provenance.of(model, texts[:2], **whole.provenance.settings)
     seen.clear()
     resumed = JacobianLens.fit(model, texts, checkpoint=file, progress=lambda *step: seen.append(step))
     assert seen == [(2, 3), (3, 3)]
@@ -290,8 +292,10 @@ def test_a_lens_of_another_model_is_refused(model, numbers, tmp_path):
     with torch.no_grad():
         other.lm_head.weight.add_(0.1)
     lens.save(tmp_path / "lens.safetensors")
-    with pytest.raises(LensMismatchError, match="digests differ"):
-        load_lens(tmp_path / "lens.safetensors", LanguageModel(other, None))
+    JacobianLens.fit(model, [numbers["text_0"]], checkpoint=tmp_path / "fit.pt", **QUIET)
+    for name in ("lens.safetensors", "fit.pt"):
+        with pytest.raises(LensMismatchError, match="digests differ"):
+            load_lens(tmp_path / name, LanguageModel(other, None))
     deep = JacobianLens({2: torch.eye(24)}, 1)
     with pytest.raises(LensMismatchError, match="deeper model"):
         deep.check(model)
