@@ -184,6 +184,7 @@ def _checked(
                 "tokens: choose cells that both runs have."
             )
         against.check(cells, site)
+        check_lens(lens, against.tail)
     ids = torch.tensor(list(track), dtype=torch.long)
     return Asked(run, cells, lens, site, k, ids, against, frozenset(metrics), logits)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -9,6 +10,7 @@ from recipe import tiny_config, tiny_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from lenswidget.engine import LocalEngine
 from lenswidget.errors import AnatomyError, CellError, LensFileError, LensMismatchError, PromptError
 from lenswidget.fitted import Provenance
 from lenswidget.jacobian import JacobianLens
@@ -228,6 +230,16 @@ def test_a_checkpoint_goes_on_with_more_texts_and_refuses_others(model, numbers,
 
 
 @pytest.mark.parametrize("name", ["lens.safetensors", "lens.pt"])
+def test_a_lens_stored_in_16_bits_is_read_in_float32(model, tmp_path, name):
+    lens = JacobianLens({0: torch.randn(24, 24, generator=torch.Generator().manual_seed(0))}, 1, 3)
+    lens.save(tmp_path / name, dtype=torch.float16)
+    run = LocalEngine(model).run([5, 17, 40])
+    found = read(run, Cells([0], [2]), lens=load_lens(tmp_path / name, model))
+    rounded = JacobianLens({0: lens.matrices[0].half().float()}, 1, 3)
+    assert np.array_equal(found.log_probs, read(run, Cells([0], [2]), lens=rounded).log_probs)
+
+
+@pytest.mark.parametrize("name", ["lens.safetensors", "lens.pt"])
 def test_saved_and_loaded_in_one_line_it_is_the_same_lens(model, numbers, tmp_path, name):
     lens = JacobianLens.fit(model, [numbers["text_0"]], **QUIET)
     lens.save(tmp_path / "deep" / name)
@@ -291,11 +303,15 @@ def test_a_lens_of_another_model_is_refused(model, numbers, tmp_path):
     other = AutoModelForCausalLM.from_pretrained(PUBLISHED / "model").eval()
     with torch.no_grad():
         other.lm_head.weight.add_(0.1)
+    foreign = LanguageModel(other, None)
+    runs = [LocalEngine(one).run([5, 17, 40]) for one in (model, foreign)]
+    with pytest.raises(LensMismatchError, match="digests differ"):
+        read(runs[0], lens=lens, against=runs[1])
     lens.save(tmp_path / "lens.safetensors")
     JacobianLens.fit(model, [numbers["text_0"]], checkpoint=tmp_path / "fit.pt", **QUIET)
     for name in ("lens.safetensors", "fit.pt"):
         with pytest.raises(LensMismatchError, match="digests differ"):
-            load_lens(tmp_path / name, LanguageModel(other, None))
+            load_lens(tmp_path / name, foreign)
     deep = JacobianLens({2: torch.eye(24)}, 1)
     with pytest.raises(LensMismatchError, match="deeper model"):
         deep.check(model)
