@@ -185,7 +185,7 @@ def growth(folder, name, asked):
             times.append(asked.clock() - started)
 
         extra = peak(timed)
-        for _ in range(1024 // n_tokens):
+        for _ in range(max(1, 1024 // n_tokens)):
             timed()
         took = min(times)
         print(
