@@ -161,10 +161,10 @@ class _Capture:
         return streams, own
 
     def _room(self, n_rows: int, like: Tensor) -> Tensor:
-        """NaN, `[n_rows, seq, d_model]`, where this engine keeps streams."""
+        """NaN, `[n_rows, seq, d_model]`, where this engine keeps streams like one, `[1, seq, d_model]`."""
         shape = (n_rows, *like.shape[1:])
         may_be_short = self._place == "auto" and like.device.type == "cuda"
-        is_short = may_be_short and like[0].nbytes * n_rows > FREE_SHARE * free_bytes(like.device)
+        is_short = may_be_short and like.nbytes * n_rows > FREE_SHARE * free_bytes(like.device)
         device = torch.device("cpu") if self._place == "cpu" or is_short else like.device
         return torch.full(shape, torch.nan, dtype=like.dtype, device=device)
 

@@ -6,11 +6,13 @@ import threading
 import pytest
 import torch
 from tiny import PROMPT, gpt2, language_model, llama, n_hooks
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import MambaConfig, MambaForCausalLM
 
 import lenswidget as lw
+from lenswidget import engine
 from lenswidget.cells import Cells
-from lenswidget.engine import LocalEngine
+from lenswidget.engine import LocalEngine, _Capture
 from lenswidget.errors import CellError, FidelityWarning, PromptError
 from lenswidget.head import Head
 from lenswidget.readout import read
@@ -147,6 +149,27 @@ def test_streams_on_the_cpu_read_the_same(model):
     cells = Cells.all(kept)
     states = [run.states("resid_post", cells.layers, cells.positions) for run in (kept, moved)]
     assert torch.equal(*states)
+
+
+@pytest.mark.parametrize(
+    ("place", "free_rows", "kept_on"),
+    [
+        ("auto", 7, "cpu"),
+        ("auto", 9, "cuda"),
+        ("device", 7, "cuda"),
+        ("cpu", 9, "cpu"),
+    ],
+)
+def test_streams_go_to_the_cpu_where_they_would_take_half_of_what_is_free(
+    model, monkeypatch, place, free_rows, kept_on
+):
+    capture = _Capture(model, {}, place)
+    with FakeTensorMode():  # a device without the device: nothing is computed
+        state = torch.empty(1, 11, 32, device="cuda")
+        monkeypatch.setattr(engine, "free_bytes", lambda device: free_rows * state.nbytes)
+        streams = capture._room(4, state)
+    assert streams.device.type == kept_on
+    assert streams.shape == (4, 11, 32)
 
 
 def test_progress_counts_layers(named):

@@ -133,6 +133,23 @@ def test_out_of_memory_with_one_cell_is_raised(run, monkeypatch, metrics, is_pai
     assert len(heads[0].seen) < 12
 
 
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_a_tile_takes_a_quarter_of_what_the_device_has_free(run, monkeypatch):
+    whole, heads = read(run), []
+
+    def on_cuda(tail):
+        heads.append(Short(tail, room=44))
+        heads[-1].device = torch.device("cuda")  # by its own word: no device is needed to count rows
+        return heads[-1]
+
+    monkeypatch.setattr(decoding, "Head", on_cuda)
+    monkeypatch.setattr(decoding, "free_bytes", lambda device: 4 * 6 * 4 * run.d_vocab)
+    assert np.array_equal(read(run).ids, whole.ids)
+    assert max(heads[0].seen) == 6
+    assert np.array_equal(read(run, tile_bytes=3 * 4 * run.d_vocab).ids, whole.ids)
+    assert max(heads[1].seen) == 3
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory(run):
     def lens(layer, states):
         raise RuntimeError("my own mistake")
