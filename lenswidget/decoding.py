@@ -172,9 +172,16 @@ class Decoder:
             if prepared.device.type == "mps":  # which has no float64
                 return head(prepared).cpu(), None
             return head(prepared), partial(head.exact, prepared) if head.is_exact else None
-        own_rows, their_head = torch.cat(parts[:-1]), self._heads[id(other)]
-        theirs = their_head(parts[-1]).to(own_rows.device)
-        return torch.cat([head(own_rows), theirs]), None
+        rows, their_head, their_rows = torch.cat(parts[:-1]), self._heads[id(other)], parts[-1]
+        theirs = their_head(their_rows).to(rows.device)
+
+        def exact(ids: Tensor) -> Tensor:
+            own_ids, their_ids = ids[: len(rows)], ids[len(rows) :].to(their_rows.device)
+            return torch.cat(
+                [head.exact(rows, own_ids), their_head.exact(their_rows, their_ids).to(ids.device)]
+            )
+
+        return torch.cat([head(rows), theirs]), exact if head.is_exact and their_head.is_exact else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,5 +1,6 @@
 """Readouts against float64: every number of every cell, on small models and on the real one."""
 
+import copy
 import functools
 
 import numpy as np
@@ -150,6 +151,15 @@ def test_a_reference_run_may_be_of_another_model():
     found = read(run, against=other, metrics=("kl",))
     ours, theirs = (Reference.of(m.hf_model, r).log_probs for m, r in zip(models, (run, other), strict=True))
     np.testing.assert_allclose(found.grid("kl_from_reference"), kl(theirs, ours), atol=1e-4, rtol=0)
+
+
+def test_a_reference_of_another_model_costs_no_exactness():
+    model = make(gpt2)
+    run = LocalEngine(model).run(IDS)
+    other = LocalEngine(lw.LanguageModel(copy.deepcopy(model.hf_model), None)).run(IDS)
+    found, expected = (read(run, against=reference, track=[3]) for reference in (other, run))
+    assert np.array_equal(found.log_probs, expected.log_probs)
+    assert np.array_equal(found.tracked_log_probs, expected.tracked_log_probs)
 
 
 def test_a_run_compared_with_itself_does_not_diverge(small):
