@@ -129,7 +129,7 @@ def _pack(linear: Any) -> Tensor | None:
     try:
         weight = weight.float()
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, 128)
-        probe = torch.linspace(-1, 1, weight.shape[1]).expand(2, -1).contiguous()
+        probe = torch.linspace(-1, 1, weight.shape[1], device="cpu").expand(2, -1).contiguous()
         product = torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "")
         if not torch.allclose(product, probe @ weight.T, rtol=1e-4, atol=1e-4):
             return None

@@ -80,7 +80,7 @@ class Fit:
             rows=rows,
             provenance=Provenance.of(model, ids, **settings),
             checkpoint=None if checkpoint is None else Path(checkpoint),
-            sums={layer: torch.zeros(anatomy.d_model, anatomy.d_model) for layer in chosen},
+            sums={layer: torch.zeros(anatomy.d_model, anatomy.d_model, device="cpu") for layer in chosen},
         )
         if fit.checkpoint is not None and fit.checkpoint.exists():
             fit._resume(load_pickled(fit.checkpoint))
@@ -114,7 +114,7 @@ class Fit:
         with self.model.lock, frozen(self.model.hf_model):
             graph = self._graph(ids, self.splits)
             d_model = graph.target.shape[-1]
-            found = {layer: torch.empty(d_model, d_model) for layer in self.layers}
+            found = {layer: torch.empty(d_model, d_model, device="cpu") for layer in self.layers}
             for start in range(0, d_model, self.rows):
                 next(passes)
                 stop = min(start + self.rows, d_model)

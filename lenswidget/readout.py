@@ -185,7 +185,7 @@ def _checked(
             )
         against.check(cells, site)
         check_lens(lens, against.tail)
-    ids = torch.tensor(list(track), dtype=torch.long)
+    ids = torch.tensor(list(track), dtype=torch.long, device="cpu")
     return Asked(run, cells, lens, site, k, ids, against, frozenset(metrics), logits)
 
 
@@ -208,7 +208,8 @@ class _Arrays:
     def readout(self) -> Readout:
         asked, arrays = self._asked, self._arrays
         if not arrays:  # no cells: one that is thrown away tells the shapes
-            nothing = measure(Tile(torch.zeros(1, asked.run.d_vocab), 1), asked.k, asked.track, frozenset())
+            row = torch.zeros(1, asked.run.d_vocab, device="cpu")
+            nothing = measure(Tile(row, 1), asked.k, asked.track, frozenset())
             arrays = {name: values[:0].numpy() for name, values in nothing.items()}
         return Readout(
             run_id=asked.run.id,

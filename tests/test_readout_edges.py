@@ -16,9 +16,12 @@ from lenswidget import decoding, head
 from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import Cancelled, CellError, LensError
-from lenswidget.lenses import LogitLens
+from lenswidget.jacobian import JacobianLens
+from lenswidget.lenses import LogitLens, load_lens
 from lenswidget.measures import Tile, measure
+from lenswidget.model import LanguageModel
 from lenswidget.readout import read, read_slices
+from lenswidget.tuned import TunedLens
 
 ALL = ("entropy", "kl", "agrees")
 NUMBERS = ("log_probs", "entropy_nats", "kl_from_final", "kl_to_final", "tracked_log_probs")
@@ -330,3 +333,36 @@ def test_tiles_shrink_while_they_are_slow_and_grow_back(run, monkeypatch):
 def readout_asked(run):
     cells, none = Cells.all(run), torch.tensor([], dtype=torch.long)
     return decoding.Asked(run, cells, LogitLens(), "resid_post", 5, none, None, frozenset(), False)
+
+
+@pytest.fixture
+def on_meta():
+    """Whatever names no device of its own comes to nothing: as on a GPU by default, but stricter."""
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+
+
+def test_a_default_device_changes_nothing(run, on_meta):
+    options = {"metrics": ALL, "track": [3], "against": run}
+    found = read(LocalEngine(LanguageModel(run.tail.hf_model, None)).run(IDS), **options)
+    torch.set_default_device(None)
+    expected = read(run, **options)
+    for name in (*NUMBERS, "tracked_ranks", "kl_to_reference"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_a_default_device_does_not_keep_a_lens_from_being_fitted(run, on_meta, tmp_path):
+    model, texts = LanguageModel(run.tail.hf_model, None), [IDS * 3, IDS[::-1] * 3]
+    fits = (
+        lambda: JacobianLens.fit(model, texts, progress=False),
+        lambda: TunedLens.fit(model, texts, n_steps=1, progress=False),
+    )
+    found = [fit() for fit in fits]
+    found[1].publish(tmp_path)
+    again = load_lens(tmp_path, model)
+    torch.set_default_device(None)
+    jacobian, tuned = (fit() for fit in fits)
+    assert all(torch.equal(found[0].matrices[layer], jacobian.matrices[layer]) for layer in (0, 1))
+    assert torch.equal(found[1].weight, tuned.weight)
+    assert torch.equal(again.bias, tuned.bias)
