@@ -66,11 +66,12 @@ class Decoder:
         bytes_per_row = 4 * asked.run.d_vocab * (2 if is_paired else 1)
         self._rows = max(1, tile_bytes // bytes_per_row)
         self._most_rows = self._tried = self._rows
+        self._cells_tried = 0
 
     def tile(self, done: int) -> tuple[Ints, Tile]:
         """The next tile after `done` cells, and which of the cells asked for its first rows are."""
         asked = self._asked
-        n = self._fitting(done)
+        n = self._cells_tried = self._fitting(done)
         order = self._order[done : done + n]
         cells = Cells(asked.cells.layers[order], asked.cells.positions[order])
         parts = [self._prepare(asked.run, cells, asked.lens, asked.site)]
@@ -86,6 +87,8 @@ class Decoder:
             references = slice(n_rows, n_rows + n)
             self._tried += n
         logits, exact = self._project(parts)
+        if asked.site == EMBED_SITE and isinstance(asked.lens, LogitLens):
+            asked.run.check_decoded(cells, logits)
         return order, Tile(logits, n, segments, references, exact, asked.run.n_tokens_shown(asked.k))
 
     def logits(self, run: Any, cells: Cells, lens: Any, site: str) -> Tensor:
@@ -109,9 +112,8 @@ class Decoder:
         """Makes tiles half as large from now on; False where they cannot be smaller."""
         for head in self._heads.values():
             head.forget()
-        can_shrink = self._tried > 1
         self._most_rows = self._rows = max(1, self._tried // 2)
-        return can_shrink
+        return self._cells_tried > 1
 
     def _fitting(self, done: int) -> int:
         """How many of the next cells fit, with what they are held against."""
@@ -170,9 +172,16 @@ class Decoder:
             if prepared.device.type == "mps":  # which has no float64
                 return head(prepared).cpu(), None
             return head(prepared), partial(head.exact, prepared) if head.is_exact else None
-        own_rows, their_head = torch.cat(parts[:-1]), self._heads[id(other)]
-        theirs = their_head(parts[-1]).to(own_rows.device)
-        return torch.cat([head(own_rows), theirs]), None
+        rows, their_head, their_rows = torch.cat(parts[:-1]), self._heads[id(other)], parts[-1]
+        theirs = their_head(their_rows).to(rows.device)
+
+        def exact(ids: Tensor) -> Tensor:
+            own_ids, their_ids = ids[: len(rows)], ids[len(rows) :].to(their_rows.device)
+            return torch.cat(
+                [head.exact(rows, own_ids), their_head.exact(their_rows, their_ids).to(ids.device)]
+            )
+
+        return torch.cat([head(rows), theirs]), exact if head.is_exact and their_head.is_exact else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -86,6 +86,7 @@ class LocalEngine:
                 )
             capture = _Capture(model, inputs, self._place)
             streams, own = capture(EMBED_SITE, progress, want_logits=True)
+            assert own is not None
             run = Run(
                 id=uuid.uuid4().hex,
                 prompt=prompt,
@@ -98,6 +99,7 @@ class LocalEngine:
                 lock=model.lock,
                 _streams={EMBED_SITE: streams},
                 _capture=lambda site: capture(site)[0],
+                _own=own,
                 _check=functools.partial(_fidelity, tail, streams[-1], own),
             )
             for site in sites:
@@ -159,10 +161,10 @@ class _Capture:
         return streams, own
 
     def _room(self, n_rows: int, like: Tensor) -> Tensor:
-        """NaN, `[n_rows, seq, d_model]`, where this engine keeps streams."""
+        """NaN, `[n_rows, seq, d_model]`, where this engine keeps streams like one, `[1, seq, d_model]`."""
         shape = (n_rows, *like.shape[1:])
         may_be_short = self._place == "auto" and like.device.type == "cuda"
-        is_short = may_be_short and like[0].nbytes * n_rows > FREE_SHARE * free_bytes(like.device)
+        is_short = may_be_short and like.nbytes * n_rows > FREE_SHARE * free_bytes(like.device)
         device = torch.device("cpu") if self._place == "cpu" or is_short else like.device
         return torch.full(shape, torch.nan, dtype=like.dtype, device=device)
 
@@ -173,14 +175,20 @@ def _sites(model: Any) -> tuple[str, ...]:
     return tuple(site for site in SITES if site in offered)
 
 
-def _fidelity(tail: Any, last: Tensor, own: Tensor | None) -> Fidelity:
-    """The last block's states `[seq, d_model]` decoded as readouts do, against the model's own logits."""
-    assert own is not None
+def _fidelity(tail: Any, last: Tensor, own: Tensor, decoded: Tensor | None) -> Fidelity:
+    """The last block's states `[seq, d_model]` decoded as readouts do, against the model's own logits.
+
+    Args:
+        own: `[n, d_vocab]`, of the last positions.
+        decoded: the same positions', where a readout has decoded them; else they are decoded now.
+    """
     head = Head(tail)
     # a model stored in 16 bits may give float32 logits, but they are no finer for it
     own = own.to(head.stored_dtype or own.dtype)
-    with full_float32(head.device):
-        return compare(head(head.prepare(last[-len(own) :])).to(own.device), own)
+    if decoded is None:
+        with full_float32(head.device):
+            decoded = head(head.prepare(last[-len(own) :]))
+    return compare(decoded.to(own.device), own)
 
 
 def _describe(hf_model: Any) -> dict[str, Any]:

@@ -62,5 +62,5 @@ def _gap(ours: Tensor, theirs: Tensor) -> float:
     if ours.shape != theirs.shape:
         return math.inf
     # equal infinities (masked ids) are equal, not NaN apart
-    gap = torch.where(ours == theirs, torch.zeros(()).to(ours), (ours - theirs).abs())
+    gap = torch.where(ours == theirs, 0.0, (ours - theirs).abs())
     return math.inf if bool(gap.isnan().any()) else float(gap.max())

@@ -40,14 +40,14 @@ def encode(model: Any, texts: Sequence[Any], max_tokens: int) -> list[Tensor]:
     ids: list[Tensor] = []
     for text in texts:
         if not isinstance(text, str):
-            ids.append(torch.as_tensor(text, dtype=torch.long).reshape(-1)[:max_tokens])
+            ids.append(torch.as_tensor(text, dtype=torch.long, device="cpu").reshape(-1)[:max_tokens])
         elif model.tokenizer is None:
             raise PromptError(
                 "Asked to fit a lens on strings, but this model has no tokenizer; pass token ids."
             )
         else:
             found = model.tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
-            ids.append(torch.tensor(found, dtype=torch.long))
+            ids.append(torch.tensor(found, dtype=torch.long, device="cpu"))
     return ids
 
 

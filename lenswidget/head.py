@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from lenswidget.watch import device_of
 from lenswidget.wide import widened
@@ -17,8 +18,8 @@ PACK_BYTES = 1 << 30
 ROWS_CONVERTED = 4096
 # From 2**15 numbers on, torch adds them up on all threads.
 SUMMED_ALONE = 2**15 - 1
-# For the rows of the weight that some logits are computed again with: on the CPU they stay in a cache.
-EXACT_BYTES, EXACT_BYTES_ELSEWHERE = 4 << 20, 64 << 20
+# For the rows of the weight that some logits are computed again with: on the CPU they stay in a core's cache.
+EXACT_BYTES, EXACT_BYTES_ELSEWHERE = 3 << 19, 64 << 20
 
 _packed: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, Tensor]]" = weakref.WeakKeyDictionary()
 
@@ -88,7 +89,7 @@ class Head:
         found = torch.empty(ids.shape, dtype=torch.float64, device=prepared.device)
         for start in range(0, len(ids), n_at_once):
             rows = slice(start, start + n_at_once)
-            torch.sum(weight[ids[rows]] * prepared[rows, None].double(), dim=-1, out=found[rows])
+            torch.sum(embedding(ids[rows], weight) * prepared[rows, None].double(), dim=-1, out=found[rows])
         return self._tail.post_ops(found if bias is None else found.add_(bias[ids]))
 
     def forget(self) -> None:
@@ -127,7 +128,7 @@ def _pack(linear: Any) -> Tensor | None:
     try:
         weight = weight.float()
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, 128)
-        probe = torch.linspace(-1, 1, weight.shape[1]).expand(2, -1).contiguous()
+        probe = torch.linspace(-1, 1, weight.shape[1], device="cpu").expand(2, -1).contiguous()
         product = torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "")
         if not torch.allclose(product, probe @ weight.T, rtol=1e-4, atol=1e-4):
             return None
@@ -154,13 +155,15 @@ def free_bytes(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def full_float32(device: torch.device) -> Generator[None, None, None]:
-    """No autocast and no TF32 inside, whatever was set outside: 10 bits would change ids."""
+    """No autocast, TF32 or bfloat16 products inside, whatever was set outside: 10 bits would change ids."""
+    backends: dict[str, Any] = {"cuda": torch.backends.cuda, "cpu": torch.backends.mkldnn}
+    # oneDNN has had one since torch 2.9
+    matmul = getattr(backends.get(device.type), "matmul", None)
     with torch.autocast(device.type, enabled=False):
-        if device.type != "cuda":
+        if matmul is None:
             yield
             return
         # torch 2.9 renamed it, and refuses the old name once the new one was used
-        matmul: Any = torch.backends.cuda.matmul
         name, full = (
             ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
         )

@@ -143,7 +143,7 @@ class JacobianLens:
         path = Path(path)
         if path.suffix == ".safetensors":
             tensors, provenance, own = read(path, "jacobian")
-            matrices = {int(name): matrix for name, matrix in tensors.items()}
+            matrices = {int(name): matrix.float() for name, matrix in tensors.items()}
             lens = cls(matrices, own["n_prompts"], own["n_layers"], provenance)
         else:
             lens = _from_payload(path, load_pickled(path))

@@ -5,7 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,7 +82,7 @@ class Fit:
             rows=rows,
             provenance=Provenance.of(model, ids, **settings),
             checkpoint=None if checkpoint is None else Path(checkpoint),
-            sums={layer: torch.zeros(anatomy.d_model, anatomy.d_model) for layer in chosen},
+            sums={layer: torch.zeros(anatomy.d_model, anatomy.d_model, device="cpu") for layer in chosen},
         )
         if fit.checkpoint is not None and fit.checkpoint.exists():
             fit._resume(load_pickled(fit.checkpoint))
@@ -116,7 +116,7 @@ class Fit:
         with self.model.lock, frozen(self.model.hf_model):
             graph = self._graph(ids, self.splits)
             d_model = graph.target.shape[-1]
-            found = {layer: torch.empty(d_model, d_model) for layer in self.layers}
+            found = {layer: torch.empty(d_model, d_model, device="cpu") for layer in self.layers}
             for start in range(0, d_model, self.rows):
                 next(passes)
                 stop = min(start + self.rows, d_model)
@@ -214,14 +214,11 @@ class Fit:
         singles = [torch.autograd.grad(target, sources, one, retain_graph=True) for one in cotangents]
         return [torch.stack(parts) for parts in zip(*singles, strict=True)]
 
-    # --- the checkpoint: the reference implementation's keys, and what must agree to go on ---------
+    # --- the checkpoint: the reference implementation's keys, and where the sums come from ---------
 
-    def _agreement(self, n_done: int) -> dict[str, Any]:
-        return {
-            "unembed": self.provenance.unembed,
-            "texts": ids_digest(self.ids[:n_done]),
-            **self.provenance.settings,
-        }
+    def _so_far(self, n_done: int) -> Provenance:
+        ids = self.ids[:n_done]
+        return replace(self.provenance, texts=ids_digest(ids), n_texts=n_done, n_tokens=sum(map(len, ids)))
 
     def _keep(self) -> None:
         assert self.checkpoint is not None
@@ -232,7 +229,7 @@ class Fit:
             "source_layers": self.layers,
             "target_layer": self.model.anatomy.n_layers - 1,
             "skip_first": self.skip_first,
-            "metadata": {"agreement": json.dumps(self._agreement(self.n_done))},
+            "metadata": {"lenswidget": json.dumps(asdict(self._so_far(self.n_done)))},
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         partial = self.checkpoint.with_name(self.checkpoint.name + ".partial")
@@ -241,17 +238,20 @@ class Fit:
 
     def _resume(self, payload: Mapping[str, Any]) -> None:
         try:
-            theirs = json.loads(payload["metadata"]["agreement"])
+            theirs = Provenance.from_json(payload["metadata"]["lenswidget"])
             n_done, sums = int(payload["n_done"]), dict(payload["jacobian_sum"])
         except (KeyError, TypeError, ValueError) as error:
             raise LensMismatchError(
                 f"{self.checkpoint} is no checkpoint of a fit that can be resumed; name another file."
             ) from error
-        ours = self._agreement(n_done)
-        differing = [key for key in ours if theirs.get(key) != ours[key]]
+        was, now = (
+            {"unembed": one.unembed, "texts": one.texts, **one.settings}
+            for one in (theirs, self._so_far(n_done))
+        )
+        differing = [key for key in now if was.get(key) != now[key]]
         if differing or n_done > len(self.ids):
             what = (
-                ", ".join(f"{key} {theirs.get(key)!r} against {ours[key]!r}" for key in differing)
+                ", ".join(f"{key} {was.get(key)!r:.40} against {now[key]!r:.40}" for key in differing)
                 or "more texts"
             )
             raise LensMismatchError(

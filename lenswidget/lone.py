@@ -90,6 +90,6 @@ def _replaced(value: Any, place: Place, states: Tensor, in_place: bool) -> Any:
 
 def noise(like: Tensor) -> Tensor:
     """Seeded noise of the same mean square."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(like.shape, generator=generator).to(like)
+    generator = torch.Generator("cpu").manual_seed(0)
+    noise = torch.randn(like.shape, generator=generator, device="cpu").to(like)
     return noise * like.float().pow(2).mean().sqrt().to(like.dtype)

@@ -79,12 +79,14 @@ def measure(
         metrics: of `entropy`, `kl`, `agrees`.
         logits: whether the logits of the k best are wanted too.
     """
-    x, n, track = tile.logits, tile.n_cells, track.to(tile.logits.device)
+    x, n = tile.logits, tile.n_cells
+    ranks = _ranks(x[:n], track.tolist())  # the ids as they are kept: no waiting for a device
+    track = track.to(x.device)
     ids, top = _best(tile, k)
     shown, best = ids, top
     if tile.n_tokens is not None:
         shown, best = _best(replace(tile, logits=x[:, : tile.n_tokens]), k)
-    tracked, ranks = _scores(tile, track.expand(n, -1)), _ranks(x[:n], track)
+    tracked = _scores(tile, track.expand(n, -1))
     is_paired = "kl" in metrics or tile.references is not None
     normed = _normalise(x, ids, top, keep_probs=is_paired)
     ok, shift = normed.is_finite[:n], top[:n, :1]
@@ -131,10 +133,9 @@ def _scores(tile: Tile, ids: Tensor) -> Tensor:
     return tile.exact(torch.cat([ids, rest]))[: len(ids)]
 
 
-def _ranks(x: Tensor, track: Tensor) -> Tensor:
-    """How many logits of each row are strictly above each tracked id; `[cells, tracked]`."""
-    ranks = torch.zeros(len(x), len(track), dtype=torch.int64, device=x.device)
-    ids = track.tolist()
+def _ranks(x: Tensor, ids: list[int]) -> Tensor:
+    """How many logits of each row are strictly above each of the ids; `[cells, ids]`."""
+    ranks = torch.zeros(len(x), len(ids), dtype=torch.int64, device=x.device)
     if not ids:
         return ranks
     scratch = torch.empty_like(x[: _rows_at_once(x)])

@@ -85,7 +85,7 @@ def _as_batch(name: str, value: Any) -> Any:
     if not isinstance(value, list):
         return value
     try:
-        tensor = torch.tensor(value)
+        tensor = torch.tensor(value, device="cpu")
     except (ValueError, TypeError):
         raise PromptError(
             f"The encoding's {name} cannot be made into one tensor. Pad its rows to one length."
@@ -144,7 +144,7 @@ def _padded(rows: list[Row], pad_id: int, *, left: bool) -> dict[str, Tensor]:
         padding = [pad_id if name == "input_ids" else 0] * (width - len(values))
         return padding + values if left else values + padding
 
-    return {name: torch.tensor([fill(name, row[name]) for row in rows]) for name in rows[0]}
+    return {name: torch.tensor([fill(name, row[name]) for row in rows], device="cpu") for name in rows[0]}
 
 
 def _check(encoding: dict[str, Any], hf_model: Any) -> None:

@@ -172,7 +172,7 @@ def _checked(
     if isinstance(metrics, str) or not set(metrics) <= set(METRICS):
         raise LensError(f"Asked for metrics {metrics!r}; pass a list of any of {', '.join(METRICS)}.")
     if against is not None:
-        _check_run(against)
+        _check_run(against, "compare with")
         if against.d_vocab != run.d_vocab:
             raise LensError(
                 f"Asked to compare a vocabulary of {run.d_vocab} with one of {against.d_vocab}: the "
@@ -184,13 +184,14 @@ def _checked(
                 "tokens: choose cells that both runs have."
             )
         against.check(cells, site)
-    ids = torch.tensor(list(track), dtype=torch.long)
+        check_lens(lens, against.tail)
+    ids = torch.tensor(list(track), dtype=torch.long, device="cpu")
     return Asked(run, cells, lens, site, k, ids, against, frozenset(metrics), logits)
 
 
-def _check_run(run: Any) -> None:
+def _check_run(run: Any, what: str = "read") -> None:
     if not isinstance(run, Run):
-        raise LensError(f"Asked to read {run!r:.80}, which is no run. Pass what model.run(prompt) gives.")
+        raise LensError(f"Asked to {what} {run!r:.80}, which is no run. Pass what model.run(prompt) gives.")
 
 
 class _Arrays:
@@ -212,7 +213,8 @@ class _Arrays:
     def readout(self) -> Readout:
         asked, arrays = self._asked, self._arrays
         if not arrays:  # no cells: one that is thrown away tells the shapes
-            nothing = measure(Tile(torch.zeros(1, asked.run.d_vocab), 1), asked.k, asked.track, frozenset())
+            row = torch.zeros(1, asked.run.d_vocab, device="cpu")
+            nothing = measure(Tile(row, 1), asked.k, asked.track, frozenset())
             arrays = {name: values[:0].numpy() for name, values in nothing.items()}
         return Readout(
             run_id=asked.run.id,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -42,7 +43,8 @@ class Run:
     lock: Any
     _streams: dict[str, Tensor]
     _capture: Callable[[str], Tensor]
-    _check: Callable[[], Fidelity]
+    _own: Tensor
+    _check: Callable[[Tensor | None], Fidelity]
 
     @functools.cached_property
     def fidelity(self) -> Fidelity:
@@ -52,7 +54,22 @@ class Run:
         shows anything, and `read` before it returns.
         """
         with self.lock, torch.no_grad():
-            return self._check()
+            return self._check(None)
+
+    def check_decoded(self, cells: Cells, logits: Float[Tensor, "rows d_vocab"]) -> None:
+        """Takes `fidelity` from what a readout has decoded, where every row that it needs is among it.
+
+        Args:
+            cells: of `resid_post`, read as it is.
+            logits: of these cells and maybe more, float32.
+        """
+        if "fidelity" in self.__dict__:
+            return
+        last = np.flatnonzero(cells.layers == self.n_layers - 1)
+        row_of = dict(zip(cells.positions[last].tolist(), last.tolist(), strict=True))
+        rows = [row_of.get(position) for position in range(self.seq - len(self._own), self.seq)]
+        if None not in rows:
+            self.__dict__["fidelity"] = self._check(logits[rows])
 
     @property
     def seq(self) -> int:
@@ -108,7 +125,7 @@ class Run:
             )
         cells.check(self.n_layers, self.seq, self.lowest_layer(site))
 
-    def check_tokens(self, k: Any, ids: Iterable[Any] = ()) -> None:
+    def check_tokens(self, k: Any, ids: Any = ()) -> None:
         """Refuses a number of top tokens, or token ids, that the vocabulary does not have.
 
         Raises:
@@ -134,12 +151,14 @@ class Run:
             return self._streams[site]
 
 
-def check_ids(ids: Iterable[Any], d_vocab: int) -> None:
+def check_ids(ids: Any, d_vocab: int) -> None:
     """Refuses token ids that a vocabulary does not have.
 
     Raises:
         CellError: says which.
     """
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise CellError(f"Asked for tokens {ids!r:.80}: pass a list of token ids.")
     for token_id in ids:
         if not _is_integer(token_id) or not 0 <= token_id < d_vocab:
             raise CellError(f"Asked for token {token_id!r}: pass ids, integers from 0 to {d_vocab - 1}.")

@@ -200,7 +200,7 @@ def _published(folder: Path) -> TunedLens:
             f"as its config.json says, but holds {found}."
         )
     weight = torch.stack([state[f"{index}.weight"].float() for index in range(n_layers)])
-    bias = torch.zeros(n_layers, d_model)
+    bias = torch.zeros(n_layers, d_model, device="cpu")
     if has_bias:
         bias = torch.stack([state[f"{index}.bias"].float() for index in range(n_layers)])
     if weight.shape[1:] != (d_model, d_model) or bias.shape[1:] != (d_model,):

@@ -135,7 +135,7 @@ class _Descent:
         self.rates = [LEARNING_RATE * float(a.square().mean().sqrt()) for a in weight]
         groups = [{"params": pair, "lr": rate} for pair, rate in zip(self.maps, self.rates, strict=True)]
         self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator("cpu").manual_seed(seed)
         self.order: list[int] = []
 
     def step(self, n_cells: int, rate: float) -> None:
@@ -164,11 +164,11 @@ class _Descent:
     def _cells(self, n_cells: int) -> list[Tensor]:
         """The same positions of the next few texts on every layer, `[cells, d_model]` each."""
         if len(self.order) < TEXTS_PER_STEP:
-            self.order += torch.randperm(len(self.ids), generator=self.generator).tolist()
+            self.order += torch.randperm(len(self.ids), generator=self.generator, device="cpu").tolist()
         chosen, self.order = self.order[:TEXTS_PER_STEP], self.order[TEXTS_PER_STEP:]
         parts: list[list[Tensor]] = []
         for index in chosen:
-            positions = torch.randperm(len(self.ids[index]), generator=self.generator)
+            positions = torch.randperm(len(self.ids[index]), generator=self.generator, device="cpu")
             kept = positions[: -(-n_cells // len(chosen))]
             streams = _states(self.model, self.ids[index])
             parts.append([stream[kept.to(stream.device)] for stream in streams])

@@ -1,16 +1,20 @@
 """The local engine: what a run keeps, and what it refuses."""
 
+import contextlib
 import threading
 
 import pytest
 import torch
 from tiny import PROMPT, gpt2, language_model, llama, n_hooks
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import MambaConfig, MambaForCausalLM
 
 import lenswidget as lw
+from lenswidget import engine
 from lenswidget.cells import Cells
-from lenswidget.engine import LocalEngine
+from lenswidget.engine import LocalEngine, _Capture
 from lenswidget.errors import CellError, FidelityWarning, PromptError
+from lenswidget.head import Head
 from lenswidget.readout import read
 
 IDS = [5, 17, 40, 200, 3, 99, 120, 7, 8, 250, 31]
@@ -61,6 +65,22 @@ def test_the_last_positions_are_checked_against_the_models_own_logits(model, n_t
         lw.read(run)
 
 
+@pytest.mark.parametrize("spoiled", [0.0, 0.1])
+@pytest.mark.parametrize("n_tokens", [11, 64])
+def test_a_readout_that_has_the_last_rows_is_the_check(model, n_tokens, spoiled, monkeypatch):
+    run, again = (LocalEngine(model).run((IDS * 6)[:n_tokens]) for _ in range(2))
+    n_rows = []
+    product = Head.__call__
+    monkeypatch.setattr(Head, "__call__", lambda *args: n_rows.append(len(args[1])) or product(*args))
+    for one in (run, again):
+        one._streams["resid_post"][-1, -1, 0] += spoiled  # what the forward did not leave
+    with pytest.warns(FidelityWarning) if spoiled else contextlib.nullcontext():
+        lw.read(run)
+    assert sum(n_rows) == (run.n_layers + 1) * n_tokens
+    assert run.fidelity.n_positions == again.fidelity.n_positions
+    assert run.fidelity.max_abs_error == pytest.approx(again.fidelity.max_abs_error, abs=1e-5)
+
+
 def test_a_run_holds_no_more_logits_than_it_checks():
     seen = lw.LanguageModel(gpt2(n_layer=2), None)
     forward = seen.hf_model.forward
@@ -70,7 +90,7 @@ def test_a_run_holds_no_more_logits_than_it_checks():
 
     seen.hf_model.forward = without_the_option
     run = LocalEngine(seen).run(IDS)
-    assert run._check.args[-1].untyped_storage().nbytes() == 4 * run.d_vocab
+    assert run._own.untyped_storage().nbytes() == 4 * run.d_vocab
     assert run.fidelity.ok
 
 
@@ -129,6 +149,27 @@ def test_streams_on_the_cpu_read_the_same(model):
     cells = Cells.all(kept)
     states = [run.states("resid_post", cells.layers, cells.positions) for run in (kept, moved)]
     assert torch.equal(*states)
+
+
+@pytest.mark.parametrize(
+    ("place", "free_rows", "kept_on"),
+    [
+        ("auto", 7, "cpu"),
+        ("auto", 9, "cuda"),
+        ("device", 7, "cuda"),
+        ("cpu", 9, "cpu"),
+    ],
+)
+def test_streams_go_to_the_cpu_where_they_would_take_half_of_what_is_free(
+    model, monkeypatch, place, free_rows, kept_on
+):
+    capture = _Capture(model, {}, place)
+    with FakeTensorMode():  # a device without the device: nothing is computed
+        state = torch.empty(1, 11, 32, device="cuda")
+        monkeypatch.setattr(engine, "free_bytes", lambda device: free_rows * state.nbytes)
+        streams = capture._room(4, state)
+    assert streams.device.type == kept_on
+    assert streams.shape == (4, 11, 32)
 
 
 def test_progress_counts_layers(named):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -9,6 +10,7 @@ from recipe import tiny_config, tiny_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from lenswidget.engine import LocalEngine
 from lenswidget.errors import (
     AnatomyError,
     CellError,
@@ -17,6 +19,7 @@ from lenswidget.errors import (
     LensMismatchError,
     PromptError,
 )
+from lenswidget.fitted import Provenance
 from lenswidget.jacobian import JacobianLens
 from lenswidget.jacobian_fit import Fit
 from lenswidget.lenses import covered_layers, load_lens
@@ -207,6 +210,7 @@ def test_an_interrupted_fit_resumes_bit_for_bit(model, numbers, tmp_path):
     assert seen == [(0, 3), (1, 3), (2, 3)]
     partial = JacobianLens.load(file)  # usable as it is, over the texts so far
     assert partial.n_prompts == 2
+    assert partial.provenance == Provenance.of(model, texts[:2], **whole.provenance.settings)
     seen.clear()
     resumed = JacobianLens.fit(model, texts, checkpoint=file, progress=lambda *step: seen.append(step))
     assert seen == [(2, 3), (3, 3)]
@@ -230,6 +234,16 @@ def test_a_checkpoint_goes_on_with_more_texts_and_refuses_others(model, numbers,
         JacobianLens.fit(model, [first], checkpoint=file, **QUIET)
     with pytest.raises(LensMismatchError, match="no checkpoint"):
         JacobianLens.fit(model, [first], checkpoint=PUBLISHED / "jacobian.pt", **QUIET)
+
+
+@pytest.mark.parametrize("name", ["lens.safetensors", "lens.pt"])
+def test_a_lens_stored_in_16_bits_is_read_in_float32(model, tmp_path, name):
+    lens = JacobianLens({0: torch.randn(24, 24, generator=torch.Generator().manual_seed(0))}, 1, 3)
+    lens.save(tmp_path / name, dtype=torch.float16)
+    run = LocalEngine(model).run([5, 17, 40])
+    found = read(run, Cells([0], [2]), lens=load_lens(tmp_path / name, model))
+    rounded = JacobianLens({0: lens.matrices[0].half().float()}, 1, 3)
+    assert np.array_equal(found.log_probs, read(run, Cells([0], [2]), lens=rounded).log_probs)
 
 
 @pytest.mark.parametrize("name", ["lens.safetensors", "lens.pt"])
@@ -296,9 +310,15 @@ def test_a_lens_of_another_model_is_refused(model, numbers, tmp_path):
     other = AutoModelForCausalLM.from_pretrained(PUBLISHED / "model").eval()
     with torch.no_grad():
         other.lm_head.weight.add_(0.1)
-    lens.save(tmp_path / "lens.safetensors")
+    foreign = LanguageModel(other, None)
+    runs = [LocalEngine(one).run([5, 17, 40]) for one in (model, foreign)]
     with pytest.raises(LensMismatchError, match="digests differ"):
-        load_lens(tmp_path / "lens.safetensors", LanguageModel(other, None))
+        read(runs[0], lens=lens, against=runs[1])
+    lens.save(tmp_path / "lens.safetensors")
+    JacobianLens.fit(model, [numbers["text_0"]], checkpoint=tmp_path / "fit.pt", **QUIET)
+    for name in ("lens.safetensors", "fit.pt"):
+        with pytest.raises(LensMismatchError, match="digests differ"):
+            load_lens(tmp_path / name, foreign)
     deep = JacobianLens({2: torch.eye(24)}, 1)
     with pytest.raises(LensMismatchError, match="deeper model"):
         deep.check(model)

@@ -1,5 +1,6 @@
 """Readouts against float64: every number of every cell, on small models and on the real one."""
 
+import copy
 import functools
 
 import numpy as np
@@ -152,6 +153,15 @@ def test_a_reference_run_may_be_of_another_model():
     np.testing.assert_allclose(found.grid("kl_from_reference"), kl(theirs, ours), atol=1e-4, rtol=0)
 
 
+def test_a_reference_of_another_model_costs_no_exactness():
+    model = make(gpt2)
+    run = LocalEngine(model).run(IDS)
+    other = LocalEngine(lw.LanguageModel(copy.deepcopy(model.hf_model), None)).run(IDS)
+    found, expected = (read(run, against=reference, track=[3]) for reference in (other, run))
+    assert np.array_equal(found.log_probs, expected.log_probs)
+    assert np.array_equal(found.tracked_log_probs, expected.tracked_log_probs)
+
+
 def test_a_run_compared_with_itself_does_not_diverge(small):
     found = read(small, against=small)
     assert found.kl_from_reference.max() < 1e-6
@@ -204,13 +214,16 @@ def test_a_model_stored_in_16_bits_is_read_in_float32(kind, dtype, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
-def test_tf32_is_off_inside_and_as_it_was_afterwards():
-    matmul = torch.backends.cuda.matmul
-    torch.set_float32_matmul_precision("high")
+@pytest.mark.parametrize(
+    ("device", "backend", "asked", "was"),
+    [("cuda", torch.backends.cuda, "high", "tf32"), ("cpu", torch.backends.mkldnn, "medium", "bf16")],
+)
+def test_products_are_float32_inside_and_as_they_were_afterwards(device, backend, asked, was):
+    torch.set_float32_matmul_precision(asked)
     try:
-        with head.full_float32(torch.device("cuda")):
-            assert matmul.fp32_precision == "ieee"
-        assert matmul.allow_tf32
+        with head.full_float32(torch.device(device)):
+            assert backend.matmul.fp32_precision == "ieee"
+        assert backend.matmul.fp32_precision == was
     finally:
         torch.set_float32_matmul_precision("highest")
 

@@ -16,9 +16,12 @@ from lenswidget import decoding, head
 from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import Cancelled, CellError, LensError
-from lenswidget.lenses import LogitLens
+from lenswidget.jacobian import JacobianLens
+from lenswidget.lenses import LogitLens, load_lens
 from lenswidget.measures import Tile, measure
+from lenswidget.model import LanguageModel
 from lenswidget.readout import read, read_slices
+from lenswidget.tuned import TunedLens
 
 ALL = ("entropy", "kl", "agrees")
 NUMBERS = ("log_probs", "entropy_nats", "kl_from_final", "kl_to_final", "tracked_log_probs")
@@ -118,10 +121,36 @@ def test_out_of_memory_halves_the_tile_and_goes_on(run, monkeypatch, metrics):
     assert sum(n > 6 for n in seen) <= 5  # it does not try the large tile again each time
 
 
-def test_out_of_memory_with_one_row_is_raised(run, monkeypatch):
-    monkeypatch.setattr(decoding, "Head", lambda tail: Short(tail, room=0))
+@pytest.mark.parametrize("is_paired", [False, True])
+@pytest.mark.parametrize("metrics", [("entropy",), ("kl",)])
+def test_out_of_memory_with_one_cell_is_raised(run, monkeypatch, metrics, is_paired):
+    heads = []
+
+    def short(tail):
+        heads.append(Short(tail, room=0))
+        return heads[-1]
+
+    monkeypatch.setattr(decoding, "Head", short)
     with pytest.raises(torch.OutOfMemoryError):
-        read(run)
+        read(run, metrics=metrics, against=run if is_paired else None)
+    assert len(heads[0].seen) < 12
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_a_tile_takes_a_quarter_of_what_the_device_has_free(run, monkeypatch):
+    whole, heads = read(run), []
+
+    def on_cuda(tail):
+        heads.append(Short(tail, room=44))
+        heads[-1].device = torch.device("cuda")  # by its own word: no device is needed to count rows
+        return heads[-1]
+
+    monkeypatch.setattr(decoding, "Head", on_cuda)
+    monkeypatch.setattr(decoding, "free_bytes", lambda device: 4 * 6 * 4 * run.d_vocab)
+    assert np.array_equal(read(run).ids, whole.ids)
+    assert max(heads[0].seen) == 6
+    assert np.array_equal(read(run, tile_bytes=3 * 4 * run.d_vocab).ids, whole.ids)
+    assert max(heads[1].seen) == 3
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(run):
@@ -203,6 +232,7 @@ def test_progress_ends_with_all_cells_and_true_shows_a_bar(run, capsys):
         ({"track": [5003]}, CellError, "token 5003: pass ids, integers from 0 to 5002"),
         ({"metrics": ("entropy", "perplexity")}, LensError, "any of entropy, kl, agrees"),
         ({"metrics": "entropy"}, LensError, "pass a list"),
+        ({"against": "hello"}, LensError, "compare with 'hello', which is no run"),
         ({"site": "attn"}, CellError, "site 'attn'"),
         ({"lens": 3}, LensError, "lens=3 is no lens"),
     ],
@@ -217,6 +247,8 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(run, options, kind, said
     [
         (lambda run: run.check_tokens("5"), "the '5' best tokens"),
         (lambda run: run.check_tokens(5, [1.5]), "token 1.5: pass ids"),
+        (lambda run: run.check_tokens(5, 17), "tokens 17: pass a list of token ids"),
+        (lambda run: run.check_tokens(5, "Paris"), "tokens 'Paris': pass a list of token ids"),
         (lambda run: Cells.of(7), "cells 7. Pass Cells.grid(layers, positions), or a list of pairs"),
         (lambda run: Cells.of([(0, 1, 2)]), "a list of pairs"),
     ],
@@ -312,3 +344,36 @@ def test_tiles_shrink_while_they_are_slow_and_grow_back(run, monkeypatch):
 def readout_asked(run):
     cells, none = Cells.all(run), torch.tensor([], dtype=torch.long)
     return decoding.Asked(run, cells, LogitLens(), "resid_post", 5, none, None, frozenset(), False)
+
+
+@pytest.fixture
+def on_meta():
+    """Whatever names no device of its own comes to nothing: as on a GPU by default, but stricter."""
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+
+
+def test_a_default_device_changes_nothing(run, on_meta):
+    options = {"metrics": ALL, "track": [3], "against": run}
+    found = read(LocalEngine(LanguageModel(run.tail.hf_model, None)).run(IDS), **options)
+    torch.set_default_device(None)
+    expected = read(run, **options)
+    for name in (*NUMBERS, "tracked_ranks", "kl_to_reference"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_a_default_device_does_not_keep_a_lens_from_being_fitted(run, on_meta, tmp_path):
+    model, texts = LanguageModel(run.tail.hf_model, None), [IDS * 3, IDS[::-1] * 3]
+    fits = (
+        lambda: JacobianLens.fit(model, texts, progress=False),
+        lambda: TunedLens.fit(model, texts, n_steps=1, progress=False),
+    )
+    found = [fit() for fit in fits]
+    found[1].publish(tmp_path)
+    again = load_lens(tmp_path, model)
+    torch.set_default_device(None)
+    jacobian, tuned = (fit() for fit in fits)
+    assert all(torch.equal(found[0].matrices[layer], jacobian.matrices[layer]) for layer in (0, 1))
+    assert torch.equal(found[1].weight, tuned.weight)
+    assert torch.equal(again.bias, tuned.bias)
