@@ -20,7 +20,7 @@ const OURS = `
   panel said ticks vnode props fields tiles needs unit request reply currentShape pageRows cellOf element cells
   pending progress alive overheard arrived query patch chroma addLabels version look expanded hues index isPatient n_opened
   kernelCard tellSelection isStale follow hide dash ink css draw grid last cell note cols col row lines node page
-  tops scalar overview isAcross size_px pick want poke measured ranks notes width_px tile
+  tops scalar overview isAcross size_px pick want poke measured ranks notes width_px tile card decode
 `;
 const parts = [
   {

@@ -232,7 +232,7 @@ function isChord({ ctrlKey, metaKey, key }: KeyboardEvent): boolean {
 function hint(): Child {
   return h(
     "div.lw-hint",
-    h("p", "Click a cell: the kernel decodes it again and shows its top tokens."),
+    h("p", "Click a cell for its top tokens: the kernel, if there is one, decodes it again."),
     h(
       "p.lw-dim",
       `Rows are layers: embedding at the bottom, the model’s answer on top. Press ? in the grid for its keys.`,
