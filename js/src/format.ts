@@ -12,15 +12,13 @@ export function toNumber(x: JsonNumber | undefined): number {
   return Number(x ?? UNKNOWN);
 }
 
-/** A probability as people read it: "43.2 %", "0.3 %", "<0.01 %". */
+/** A probability as people read it, three digits of it: "43.2 %", "0.730 %", "2.1e-5 %", ">99.9 %". */
 export function percent(p: number): string {
   if (Number.isNaN(p)) return "NaN";
   const value = p * 100;
   if (value >= 99.95 && value < 100) return ">99.9 %";
-  if (value >= 10) return `${value.toFixed(1)} %`;
-  if (value >= 0.095) return `${value.toFixed(2)} %`;
-  if (value >= 0.00095) return `${value.toFixed(4)} %`;
-  return value === 0 ? "0 %" : `${value.toExponential(1)} %`;
+  if (!value) return "0 %";
+  return `${value < 0.001 ? value.toExponential(1) : value.toPrecision(3)} %`;
 }
 
 export function fixed(x: number | null | undefined, digits = 2): string {
@@ -39,9 +37,9 @@ export function nats(x: number, digits = 2): string {
   return `${fixed(x, digits)} nats`;
 }
 
-/** A change of probability: "+16.2 %". */
+/** A change of probability, in percentage points: "+16.2 pp". */
 export function signedPercent(x: number): string {
-  return `${x < 0 ? "−" : "+"}${percent(Math.abs(x))}`;
+  return `${x < 0 ? "−" : "+"}${percent(Math.abs(x)).replace("%", "pp")}`;
 }
 
 const GROUPED = new Intl.NumberFormat("en");

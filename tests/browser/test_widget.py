@@ -106,7 +106,7 @@ def test_the_grid_is_worked_by_keyboard_alone(widget):
         page.keyboard.press(key)
     focused = page.locator(".lenswidget [role=gridcell]:focus")
     expect(focused).to_have_attribute("aria-colindex", "3")
-    expect(widget.root.locator(".lw-line")).to_contain_text("layer 28, position 1 after")
+    expect(widget.root.locator(".lw-status")).to_contain_text("layer 28, position 1 after")
     page.keyboard.press("Enter")
     widget.decoded_card(28, 1)
     page.keyboard.press("Control+End")
@@ -255,10 +255,10 @@ def test_each_metric_colours_every_cell_and_says_its_number(widget, metric):
     widget.cell(9, 2).hover()
     shown_value = {
         "entropy": "entropy",
-        "kl": "KL",
-        "rank": "Rank",
+        "kl": "KL(last ‖ cell): ",
+        "rank": "rank of “␣Paris”: #",
         "agrees": "last layer",
-        "log_prob": "Log-prob",
+        "log_prob": "log-prob: −",
     }
     expect(widget.root.locator(".lw-tooltip")).to_contain_text(shown_value[metric])
 
@@ -283,9 +283,9 @@ def test_layout_controls_reach_python_and_back(widget):
     head = widget.root.locator(".lw-colhead").nth(1).bounding_box()
     widget.page.mouse.move(head["x"] + head["width"] - 3, head["y"] + 10)
     widget.page.mouse.down()
-    widget.page.mouse.move(head["x"] + head["width"] - 43, head["y"] + 10, steps=4)
+    widget.page.mouse.move(head["x"] + head["width"] - 33, head["y"] + 10, steps=4)
     widget.page.mouse.up()
-    widget.becomes("w.column_width_px", 72)
+    widget.becomes("w.column_width_px", 82)
 
 
 def test_a_long_prompt_loads_what_is_in_view_and_then_the_rest_as_it_scrolls(widget):

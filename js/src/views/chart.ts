@@ -1,11 +1,13 @@
 import { type Child, h } from "../dom.ts";
 import { clamp, fixed, layerName, nats, percent, rankText, UNKNOWN } from "../format.ts";
-import type { TrajectoryMetric } from "../protocol.ts";
+import type { Pin, TrajectoryMetric } from "../protocol.ts";
 
 /** One line: a value per row, index 0 being the embedding; NaN where it is not known. */
 export interface Line {
   readonly name: string;
   readonly color: string;
+  /** Whose course it is. */
+  readonly pin?: Pin;
   /** Which dash pattern; one per position. */
   readonly dash: number;
   readonly values: readonly number[];
@@ -40,7 +42,7 @@ interface Axis {
 export function axisOf(metric: TrajectoryMetric, d_vocab: number, lines: readonly Line[]): Axis {
   const height = HEIGHT - TOP - BOTTOM;
   if (metric === "prob") {
-    return { y: (p) => TOP + height * (1 - p), ticks: [0, 0.25, 0.5, 0.75, 1], text: (p) => `${p * 100}%` };
+    return { y: (p) => TOP + height * (1 - p), ticks: [0, 0.25, 0.5, 0.75, 1], text: (p) => `${p * 100} %` };
   }
   if (metric === "rank") {
     const top = Math.log10(d_vocab);
@@ -93,26 +95,16 @@ function frame(axis: Axis, x: (i: number) => number, n_rows: number, width_px: n
   );
   return [
     axis.ticks.map((tick) => [
-      h("line", {
-        key: `g${tick}`,
-        class: "lw-gridline",
+      h("line.lw-gridline", {
         x1: LEFT,
         x2: width_px - RIGHT,
         y1: axis.y(tick),
         y2: axis.y(tick),
       }),
-      h(
-        "text",
-        { key: `t${tick}`, class: "lw-axis", x: LEFT - 6, y: axis.y(tick) + 3.5, "text-anchor": "end" },
-        axis.text(tick),
-      ),
+      h("text.lw-axis", { x: LEFT - 6, y: axis.y(tick) + 3.5, "text-anchor": "end" }, axis.text(tick)),
     ]),
     rows.map((row) =>
-      h(
-        "text",
-        { key: `x${row}`, class: "lw-axis", x: x(row), y: HEIGHT - 8, "text-anchor": "middle" },
-        layerName(row - 1),
-      ),
+      h("text.lw-axis", { x: x(row), y: HEIGHT - 8, "text-anchor": "middle" }, layerName(row - 1)),
     ),
   ];
 }
@@ -148,7 +140,6 @@ export function chart(props: ChartProps): Child {
     layer !== null && h("line.lw-rule", { x1: x(layer + 1), x2: x(layer + 1), y1: TOP, y2: HEIGHT - BOTTOM }),
     lines.map((line) =>
       h("path.lw-line", {
-        key: line.name,
         d: pathOf(line.values, x, axis.y),
         stroke: line.color,
         "stroke-dasharray": DASHES[line.dash % DASHES.length],
@@ -157,10 +148,8 @@ export function chart(props: ChartProps): Child {
     dots.length <= 400 &&
       dots.map(({ line, value, row }) =>
         h(
-          "circle",
+          "circle.lw-dot",
           {
-            key: `${line.name} ${row}`,
-            class: "lw-dot",
             cx: x(row),
             cy: axis.y(value),
             r: layer === row - 1 ? 4 : 2.2,

@@ -2,7 +2,7 @@ import type { App } from "../app.ts";
 import { type Child, div, h, patch } from "../dom.ts";
 import { atEnd } from "../events.ts";
 import { asPercent, layerPhrase, nats } from "../format.ts";
-import { cellValue, METRICS } from "../metrics.ts";
+import { cellValue, inWords } from "../metrics.ts";
 import type { CellRef } from "../protocol.ts";
 import { runOf, sameCell } from "../selectors.ts";
 import { promptChip, tokenChip } from "./parts.ts";
@@ -22,7 +22,6 @@ function content(app: App, cell: CellRef): Child {
   const tops = cells.tops(traits, layer, position, N_TOKENS);
   const value = cellValue(cells, traits, layer, position);
   const entropy = cells.scalar(traits, "entropy", layer, position);
-  const spec = METRICS[metric];
   return [
     h(
       "p.lw-dim",
@@ -42,10 +41,7 @@ function content(app: App, cell: CellRef): Child {
         ),
       ),
     ),
-    metric !== "prob" &&
-      metric !== "entropy" &&
-      value !== undefined &&
-      h("p", `${spec.name}: ${spec.format(value)}`),
+    metric !== "prob" && metric !== "entropy" && value !== undefined && h("p", inWords(cells, traits, value)),
     entropy !== undefined && h("p.lw-dim", `entropy ${nats(entropy)}`),
   ];
 }
