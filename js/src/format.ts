@@ -2,6 +2,8 @@ import type { JsonNumber, Label } from "./protocol.ts";
 
 /** Stands for a number that is not known. */
 export const UNKNOWN = Number.NaN;
+/** Where a scale from nothing to all is named. */
+export const QUARTERS = [0, 0.25, 0.5, 0.75, 1];
 
 export function clamp(x: number, low: number, high: number): number {
   return Math.max(low, Math.min(high, x));
@@ -42,11 +44,9 @@ export function signedPercent(x: number): string {
   return `${x < 0 ? "−" : "+"}${percent(Math.abs(x)).replace("%", "pp")}`;
 }
 
-const GROUPED = new Intl.NumberFormat("en");
-
 /** A rank, 0 being the top: "#1" for people. */
 export function rankText(rank: number | null | undefined): string {
-  return rank === null || rank === undefined ? "–" : `#${GROUPED.format(rank + 1)}`;
+  return rank === null || rank === undefined ? "–" : `#${(rank + 1).toLocaleString("en")}`;
 }
 
 export function layerName(layer: number): string {

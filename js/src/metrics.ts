@@ -1,5 +1,5 @@
 import { type Cells, type FieldName, isScalar } from "./cells.ts";
-import { fixed, nats, percent, quoted, rankText } from "./format.ts";
+import { fixed, nats, percent, QUARTERS, quoted, rankText } from "./format.ts";
 import type { Metric, Reading, RunInfo, Traits } from "./protocol.ts";
 import type { ScaleName } from "./scales.ts";
 import { runOf } from "./selectors.ts";
@@ -28,7 +28,7 @@ export const METRICS: Record<Metric, MetricSpec> = {
     scale: "probability",
     format: percent,
     position: (p) => p,
-    stops: () => [0, 0.25, 0.5, 0.75, 1],
+    stops: () => QUARTERS,
     tick: (p) => `${p * 100} %`,
   },
   log_prob: {
@@ -46,7 +46,7 @@ export const METRICS: Record<Metric, MetricSpec> = {
     scale: "spread",
     format: nats,
     position: (x, d_vocab) => x / Math.log(d_vocab),
-    stops: (d_vocab) => [0, 0.25, 0.5, 0.75, 1].map((t) => t * Math.log(d_vocab)),
+    stops: (d_vocab) => QUARTERS.map((t) => t * Math.log(d_vocab)),
     tick: (x) => fixed(x, 1),
   },
   kl: {

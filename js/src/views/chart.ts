@@ -1,5 +1,6 @@
 import { type Child, h } from "../dom.ts";
-import { clamp, fixed, layerName, nats, percent, rankText, UNKNOWN } from "../format.ts";
+import { clamp, fixed, layerName, QUARTERS, UNKNOWN } from "../format.ts";
+import { METRICS } from "../metrics.ts";
 import type { Pin, TrajectoryMetric } from "../protocol.ts";
 
 /** One line: a value per row, index 0 being the embedding; NaN where it is not known. */
@@ -41,17 +42,16 @@ interface Axis {
 
 export function axisOf(metric: TrajectoryMetric, d_vocab: number, lines: readonly Line[]): Axis {
   const height = HEIGHT - TOP - BOTTOM;
-  if (metric === "prob") {
-    return { y: (p) => TOP + height * (1 - p), ticks: [0, 0.25, 0.5, 0.75, 1], text: (p) => `${p * 100} %` };
-  }
+  const text = METRICS[metric].tick;
+  if (metric === "prob") return { y: (p) => TOP + height * (1 - p), ticks: QUARTERS, text };
   if (metric === "rank") {
     const top = Math.log10(d_vocab);
     const ticks = [1, 10, 100, 1000, 10_000, 100_000].filter((n) => n < d_vocab).map((n) => n - 1);
-    return { y: (rank) => TOP + (height * Math.log10(rank + 1)) / top, ticks, text: rankText };
+    return { y: (rank) => TOP + (height * Math.log10(rank + 1)) / top, ticks, text };
   }
   const known = lines.flatMap(({ values }) => values.filter(Number.isFinite));
   const low = Math.min(-4, Math.floor(Math.min(0, ...known) / 4) * 4);
-  const ticks = [0, 0.25, 0.5, 0.75, 1].map((t) => t * low);
+  const ticks = QUARTERS.map((t) => t * low);
   return { y: (x) => TOP + (height * x) / low, ticks, text: (x) => fixed(x, 0) };
 }
 
@@ -76,9 +76,7 @@ export function pathOf(
 }
 
 export function valueText(metric: TrajectoryMetric, value: number): string {
-  if (Number.isNaN(value)) return "not computed";
-  if (metric === "rank") return rankText(value);
-  return metric === "prob" ? percent(value) : nats(value);
+  return Number.isNaN(value) ? "not computed" : METRICS[metric].format(value);
 }
 
 /** A line in a sentence, for those who don't see the chart. */

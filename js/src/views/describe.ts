@@ -1,8 +1,13 @@
 import type { App } from "../app.ts";
 import { asPercent, layerPhrase, quoted } from "../format.ts";
 import { cellValue, inWords } from "../metrics.ts";
-import type { CellRef } from "../protocol.ts";
+import type { CellRef, RunInfo } from "../protocol.ts";
 import { isNext, promptWords, runOf } from "../selectors.ts";
+
+/** Where a cell is: "layer 20, position 8 after “␣of”". */
+export function whereIs(run: RunInfo, { layer, position }: CellRef): string {
+  return `${layerPhrase(layer)}, position ${position} after ${promptWords(run, position)}`;
+}
 
 /** A cell in one sentence, for the line under the grid, which is also the live region. */
 export function describe(app: App, cell: CellRef): string {
@@ -11,7 +16,7 @@ export function describe(app: App, cell: CellRef): string {
   const cells = app.cells();
   if (!run || !cells) return "";
   const { layer, position } = cell;
-  const where = `${layerPhrase(layer)}, position ${position} after ${promptWords(run, position)}`;
+  const where = whereIs(run, cell);
   const top = cells.top(traits, layer, position);
   if (!top) return `${where}: not computed`;
   const parts = [`${quoted(cells.label(top.id))} ${asPercent(top.log_prob)}`];

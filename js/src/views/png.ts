@@ -59,7 +59,7 @@ function drawCells(pen: Pen, app: App, run: RunInfo, shape: Shape, ink: string):
       pen.fillStyle = look.ink || ink;
       if (settled === cell.layer) {
         if (shape.rowsAre === "layers") pen.fillRect(x, y + row_px - 3, col_px - 1, 2);
-        else pen.fillRect(x, y, 2, row_px - 1);
+        else pen.fillRect(x + 5, y, 2, row_px - 1);
       }
       write(pen, look.text, x + col_px / 2, y + 14, col_px - 8, "center");
     });

@@ -56,6 +56,8 @@ export class Root {
       element.dataset.theme = theme;
       app.setTheme(theme);
     }, signal);
+    // paper waits for no frame
+    on(matchMedia("print"), "change", () => app.flush(), signal);
     const observer = new ResizeObserver(() => this.#resized());
     observer.observe(element);
     atEnd(signal, () => {

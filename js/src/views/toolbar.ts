@@ -115,9 +115,9 @@ export function menu(app: App, savePng: () => void): Child {
       h("span", label),
       h("input", {
         type: "number",
-        min: String(min),
-        max: String(max),
-        step: String(step),
+        min,
+        max,
+        step,
         value: String(traits[name]),
         on: {
           change: (event: Event) => {
