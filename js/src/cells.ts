@@ -9,7 +9,9 @@ interface Field {
 }
 
 /** The fields that a tile may bring; tracked tokens are fields of their own, `rank:ID`. */
-export type FieldName = "top" | "entropy" | "kl" | `rank:${number}`;
+export type FieldName = "top" | Scalar | `rank:${number}`;
+/** The fields of one number, named as the kernel is asked for them. */
+export type Scalar = "entropy" | "kl" | "agrees";
 
 /** The cells of one run at one site through one lens. Grows as tiles arrive; nothing is copied or forgotten. */
 export interface Table {
@@ -22,11 +24,16 @@ export interface TopToken {
   readonly log_prob: number;
 }
 
-const ARRAY_OF: Record<string, string> = {
+const ARRAY_OF: Record<Scalar | "top", string> = {
   top: "log_probs",
   entropy: "entropy_nats",
   kl: "kl_from_final",
+  agrees: "agrees",
 };
+
+export function isScalar(name: string): name is Scalar {
+  return name in ARRAY_OF;
+}
 
 /** All that is known of a run's cells. Not in the state, which only counts its versions. */
 export class Cells {
@@ -66,8 +73,8 @@ export class Cells {
     this.addLabels(header.labels);
     const table = this.#table(header);
     table.tiles.push(tile);
-    const names: FieldName[] = (["top", "entropy", "kl"] as const).filter((name) =>
-      arrays.has(ARRAY_OF[name] ?? ""),
+    const names = (Object.keys(ARRAY_OF) as FieldName[]).filter((name) =>
+      arrays.has(ARRAY_OF[name as Scalar]),
     );
     if (arrays.has("tracked_ranks")) for (const id of header.tracked_ids) names.push(`rank:${id}`);
     for (const name of names) this.#place(table, name, tile);
@@ -127,9 +134,9 @@ export class Cells {
     return found;
   }
 
-  scalar(reading: Reading, name: "entropy" | "kl", layer: number, position: number) {
+  scalar(reading: Reading, name: Scalar, layer: number, position: number) {
     const found = this.#find(reading, name, layer, position);
-    return found?.tile.arrays.get(ARRAY_OF[name] ?? "")?.[found.index];
+    return found?.tile.arrays.get(ARRAY_OF[name])?.[found.index];
   }
 
   /** A tracked token's log-prob and exact rank in a cell. */

@@ -2,6 +2,8 @@ import type { JsonNumber, Label } from "./protocol.ts";
 
 /** Stands for a number that is not known. */
 export const UNKNOWN = Number.NaN;
+/** Where a scale from nothing to all is named. */
+export const QUARTERS = [0, 0.25, 0.5, 0.75, 1];
 
 export function clamp(x: number, low: number, high: number): number {
   return Math.max(low, Math.min(high, x));
@@ -12,15 +14,13 @@ export function toNumber(x: JsonNumber | undefined): number {
   return Number(x ?? UNKNOWN);
 }
 
-/** A probability as people read it: "43.2 %", "0.3 %", "<0.01 %". */
+/** A probability as people read it, three digits of it: "43.2 %", "0.730 %", "2.1e-5 %", ">99.9 %". */
 export function percent(p: number): string {
   if (Number.isNaN(p)) return "NaN";
   const value = p * 100;
   if (value >= 99.95 && value < 100) return ">99.9 %";
-  if (value >= 10) return `${value.toFixed(1)} %`;
-  if (value >= 0.095) return `${value.toFixed(2)} %`;
-  if (value >= 0.00095) return `${value.toFixed(4)} %`;
-  return value === 0 ? "0 %" : `${value.toExponential(1)} %`;
+  if (!value) return "0 %";
+  return `${value < 0.001 ? value.toExponential(1) : value.toPrecision(3)} %`;
 }
 
 export function fixed(x: number | null | undefined, digits = 2): string {
@@ -39,16 +39,14 @@ export function nats(x: number, digits = 2): string {
   return `${fixed(x, digits)} nats`;
 }
 
-/** A change of probability: "+16.2 %". */
+/** A change of probability, in percentage points: "+16.2 pp". */
 export function signedPercent(x: number): string {
-  return `${x < 0 ? "−" : "+"}${percent(Math.abs(x))}`;
+  return `${x < 0 ? "−" : "+"}${percent(Math.abs(x)).replace("%", "pp")}`;
 }
-
-const GROUPED = new Intl.NumberFormat("en");
 
 /** A rank, 0 being the top: "#1" for people. */
 export function rankText(rank: number | null | undefined): string {
-  return rank === null || rank === undefined ? "–" : `#${GROUPED.format(rank + 1)}`;
+  return rank === null || rank === undefined ? "–" : `#${(rank + 1).toLocaleString("en")}`;
 }
 
 export function layerName(layer: number): string {

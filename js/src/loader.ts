@@ -1,6 +1,6 @@
-import type { Cells, FieldName } from "./cells.ts";
+import { type Cells, type FieldName, isScalar } from "./cells.ts";
 import type { Viewport } from "./layout.ts";
-import { fieldOf, METRICS } from "./metrics.ts";
+import { fieldOf, rankedToken } from "./metrics.ts";
 import type { Traits } from "./protocol.ts";
 import { readTile } from "./readout.ts";
 import { isWanted, nextTile, type TileRequest, TileSize, type Wanted } from "./tiles.ts";
@@ -29,6 +29,11 @@ function wantedOf(traits: Traits, viewport: Viewport): Wanted {
   return { site: traits.site, lens: traits.lens, fields, ...viewport };
 }
 
+/** What was asked for, so as not to ask again for what failed. */
+function nameOf(cells: Cells, traits: Traits, { layers, positions }: TileRequest): string {
+  return [cells.run.id, traits.site, traits.lens, fieldOf(traits), layers, positions].join();
+}
+
 /**
  * Asks for the cells in view, then for those near it: one request in flight, the next one chosen when it is back,
  * from what is in view then. A request that scrolled out of view is cancelled.
@@ -41,9 +46,9 @@ export function createLoader(transport: Transport, events: LoaderEvents): Loader
   let refused = "";
 
   async function fetch(cells: Cells, traits: Traits, tile: TileRequest): Promise<void> {
-    const { metric, site, lens, k, rank_token } = traits;
-    const track = metric === "rank" && rank_token !== null ? [rank_token] : [];
-    const metrics = [...new Set(["entropy", ...METRICS[metric].needs])];
+    const { metric, site, lens, k } = traits;
+    const track = metric === "rank" ? [rankedToken(traits)] : [];
+    const metrics = [...new Set(["entropy", ...(isScalar(metric) ? [metric] : [])])];
     const pending = transport.request("read", {
       run_id: cells.run.id,
       ...tile,
@@ -62,7 +67,7 @@ export function createLoader(transport: Transport, events: LoaderEvents): Loader
       if (cells.add(readTile(value, buffers))) events.arrived();
     } catch (error) {
       if (!mine.isCancelled) {
-        refused = cells.run.id + site + lens + metric + tile.layers + tile.positions;
+        refused = nameOf(cells, traits, tile);
         events.failed((error as Error).message);
       }
     } finally {
@@ -83,12 +88,9 @@ export function createLoader(transport: Transport, events: LoaderEvents): Loader
       }
       return;
     }
-    if (traits.metric === "rank" && traits.rank_token === null) return;
     const bytes_per_cell = 8 * traits.k + 16;
     const tile = nextTile(cells, wantedOf(traits, viewport), size.max(bytes_per_cell));
-    if (!tile) return;
-    if (refused === cells.run.id + traits.site + traits.lens + traits.metric + tile.layers + tile.positions)
-      return;
+    if (!tile || refused === nameOf(cells, traits, tile)) return;
     void fetch(cells, traits, tile);
   }
 

@@ -1,123 +1,118 @@
-import type { Cells, FieldName } from "./cells.ts";
-import { fixed, nats, percent, rankText } from "./format.ts";
+import { type Cells, type FieldName, isScalar } from "./cells.ts";
+import { fixed, nats, percent, QUARTERS, quoted, rankText } from "./format.ts";
 import type { Metric, Reading, RunInfo, Traits } from "./protocol.ts";
 import type { ScaleName } from "./scales.ts";
-
-export interface Tick {
-  /** Where on the scale, in [0, 1]. */
-  readonly at: number;
-  readonly text: string;
-}
+import { runOf } from "./selectors.ts";
 
 /** How a number of a cell becomes a colour, and what the legend says of it. */
 export interface MetricSpec {
   readonly name: string;
+  /** What follows the name in the legend. */
   readonly unit: string;
   readonly scale: ScaleName;
-  /** What a readout must carry beyond the top tokens. */
-  readonly needs: readonly string[];
   format(value: number): string;
-  /** Value to [0, 1], the strongest colour being 1. */
-  position(value: number, run: Pick<RunInfo, "d_vocab">): number;
-  ticks(run: Pick<RunInfo, "d_vocab">): readonly Tick[];
+  /** Value to [0, 1], the strongest colour being 1; beyond it the colour stays. */
+  position(value: number, d_vocab: number): number;
+  /** The values that the legend names, from the weakest colour. */
+  stops(d_vocab: number): readonly number[];
+  tick(value: number): string;
 }
 
-const LOWEST_LOG_PROB = -12;
-const HIGHEST_KL = 12;
-const evenly = (values: readonly number[], at: (value: number) => number, text: (value: number) => string) =>
-  values.map((value) => ({ at: at(value), text: text(value) }));
+const LOWEST_LOG_PROB = -6;
+const HIGHEST_KL = 40;
 
 export const METRICS: Record<Metric, MetricSpec> = {
   prob: {
     name: "Probability",
-    unit: "of the top token",
+    unit: " of the top token",
     scale: "probability",
-    needs: [],
     format: percent,
     position: (p) => p,
-    ticks: () =>
-      evenly(
-        [0, 0.25, 0.5, 0.75, 1],
-        (p) => p,
-        (p) => `${p * 100}%`,
-      ),
+    stops: () => QUARTERS,
+    tick: (p) => `${p * 100} %`,
   },
   log_prob: {
     name: "Log-prob",
-    unit: "of the top token, nats",
+    unit: " of the top token, nats",
     scale: "probability",
-    needs: [],
     format: nats,
     position: (x) => 1 - x / LOWEST_LOG_PROB,
-    ticks: () =>
-      evenly(
-        [-12, -9, -6, -3, 0],
-        (x) => 1 - x / LOWEST_LOG_PROB,
-        (x) => (x === -12 ? "≤ −12" : fixed(x, 0)),
-      ),
+    stops: () => [LOWEST_LOG_PROB, -4, -2, 0],
+    tick: (x) => (x === LOWEST_LOG_PROB ? "≤ " : "") + fixed(x, 0),
   },
   entropy: {
     name: "Entropy",
-    unit: "nats",
+    unit: ", nats",
     scale: "spread",
-    needs: ["entropy"],
     format: nats,
-    position: (x, { d_vocab }) => x / Math.log(d_vocab),
-    ticks: ({ d_vocab }) => {
-      const top = Math.log(d_vocab);
-      return evenly(
-        [0, 0.25, 0.5, 0.75, 1],
-        (t) => t,
-        (t) => fixed(t * top, 1),
-      );
-    },
+    position: (x, d_vocab) => x / Math.log(d_vocab),
+    stops: (d_vocab) => QUARTERS.map((t) => t * Math.log(d_vocab)),
+    tick: (x) => fixed(x, 1),
   },
   kl: {
-    name: "KL to last layer",
-    unit: "nats",
+    name: "KL(last ‖ cell)",
+    unit: ", nats",
     scale: "distance",
-    needs: ["entropy", "kl"],
     format: nats,
-    position: (x) => x / HIGHEST_KL,
-    ticks: () =>
-      evenly(
-        [0, 3, 6, 9, 12],
-        (x) => x / HIGHEST_KL,
-        (x) => (x === 12 ? "≥ 12" : fixed(x, 0)),
-      ),
+    // most of the answer is made below 3 nats, while early layers are tens of nats away
+    position: (x) => Math.log1p(x) / Math.log1p(HIGHEST_KL),
+    stops: () => [0, 1, 3, 10, HIGHEST_KL],
+    tick: (x) => (x === HIGHEST_KL ? "≥ " : "") + x,
   },
   rank: {
     name: "Rank of a token",
-    unit: "first is darkest",
+    unit: "",
     scale: "rank",
-    needs: [],
-    format: (rank) => rankText(rank),
-    position: (rank, { d_vocab }) => 1 - Math.log1p(rank) / Math.log(d_vocab),
-    ticks: ({ d_vocab }) =>
-      [d_vocab, 10_000, 1000, 100, 10, 1]
-        .filter((rank, i) => i === 0 || rank < d_vocab / 8)
-        .map((rank) => ({ at: 1 - Math.log(rank) / Math.log(d_vocab), text: rankText(rank - 1) })),
+    format: rankText,
+    position: (rank, d_vocab) => 1 - Math.log1p(rank) / Math.log(d_vocab),
+    stops: (d_vocab) => [
+      d_vocab - 1,
+      ...[10_000, 1000, 100, 10, 1].filter((n) => n < d_vocab / 8).map((n) => n - 1),
+    ],
+    tick: rankText,
   },
   agrees: {
-    name: "Agreement",
-    unit: "with the last layer’s top token",
+    name: "Agrees with the last layer",
+    unit: "",
     scale: "agreement",
-    needs: [],
-    format: (agrees) => (agrees ? "agrees with the last layer" : "differs from the last layer"),
+    format: (agrees) => (agrees ? "yes" : "no"),
     position: (agrees) => agrees * 0.55,
-    ticks: () => [
-      { at: 0, text: "differs" },
-      { at: 0.55, text: "agrees" },
-    ],
+    stops: () => [0, 1],
+    tick: (agrees) => METRICS.agrees.format(agrees),
   },
 };
 
-export type MetricTraits = Reading & Pick<Traits, "metric" | "rank_token">;
+export type MetricTraits = Reading & RankTraits & Pick<Traits, "metric">;
+type RankTraits = Pick<Traits, "rank_token" | "run">;
+
+/** The token whose rank is shown: the chosen one, else the model's own next token. */
+export function rankedToken(traits: RankTraits): number {
+  return traits.rank_token ?? runOf(traits)?.next.id ?? -1;
+}
+
+/** What the legend names: where on the scale, in [0, 1], and in which words. */
+export function ticksOf({ stops, position, tick }: MetricSpec, { d_vocab }: Pick<RunInfo, "d_vocab">) {
+  return stops(d_vocab).map((x) => ({ at: position(x, d_vocab), text: tick(x) }));
+}
+
+/** What the number of a cell is; of a rank it says of which token. */
+export function nameOf(cells: Cells, traits: MetricTraits): string {
+  const { metric } = traits;
+  return metric === "rank" ? `Rank of ${quoted(cells.label(rankedToken(traits)))}` : METRICS[metric].name;
+}
+
+/** A cell's number in words: "rank of “␣Paris”: #3,160". */
+export function inWords(cells: Cells, traits: MetricTraits, value: number | undefined): string {
+  // names begin sentences elsewhere, but KL stays KL
+  const name = nameOf(cells, traits).replace(/^.(?=[a-z])/, (letter) => letter.toLowerCase());
+  return `${name}: ${value === undefined ? "not computed" : METRICS[traits.metric].format(value)}`;
+}
 
 /** The field of a cell that a metric is drawn from. */
-export function fieldOf({ metric, rank_token }: Pick<Traits, "metric" | "rank_token">): FieldName {
-  if (metric === "entropy" || metric === "kl") return metric;
-  return metric === "rank" && rank_token !== null ? `rank:${rank_token}` : "top";
+export function fieldOf(traits: RankTraits & Pick<Traits, "metric">): FieldName {
+  const { metric } = traits;
+  if (metric === "rank") return `rank:${rankedToken(traits)}`;
+  return isScalar(metric) ? metric : "top";
 }
 
 /** The number of a cell under the chosen metric; undefined when it was not computed. */
@@ -127,15 +122,9 @@ export function cellValue(
   layer: number,
   position: number,
 ): number | undefined {
-  const { metric, rank_token } = traits;
-  if (metric === "entropy" || metric === "kl") return cells.scalar(traits, metric, layer, position);
-  if (metric === "rank") {
-    return rank_token === null ? undefined : cells.tracked(traits, rank_token, layer, position)?.rank;
-  }
-  const top = cells.top(traits, layer, position);
-  if (!top) return undefined;
-  if (metric === "log_prob") return top.log_prob;
-  if (metric === "prob") return Math.exp(top.log_prob);
-  const last = cells.top(traits, cells.run.n_layers - 1, position);
-  return last && Number(last.id === top.id);
+  const { metric } = traits;
+  if (isScalar(metric)) return cells.scalar(traits, metric, layer, position);
+  if (metric === "rank") return cells.tracked(traits, rankedToken(traits), layer, position)?.rank;
+  const log_prob = cells.top(traits, layer, position)?.log_prob;
+  return metric === "prob" && log_prob !== undefined ? Math.exp(log_prob) : log_prob;
 }

@@ -34,6 +34,8 @@ export interface RunInfo {
   readonly joined?: readonly (string | null)[];
   /** Per position: is this a special token (BOS, chat marker)? */
   readonly special: readonly boolean[];
+  /** The model's own next token after the prompt; its label is among `labels`. */
+  readonly next: { readonly id: number; readonly log_prob: JsonNumber };
   readonly sites: readonly string[];
   readonly lenses: readonly string[];
   readonly max_length: number | null;

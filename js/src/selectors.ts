@@ -1,4 +1,5 @@
 import type { Cells } from "./cells.ts";
+import { quoted } from "./format.ts";
 import type { CardRef, CellRef, Label, Pin, Reading, RunInfo, Traits } from "./protocol.ts";
 
 /** The run, once there is one. */
@@ -6,11 +7,17 @@ export function runOf(traits: Pick<Traits, "run">): RunInfo | null {
   return "id" in traits.run ? (traits.run as RunInfo) : null;
 }
 
-const NO_LABEL: Label = ["", "none", ""];
+export const NO_LABEL: Label = ["", "none", ""];
 
 /** The label of a position's token. */
 export function promptLabel(run: RunInfo, position: number): Label {
   return run.labels[String(run.tokens[position])] ?? NO_LABEL;
+}
+
+/** A position's token in a sentence, with the character that a byte fragment is part of. */
+export function promptWords(run: RunInfo, position: number): string {
+  const whole = run.joined?.[position];
+  return quoted(promptLabel(run, position)) + (whole ? ` (part of ${whole})` : "");
 }
 
 /** The prompt as text; of one given as ids, what the kernel made of them. */
@@ -27,7 +34,7 @@ export function isNext(run: RunInfo, position: number, top_id: number): boolean 
 
 /**
  * The first of the layers on show from which the final answer holds for good, all the way to the last one.
- * Undefined while a cell on the way is not computed.
+ * Undefined while a cell on the way is not computed, and at sites within a block, which do not lead to the answer.
  *
  * Args: `layers`: those on show, last first.
  */
@@ -38,7 +45,7 @@ export function settledLayer(
   position: number,
 ): number | undefined {
   const final = cells.top(reading, cells.run.n_layers - 1, position);
-  if (!final) return undefined;
+  if (!final || reading.site !== "resid_post") return undefined;
   let settled = cells.run.n_layers - 1;
   for (const layer of layers) {
     const top = cells.top(reading, layer, position);

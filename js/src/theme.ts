@@ -2,10 +2,11 @@ import { atEnd, on } from "./events.ts";
 import type { Theme } from "./scales.ts";
 
 /**
- * Light or dark, from the host's own marker. VS Code's comes before `--jp-*`, which it defines with light values
+ * Light or dark, from the host's own marker; light on paper. VS Code's comes before `--jp-*`, which it defines with light values
  * in dark themes too.
  */
 export function hostTheme(): Theme {
+  if (matchMedia("print").matches) return "light";
   const html = document.documentElement;
   const { body } = document;
   const vscode =
@@ -30,7 +31,8 @@ export function followTheme(changed: (theme: Theme) => void, signal: AbortSignal
   const attributeFilter = ["class", "theme", "data-theme", "data-jp-theme-light", "data-vscode-theme-kind"];
   for (const node of [document.documentElement, document.body])
     observer.observe(node, { attributes: true, attributeFilter });
-  on(matchMedia("(prefers-color-scheme: dark)"), "change", look, signal);
+  for (const medium of ["print", "(prefers-color-scheme: dark)"])
+    on(matchMedia(medium), "change", look, signal);
   atEnd(signal, () => observer.disconnect());
   look();
 }

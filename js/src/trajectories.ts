@@ -49,17 +49,15 @@ export function storedTrack(cells: Cells, reading: Reading, position: number, id
   return track;
 }
 
-/** Probabilities of several surface forms are summed; the rank is the best of theirs. */
+/** Probabilities of several surface forms are summed; the rank is the best of theirs. Unknown where one of them is. */
 export function combine(tracks: readonly Track[], metric: TrajectoryMetric): number[] {
   const n_rows = tracks[0]?.ranks.length ?? 0;
   return Array.from({ length: n_rows }, (_, row) => {
     if (metric === "rank") {
-      const ranks = tracks.map((track) => track.ranks[row] ?? -1).filter((rank) => rank >= 0);
-      return ranks.length ? Math.min(...ranks) : UNKNOWN;
+      const best = tracks.map((track) => track.ranks[row] ?? -1);
+      return best.includes(-1) ? UNKNOWN : Math.min(...best);
     }
-    const known = tracks.map((track) => track.log_probs[row] ?? UNKNOWN).filter((x) => !Number.isNaN(x));
-    if (!known.length) return UNKNOWN;
-    const p = known.reduce((sum, x) => sum + Math.exp(x), 0);
+    const p = tracks.reduce((sum, track) => sum + Math.exp(track.log_probs[row] ?? UNKNOWN), 0);
     return metric === "prob" ? p : Math.log(p);
   });
 }

@@ -87,6 +87,9 @@ test("the settled layer is the lowest from which the final top token holds to th
     top: (_: Reading, layer: number) => ({ id: tops[layer] ?? 0, log_prob: 0 }),
   };
   expect(settledLayer(stub as unknown as Cells, reading, [5, 4, 3, 2, 1, 0], 0)).toBe(3);
+  // the stream between the blocks is not on the way to the answer
+  const layers = [5, 4, 3, 2, 1, 0];
+  expect(settledLayer(stub as unknown as Cells, { ...reading, site: "mlp_out" }, layers, 0)).toBeUndefined();
   delete tops[4];
   const gap = {
     ...stub,

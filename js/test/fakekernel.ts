@@ -1,4 +1,4 @@
-import type { Card, Label, ReadoutHeader, RunInfo, Traits } from "../src/protocol.ts";
+import type { ArrayDtype, Card, Label, ReadoutHeader, RunInfo, Traits } from "../src/protocol.ts";
 import { DEFAULTS } from "../src/state.ts";
 import type { HostModel } from "../src/transport.ts";
 
@@ -116,6 +116,7 @@ export class FakeKernel implements HostModel {
       "␣of",
     ];
     const tokens = words.map((word) => Math.max(0, VOCABULARY.indexOf(word as never)));
+    const next = this.order(this.n_layers - 1, tokens.length - 1)[0];
     this.values.run = {
       id: `run${this.n_runs++}`,
       prompt: this.values.prompt,
@@ -125,7 +126,8 @@ export class FakeKernel implements HostModel {
       n_layers: this.n_layers,
       d_vocab: D_VOCAB,
       tokens,
-      labels: Object.fromEntries(tokens.map((id) => [id, labelOf(id)])),
+      labels: Object.fromEntries([...tokens, next?.id ?? 0].map((id) => [id, labelOf(id)])),
+      next,
       special: tokens.map((id) => id === 0),
       sites: ["resid_post", "resid_mid"],
       lenses: ["logit"],
@@ -169,7 +171,7 @@ export class FakeKernel implements HostModel {
     const cells = ask.layers.flatMap((layer) => ask.positions.map((position) => ({ layer, position })));
     const orders = cells.map(({ layer, position }) => this.order(layer, position));
     const k = Math.min(ask.k, D_VOCAB);
-    const named: [string, "int32" | "float32", number[], number[]][] = [
+    const named: [string, ArrayDtype, number[], number[]][] = [
       ["ids", "int32", orders.flatMap((order) => order.slice(0, k).map(({ id }) => id)), [k]],
       [
         "log_probs",
@@ -181,6 +183,15 @@ export class FakeKernel implements HostModel {
     const entropy = (order: { log_prob: number }[]) =>
       -order.reduce((sum, { log_prob: x }) => sum + x * Math.exp(x), 0);
     if (ask.metrics.includes("entropy")) named.push(["entropy_nats", "float32", orders.map(entropy), []]);
+    if (ask.metrics.includes("agrees"))
+      named.push([
+        "agrees",
+        "uint8",
+        cells.map(({ position }, i) =>
+          Number(orders[i]?.[0]?.id === this.order(this.n_layers - 1, position)[0]?.id),
+        ),
+        [],
+      ]);
     if (ask.metrics.includes("kl"))
       named.push([
         "kl_from_final",
@@ -216,7 +227,14 @@ export class FakeKernel implements HostModel {
     };
     const buffers = named.map(
       ([, dtype, values]) =>
-        new DataView((dtype === "int32" ? new Int32Array(values) : new Float32Array(values)).buffer),
+        new DataView(
+          (dtype === "int32"
+            ? Int32Array.from(values)
+            : dtype === "uint8"
+              ? Uint8Array.from(values)
+              : Float32Array.from(values)
+          ).buffer,
+        ),
     );
     return { header, buffers };
   }

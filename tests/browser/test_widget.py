@@ -106,7 +106,7 @@ def test_the_grid_is_worked_by_keyboard_alone(widget):
         page.keyboard.press(key)
     focused = page.locator(".lenswidget [role=gridcell]:focus")
     expect(focused).to_have_attribute("aria-colindex", "3")
-    expect(widget.root.locator(".lw-line")).to_contain_text("layer 28, position 1 after")
+    expect(widget.root.locator(".lw-status")).to_contain_text("layer 28, position 1 after")
     page.keyboard.press("Enter")
     widget.decoded_card(28, 1)
     page.keyboard.press("Control+End")
@@ -255,12 +255,77 @@ def test_each_metric_colours_every_cell_and_says_its_number(widget, metric):
     widget.cell(9, 2).hover()
     shown_value = {
         "entropy": "entropy",
-        "kl": "KL",
-        "rank": "Rank",
+        "kl": "KL(last ‖ cell): ",
+        "rank": "rank of “␣Paris”: #",
         "agrees": "last layer",
-        "log_prob": "Log-prob",
+        "log_prob": "log-prob: −",
     }
     expect(widget.root.locator(".lw-tooltip")).to_contain_text(shown_value[metric])
+
+
+def test_the_answer_is_the_models_own_however_the_grid_is_read(widget):
+    answer = widget.root.locator(".lw-info strong")
+    settled = widget.root.locator(".lw-body .is-settled")
+    assert settled.count() > 0
+    widget.execute("w.metric = 'rank'; w.site = 'mlp_out'")
+    # no token was chosen: the ranks are those of the model's own next one
+    expect(widget.root.locator(".lw-legend")).to_contain_text("Rank of “␣Paris”")
+    widget.page.wait_for_function(
+        "() => document.querySelectorAll('.lw-body [role=gridcell]').length > 200"
+        " && !document.querySelector('.lw-body .is-missing')"
+    )
+    expect(answer).to_have_text("“␣Paris”")
+    expect(settled).to_have_count(0)
+    widget.cell(29, 8).hover()
+    widget.execute("_r = w.track(' Paris'); _at = (_r.layers == 29) & (_r.positions == 8)")
+    rank = widget.value("int(_r.tracked_ranks[_at][0, 0])")
+    expect(widget.root.locator(".lw-tooltip")).to_contain_text(f"rank of “␣Paris”: #{rank + 1:,}")
+    widget.execute("w.site = 'resid_post'")
+
+
+def test_pins_of_one_label_have_each_its_own_number(widget):
+    widget.execute(
+        "_ids = [model.tokenizer.encode(t)[0] for t in (' Paris', ' London')];"
+        "w.pins = [{'ids': [i], 'label': 'same', 'color': c} for c, i in enumerate(_ids)];"
+        "w.selection = {'layer': 29, 'position': 8}"
+    )
+    numbers = widget.root.locator(".lw-pin .lw-num")
+    expect(numbers).to_have_count(2)
+    widget.execute(
+        "_r = w.readout(track=_ids, k=1); _at = (_r.layers == 29) & (_r.positions == 8);"
+        "_p = (100 * __import__('numpy').exp(_r.tracked_log_probs[_at][0])).tolist()"
+    )
+    for text, p in zip(numbers.all_inner_texts(), widget.value("_p"), strict=True):
+        assert float(text.removesuffix(" %")) == pytest.approx(p, rel=6e-3)
+    # of several positions the chip says none, since the chart says which is which
+    widget.execute("w.trajectory = {'metric': 'prob', 'positions': [3, 8]}")
+    expect(numbers).to_have_count(0)
+
+
+def test_a_focused_cell_keeps_its_pins_stripe(widget):
+    widget.open_card(29, 8)
+    widget.page.keyboard.press("p")
+    cell = widget.cell(29, 8)
+    expect(cell).to_have_class(re.compile("is-pinned"))
+    widget.page.keyboard.press("ArrowDown")
+    widget.page.keyboard.press("ArrowUp")
+    expect(cell).to_be_focused()
+    color = widget.root.locator(".lw-dotmark").evaluate("e => getComputedStyle(e).backgroundColor")
+    assert color in cell.evaluate("e => getComputedStyle(e).boxShadow")
+
+
+def test_keys_change_the_width_as_it_is_drawn(widget):
+    widget.page.set_viewport_size({"width": 1120, "height": 1000})
+    head = widget.root.locator(".lw-colhead").first
+    expect(head).not_to_have_css("width", "72px")
+    drawn = head.evaluate("e => e.offsetWidth")
+    assert 48 <= drawn < 72
+    widget.cell(29, 2).focus()
+    widget.page.keyboard.press("]")
+    expect(head).to_have_css("width", f"{drawn + 8}px")
+    widget.page.set_viewport_size({"width": 1400, "height": 1000})
+    widget.execute("w.column_width_px = 72")
+    assert head.get_attribute("title") == "“The”"
 
 
 def test_layout_controls_reach_python_and_back(widget):
@@ -283,9 +348,9 @@ def test_layout_controls_reach_python_and_back(widget):
     head = widget.root.locator(".lw-colhead").nth(1).bounding_box()
     widget.page.mouse.move(head["x"] + head["width"] - 3, head["y"] + 10)
     widget.page.mouse.down()
-    widget.page.mouse.move(head["x"] + head["width"] - 43, head["y"] + 10, steps=4)
+    widget.page.mouse.move(head["x"] + head["width"] - 33, head["y"] + 10, steps=4)
     widget.page.mouse.up()
-    widget.becomes("w.column_width_px", 72)
+    widget.becomes("w.column_width_px", 82)
 
 
 def test_a_long_prompt_loads_what_is_in_view_and_then_the_rest_as_it_scrolls(widget):

@@ -272,9 +272,15 @@ def test_a_saved_notebook_of_twenty_widgets_stays_under_5_mb(browser, lab):
 
 def test_it_prints_whole_and_without_its_controls(browser, lab, shot):
     with widget_in_lab(browser, lab, "print.ipynb") as widget:
+        widget.notebook.use_theme("JupyterLab Dark")
         widget.open_card(20, 8)
+        dark = widget.cell(29, 7).evaluate("e => e.style.backgroundColor")
         widget.page.emulate_media(media="print")
-        widget.page.wait_for_timeout(300)
+        # on paper in light colours, in any theme
+        expect(widget.root).to_have_css("background-color", "rgb(255, 255, 255)")
+        expect(widget.cell(29, 7)).not_to_have_css("background-color", dark)
+        expect(widget.root).to_have_attribute("data-theme", "light")
+        expect(widget.root.locator(".lw-state")).to_be_hidden()
         expect(widget.root.locator(".lw-controls")).to_be_hidden()
         expect(widget.root.get_by_role("button", name="Run", exact=True)).to_be_hidden()
         expect(widget.root.locator(".lw-legend")).to_be_visible()

@@ -121,7 +121,8 @@ BIG = """async ([esm, css, n_layers, n_tokens]) => {
   const tokens = Array.from({ length: n_tokens }, (_, i) => i % 500);
   const run = { id: "r", prompt: "p", model: "m", dtype: "float32", quantization: null, n_layers,
     d_vocab: 500, tokens, labels, special: tokens.map(() => false), sites: ["resid_post"],
-    lenses: ["logit"], max_length: null, fidelity: null };
+    lenses: ["logit"], max_length: null, fidelity: null,
+    next: { id: 7, log_prob: -1 } };
   const values = { run, prompt: "p" };
   const heard = new Set();
   const reply = ({ id, layers, positions, k, run_id, site, lens }) => {

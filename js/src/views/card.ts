@@ -52,12 +52,13 @@ function tokenRow(app: App, run: RunInfo, card: Card, i: number): Child {
     "tr",
     { key: i, class: next ? "is-next" : "" },
     h("td.lw-num", i + 1),
-    h("th", { scope: "row" }, tokenChip(label, id), next && h("span.lw-tag", "next")),
     h(
-      "td.lw-num lw-prob",
-      { style: { "--lw-p": String(p) }, title: `log-prob ${nats(log_prob, 4)}` },
-      percent(p),
+      "th.lw-bar",
+      { scope: "row", style: { "--lw-p": String(p) } },
+      tokenChip(label, id),
+      next && h("span.lw-tag", "next"),
     ),
+    h("td.lw-num lw-prob", { title: `log-prob ${nats(log_prob, 4)}` }, percent(p)),
     h("td.lw-num", fixed(card.logits.length ? toNumber(card.logits[i]) : null)),
     h("td", { class: `lw-num${moved}` }, rankText(below)),
     h("td", pinButton(app, id, label)),
@@ -199,7 +200,7 @@ function heading(app: App, key: string, ref: CardRef, run: RunInfo): Child {
     h(
       "h3",
       `${phrase[0]?.toUpperCase()}${phrase.slice(1)}`,
-      h("span.lw-dim", ` · position ${ref.position} after `),
+      h("span.lw-dim", ` · position ${ref.position} after\u00a0`),
       promptChip(run, ref.position),
     ),
     isMain &&

@@ -62,7 +62,7 @@ export function lookOf(
   else if (Number.isNaN(value)) names.push("is-nan");
   else {
     const spec = METRICS[traits.metric];
-    const color = colorAt(spec.scale, app.theme(), spec.position(value, run));
+    const color = colorAt(spec.scale, app.theme(), spec.position(value, run.d_vocab));
     background = color.css;
     ink = color.ink;
   }

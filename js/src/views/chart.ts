@@ -1,11 +1,14 @@
 import { type Child, h } from "../dom.ts";
-import { clamp, fixed, layerName, nats, percent, rankText, UNKNOWN } from "../format.ts";
-import type { TrajectoryMetric } from "../protocol.ts";
+import { clamp, fixed, layerName, QUARTERS, UNKNOWN } from "../format.ts";
+import { METRICS } from "../metrics.ts";
+import type { Pin, TrajectoryMetric } from "../protocol.ts";
 
 /** One line: a value per row, index 0 being the embedding; NaN where it is not known. */
 export interface Line {
   readonly name: string;
   readonly color: string;
+  /** Whose course it is. */
+  readonly pin?: Pin;
   /** Which dash pattern; one per position. */
   readonly dash: number;
   readonly values: readonly number[];
@@ -39,17 +42,16 @@ interface Axis {
 
 export function axisOf(metric: TrajectoryMetric, d_vocab: number, lines: readonly Line[]): Axis {
   const height = HEIGHT - TOP - BOTTOM;
-  if (metric === "prob") {
-    return { y: (p) => TOP + height * (1 - p), ticks: [0, 0.25, 0.5, 0.75, 1], text: (p) => `${p * 100}%` };
-  }
+  const text = METRICS[metric].tick;
+  if (metric === "prob") return { y: (p) => TOP + height * (1 - p), ticks: QUARTERS, text };
   if (metric === "rank") {
     const top = Math.log10(d_vocab);
     const ticks = [1, 10, 100, 1000, 10_000, 100_000].filter((n) => n < d_vocab).map((n) => n - 1);
-    return { y: (rank) => TOP + (height * Math.log10(rank + 1)) / top, ticks, text: rankText };
+    return { y: (rank) => TOP + (height * Math.log10(rank + 1)) / top, ticks, text };
   }
   const known = lines.flatMap(({ values }) => values.filter(Number.isFinite));
   const low = Math.min(-4, Math.floor(Math.min(0, ...known) / 4) * 4);
-  const ticks = [0, 0.25, 0.5, 0.75, 1].map((t) => t * low);
+  const ticks = QUARTERS.map((t) => t * low);
   return { y: (x) => TOP + (height * x) / low, ticks, text: (x) => fixed(x, 0) };
 }
 
@@ -74,9 +76,7 @@ export function pathOf(
 }
 
 export function valueText(metric: TrajectoryMetric, value: number): string {
-  if (Number.isNaN(value)) return "not computed";
-  if (metric === "rank") return rankText(value);
-  return metric === "prob" ? percent(value) : nats(value);
+  return Number.isNaN(value) ? "not computed" : METRICS[metric].format(value);
 }
 
 /** A line in a sentence, for those who don't see the chart. */
@@ -93,26 +93,16 @@ function frame(axis: Axis, x: (i: number) => number, n_rows: number, width_px: n
   );
   return [
     axis.ticks.map((tick) => [
-      h("line", {
-        key: `g${tick}`,
-        class: "lw-gridline",
+      h("line.lw-gridline", {
         x1: LEFT,
         x2: width_px - RIGHT,
         y1: axis.y(tick),
         y2: axis.y(tick),
       }),
-      h(
-        "text",
-        { key: `t${tick}`, class: "lw-axis", x: LEFT - 6, y: axis.y(tick) + 3.5, "text-anchor": "end" },
-        axis.text(tick),
-      ),
+      h("text.lw-axis", { x: LEFT - 6, y: axis.y(tick) + 3.5, "text-anchor": "end" }, axis.text(tick)),
     ]),
     rows.map((row) =>
-      h(
-        "text",
-        { key: `x${row}`, class: "lw-axis", x: x(row), y: HEIGHT - 8, "text-anchor": "middle" },
-        layerName(row - 1),
-      ),
+      h("text.lw-axis", { x: x(row), y: HEIGHT - 8, "text-anchor": "middle" }, layerName(row - 1)),
     ),
   ];
 }
@@ -148,7 +138,6 @@ export function chart(props: ChartProps): Child {
     layer !== null && h("line.lw-rule", { x1: x(layer + 1), x2: x(layer + 1), y1: TOP, y2: HEIGHT - BOTTOM }),
     lines.map((line) =>
       h("path.lw-line", {
-        key: line.name,
         d: pathOf(line.values, x, axis.y),
         stroke: line.color,
         "stroke-dasharray": DASHES[line.dash % DASHES.length],
@@ -157,10 +146,8 @@ export function chart(props: ChartProps): Child {
     dots.length <= 400 &&
       dots.map(({ line, value, row }) =>
         h(
-          "circle",
+          "circle.lw-dot",
           {
-            key: `${line.name} ${row}`,
-            class: "lw-dot",
             cx: x(row),
             cy: axis.y(value),
             r: layer === row - 1 ? 4 : 2.2,

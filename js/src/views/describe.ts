@@ -1,8 +1,13 @@
 import type { App } from "../app.ts";
 import { asPercent, layerPhrase, quoted } from "../format.ts";
-import { cellValue, METRICS } from "../metrics.ts";
-import type { CellRef } from "../protocol.ts";
-import { isNext, runOf } from "../selectors.ts";
+import { cellValue, inWords } from "../metrics.ts";
+import type { CellRef, RunInfo } from "../protocol.ts";
+import { isNext, promptWords, runOf } from "../selectors.ts";
+
+/** Where a cell is: "layer 20, position 8 after “␣of”". */
+export function whereIs(run: RunInfo, { layer, position }: CellRef): string {
+  return `${layerPhrase(layer)}, position ${position} after ${promptWords(run, position)}`;
+}
 
 /** A cell in one sentence, for the line under the grid, which is also the live region. */
 export function describe(app: App, cell: CellRef): string {
@@ -11,20 +16,11 @@ export function describe(app: App, cell: CellRef): string {
   const cells = app.cells();
   if (!run || !cells) return "";
   const { layer, position } = cell;
-  const token = cells.label(run.tokens[position] ?? -1);
-  const whole = run.joined?.[position];
-  const where = `${layerPhrase(layer)}, position ${position} after ${quoted(token)}${whole ? ` (part of ${whole})` : ""}`;
+  const where = whereIs(run, cell);
   const top = cells.top(traits, layer, position);
   if (!top) return `${where}: not computed`;
-  const spec = METRICS[traits.metric];
-  const value = cellValue(cells, traits, layer, position);
   const parts = [`${quoted(cells.label(top.id))} ${asPercent(top.log_prob)}`];
-  if (traits.metric !== "prob")
-    parts.push(
-      value === undefined
-        ? `${spec.name.toLowerCase()} not computed`
-        : `${spec.name.toLowerCase()} ${spec.format(value)}`,
-    );
+  if (traits.metric !== "prob") parts.push(inWords(cells, traits, cellValue(cells, traits, layer, position)));
   if (isNext(run, position, top.id)) parts.push("which is the next token");
   return `${where}: ${parts.join(", ")}`;
 }

@@ -16,7 +16,7 @@ import {
   windowOf,
 } from "../layout.ts";
 import type { CellRef, RunInfo } from "../protocol.ts";
-import { promptLabel, runOf, sameItems } from "../selectors.ts";
+import { promptLabel, promptWords, runOf, sameItems } from "../selectors.ts";
 import { brief, lookOf, settledLayers } from "./cell.ts";
 import { type CellNode, fitCells, fitRows, makeRow, paint, type RowNode } from "./gridrow.ts";
 import { Overview } from "./overview.ts";
@@ -215,6 +215,7 @@ export class GridView {
     if (height === this.#height) return;
     this.#height = height;
     this.element.style.height = `${height}px`;
+    this.element.classList.toggle("is-tall", height < whole);
   }
 
   #isWide({ head_col_px, cols, col_px }: Shape): boolean {
@@ -250,6 +251,7 @@ export class GridView {
       cell.text.data = isToken ? brief(label) : layerName(value);
       cell.element.className = `lw-colhead${isToken && label[1] !== "text" ? ` is-${label[1]}` : ""}`;
       cell.element.dataset.at = isToken ? String(value) : "";
+      cell.element.title = isToken ? promptWords(run, value) : "";
     }
   }
 

@@ -1,6 +1,6 @@
 import type { App } from "../app.ts";
 import { clamp } from "../format.ts";
-import { cellAt, MAX_COL_PX, MIN_COL_PX, placeOf } from "../layout.ts";
+import { cellAt, DEFAULT_COL_PX, MAX_COL_PX, MIN_COL_PX, placeOf } from "../layout.ts";
 import type { CellRef } from "../protocol.ts";
 import { chartedPositions, runOf } from "../selectors.ts";
 import { MAIN } from "../state.ts";
@@ -79,12 +79,10 @@ function toggleCharted(app: App, cell: CellRef): void {
   app.set({ trajectory: { ...trajectory, positions } });
 }
 
+/** A width that was chosen: never quite the default one, at which columns fit themselves to the room. */
 export function setWidth(app: App, width_px: number): void {
-  app.set({ column_width_px: Math.round(clamp(width_px, MIN_COL_PX, MAX_COL_PX)) });
-}
-
-function widen(app: App, by: number): void {
-  setWidth(app, app.get().traits.column_width_px + by);
+  const column_width_px = Math.round(clamp(width_px, MIN_COL_PX, MAX_COL_PX));
+  app.set({ column_width_px: column_width_px + Number(column_width_px === DEFAULT_COL_PX) });
 }
 
 /** Escape closes one thing at a time, the newest first. False when there is nothing to close. */
@@ -103,6 +101,8 @@ export function gridKey(app: App, grid: GridView, event: KeyboardEvent, search: 
   if (move(app, grid, event)) return true;
   if (event.ctrlKey || event.metaKey) return false;
   const cell = focusOf(app, grid);
+  // as it is drawn, which may be narrower than chosen
+  const col_px = grid.currentShape()?.col_px ?? DEFAULT_COL_PX;
   const does: Record<string, () => void> = {
     Enter: () => cell && app.dispatch({ type: "open", cell }),
     " ": () => cell && app.dispatch({ type: "open", cell }),
@@ -110,8 +110,8 @@ export function gridKey(app: App, grid: GridView, event: KeyboardEvent, search: 
     p: () => cell && pinTop(app, cell),
     t: () => cell && toggleCharted(app, cell),
     "/": search,
-    "[": () => widen(app, -COLUMN_STEP_PX),
-    "]": () => widen(app, COLUMN_STEP_PX),
+    "[": () => setWidth(app, col_px - COLUMN_STEP_PX),
+    "]": () => setWidth(app, col_px + COLUMN_STEP_PX),
     "?": () => toggle(app, "help"),
   };
   const act = does[event.key];

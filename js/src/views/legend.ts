@@ -1,6 +1,6 @@
 import type { App } from "../app.ts";
 import { type Child, h } from "../dom.ts";
-import { METRICS } from "../metrics.ts";
+import { METRICS, nameOf, ticksOf } from "../metrics.ts";
 import { ramp } from "../scales.ts";
 import { runOf } from "../selectors.ts";
 
@@ -8,34 +8,29 @@ import { runOf } from "../selectors.ts";
 export function legend(app: App): Child {
   const { traits } = app.get();
   const run = runOf(traits);
-  if (!run) return null;
-  const spec = METRICS[traits.metric];
-  const ticks = spec.ticks(run);
-  const colors = ramp(spec.scale, app.theme());
-  const shown = traits.metric === "agrees" ? [] : colors.filter((_, i) => i % 4 === 0).map(({ css }) => css);
-  const swatches = ticks.map(({ at, text }) =>
-    h(
-      "span.lw-key",
-      { key: text },
-      h("i.lw-swatch", { style: { background: colors[Math.round(at * 64)]?.css ?? "" } }),
-      text,
-    ),
-  );
+  const cells = app.cells();
+  if (!run || !cells) return null;
+  const { metric, site, stride } = traits;
+  const spec = METRICS[metric];
+  const name = nameOf(cells, traits) + spec.unit;
+  const colors = ramp(spec.scale, app.theme()).map(({ css }) => css);
+  const ticks = ticksOf(spec, run);
+  const key = (look: string, text: string, background = "") =>
+    h("span.lw-key", h("i", { class: `lw-swatch ${look}`, style: { background } }), text);
   return h(
     "div.lw-legend",
-    { role: "group", "aria-label": `Legend: ${spec.name}, ${spec.unit}` },
-    h("span.lw-dim", spec.unit),
-    traits.metric === "agrees"
-      ? swatches
+    { role: "group", "aria-label": `Legend: ${name}` },
+    h("bdi.lw-dim", name),
+    metric === "agrees"
+      ? ticks.map(({ at, text }) => key("", text, colors[Math.round(at * 64)]))
       : h(
           "span.lw-scale",
-          h("i.lw-ramp", { style: { background: `linear-gradient(to right, ${shown.join(",")})` } }),
-          ticks.map(({ at, text }) =>
-            h("span.lw-tick", { key: text, style: { left: `${at * 100}%` } }, text),
-          ),
+          h("i.lw-ramp", { style: { background: `linear-gradient(to right, ${colors.join()})` } }),
+          ticks.map(({ at, text }) => h("span.lw-tick", { style: { left: `${at * 100}%` } }, text)),
         ),
-    h("span.lw-key", h("i.lw-swatch is-missing", {}), "not computed"),
-    h("span.lw-key", h("i.lw-swatch is-next", {}), "is the next token"),
-    h("span.lw-key", h("i.lw-swatch is-settled", {}), "final answer from here on"),
+    key("is-missing", "not computed"),
+    key("is-next", "is the next token"),
+    site === "resid_post" &&
+      key("is-settled", `final answer from here on${stride > 1 ? ", of the layers shown" : ""}`),
   );
 }

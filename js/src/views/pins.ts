@@ -22,6 +22,7 @@ function linesOf(app: App, positions: readonly number[]): { lines: Line[]; isExa
       const name = positions.length > 1 ? `${pin.label} at ${position}` : pin.label;
       lines.push({
         name,
+        pin,
         color: pinColor(pin.color, app.theme()),
         dash,
         values: combine(tracks, trajectory.metric),
@@ -34,8 +35,9 @@ function linesOf(app: App, positions: readonly number[]): { lines: Line[]; isExa
 function pinChip(app: App, pin: Pin, index: number, lines: readonly Line[], layer: number): Child {
   const { trajectory } = app.get().traits;
   const cells = app.cells();
-  const mine = lines.find((line) => line.name === pin.label || line.name.startsWith(`${pin.label} at `));
-  const value = mine?.values[layer + 1];
+  const mine = lines.filter((line) => line.pin === pin);
+  // of several positions the chart says which is which
+  const value = mine.length > 1 ? undefined : mine[0]?.values[layer + 1];
   const forms = pin.ids.map((id) => cells?.label(id)[0] ?? `#${id}`).join(", ");
   return h(
     "li",

@@ -1,11 +1,12 @@
 import type { App } from "../app.ts";
+import type { Cells } from "../cells.ts";
 import { layerName } from "../format.ts";
-import { cellAt, type Shape, shapeOf, shownLayers } from "../layout.ts";
-import { METRICS } from "../metrics.ts";
+import { cellAt, type Shape, shapeOf } from "../layout.ts";
+import { METRICS, nameOf, ticksOf } from "../metrics.ts";
 import type { RunInfo } from "../protocol.ts";
 import { ramp } from "../scales.ts";
-import { runOf, settledLayer } from "../selectors.ts";
-import { brief, lookOf } from "./cell.ts";
+import { promptLabel, runOf } from "../selectors.ts";
+import { brief, lookOf, settledLayers } from "./cell.ts";
 
 const SCALE = 2;
 /** Browsers refuse a canvas beyond about 16,000 pixels a side. */
@@ -26,39 +27,48 @@ function write(pen: Pen, text: string, x: number, y: number, width_px: number, a
   pen.fillText(shown, x, y);
 }
 
+/** A stroke through a cell that is not computed: it must not look like a low value. */
+function strike(pen: Pen, x: number, y: number, width_px: number, height_px: number): void {
+  pen.strokeStyle = "#8888";
+  pen.beginPath();
+  pen.moveTo(x, y + height_px);
+  pen.lineTo(x + width_px, y);
+  pen.stroke();
+}
+
 function drawCells(pen: Pen, app: App, run: RunInfo, shape: Shape, ink: string): void {
   const { traits } = app.get();
-  const cells = app.cells();
-  if (!cells) return;
-  const layers = shownLayers(run.n_layers, traits.stride, traits.site);
+  const settledAt = settledLayers(app);
   const { col_px, row_px, head_col_px, head_row_px } = shape;
   shape.rows.forEach((_, row) => {
     const y = PAD + head_row_px + row * row_px;
     shape.cols.forEach((_, col) => {
       const cell = cellAt(shape, row, col);
       if (!cell) return;
-      const settled = settledLayer(cells, traits, layers, cell.position);
+      const settled = settledAt(cell.position);
       const look = lookOf(app, run, traits, cell, settled);
       const x = PAD + head_col_px + col * col_px;
-      pen.fillStyle = look.background || "rgb(128 128 128 / 0.15)";
-      pen.fillRect(x, y, col_px - 1, row_px - 1);
+      if (look.background) {
+        pen.fillStyle = look.background;
+        pen.fillRect(x, y, col_px - 1, row_px - 1);
+      } else strike(pen, x, y, col_px - 1, row_px - 1);
       if (look.pin) {
         pen.fillStyle = look.pin;
         pen.fillRect(x, y, 4, row_px - 1);
       }
       pen.fillStyle = look.ink || ink;
-      if (settled === cell.layer) pen.fillRect(x, y + row_px - 3, col_px - 1, 2);
+      if (settled === cell.layer) {
+        if (shape.rowsAre === "layers") pen.fillRect(x, y + row_px - 3, col_px - 1, 2);
+        else pen.fillRect(x + 5, y, 2, row_px - 1);
+      }
       write(pen, look.text, x + col_px / 2, y + 14, col_px - 8, "center");
     });
   });
 }
 
-function drawHeads(pen: Pen, app: App, run: RunInfo, shape: Shape): void {
-  const name = (value: number, isLayer: boolean) => {
-    if (isLayer) return layerName(value);
-    const label = app.cells()?.label(run.tokens[value] ?? -1);
-    return label ? brief(label) : "";
-  };
+function drawHeads(pen: Pen, run: RunInfo, shape: Shape): void {
+  const name = (value: number, isLayer: boolean) =>
+    isLayer ? layerName(value) : brief(promptLabel(run, value));
   const { col_px, row_px, head_col_px, head_row_px } = shape;
   const rowsAreLayers = shape.rowsAre === "layers";
   shape.cols.forEach((value, col) => {
@@ -72,13 +82,18 @@ function drawHeads(pen: Pen, app: App, run: RunInfo, shape: Shape): void {
 }
 
 function drawFoot(pen: Pen, app: App, run: RunInfo, y: number, width_px: number): void {
-  const { metric, site, lens } = app.get().traits;
+  const { traits } = app.get();
+  const cells = app.cells() as Cells;
+  const { metric, site, lens } = traits;
   const spec = METRICS[metric];
+  const ends = ticksOf(spec, run);
   write(pen, `${run.model} · ${site} · ${lens}`, PAD, y + 12, width_px - 2 * PAD, "left");
-  write(pen, `${spec.name} ${spec.unit}`, PAD, y + 30, 240, "left");
+  write(pen, nameOf(cells, traits) + spec.unit, PAD, y + 30, 190, "left");
+  write(pen, ends[0]?.text ?? "", 256, y + 30, 60, "right");
+  write(pen, ends.at(-1)?.text ?? "", 400, y + 30, 60, "left");
   ramp(spec.scale, app.theme()).forEach(({ css }, i) => {
     pen.fillStyle = css;
-    pen.fillRect(PAD + 240 + 2 * i, y + 20, 2, 12);
+    pen.fillRect(263 + 2 * i, y + 20, 2, 12);
   });
 }
 
@@ -104,7 +119,7 @@ export function savePng(app: App, root: HTMLElement): void {
   pen.fillRect(0, 0, width, height);
   pen.font = `12px ${fontFamily}`;
   pen.fillStyle = color;
-  drawHeads(pen, app, run, shape);
+  drawHeads(pen, run, shape);
   drawFoot(pen, app, run, height - PAD - FOOT_PX + 4, width);
   drawCells(pen, app, run, shape, color);
   canvas.toBlob((blob) => blob && download(blob, "lens.png"));

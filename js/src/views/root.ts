@@ -26,7 +26,7 @@ export class Root {
   readonly #tooltip: Tooltip;
   readonly #top = div("lw-top");
   readonly #side = div("lw-side");
-  readonly #line = div("lw-line", "status");
+  readonly #line = div("lw-status", "status");
   readonly #kept = div("lw-kept");
   readonly #below = div("lw-below");
   readonly #over = div("lw-over");
@@ -56,6 +56,8 @@ export class Root {
       element.dataset.theme = theme;
       app.setTheme(theme);
     }, signal);
+    // paper waits for no frame
+    on(matchMedia("print"), "change", () => app.flush(), signal);
     const observer = new ResizeObserver(() => this.#resized());
     observer.observe(element);
     atEnd(signal, () => {
@@ -155,7 +157,7 @@ export class Root {
     if (!header || !box || event.clientX < box.right - 7) return;
     event.preventDefault();
     const app = this.#app;
-    const start = { x: event.clientX, width: app.get().traits.column_width_px };
+    const start = { x: event.clientX, width: header.offsetWidth };
     const drag = new AbortController();
     const signal = AbortSignal.any([drag.signal, app.signal]);
     const move = ({ clientX }: PointerEvent) => {

@@ -1,10 +1,9 @@
 import type { App } from "../app.ts";
-import type { TopToken } from "../cells.ts";
 import { type Child, h } from "../dom.ts";
 import { asPercent, quoted, toNumber } from "../format.ts";
-import { METRICS } from "../metrics.ts";
+import { METRICS, rankedToken } from "../metrics.ts";
 import type { Metric, RunInfo, Traits } from "../protocol.ts";
-import { runOf } from "../selectors.ts";
+import { NO_LABEL, runOf } from "../selectors.ts";
 import type { State } from "../state.ts";
 import { button, checkbox, select, toggle } from "./parts.ts";
 
@@ -48,32 +47,15 @@ function set(app: App): (traits: Partial<Traits>) => void {
   return (traits) => app.dispatch({ type: "set", traits });
 }
 
-/** A metric needs the token that it ranks: the model's own prediction, until another is chosen. */
-function setMetric(app: App, metric: Metric): void {
-  const { rank_token, pins } = app.get().traits;
-  const chosen = rank_token ?? pins[0]?.ids[0] ?? lastTop(app)?.id ?? null;
-  set(app)(metric === "rank" ? { metric, rank_token: chosen } : { metric });
-}
-
-/** The model's own next token, the way the grid is read. */
-function lastTop(app: App): TopToken | undefined {
-  const cells = app.cells();
-  return cells?.top(app.get().traits, cells.run.n_layers - 1, cells.run.tokens.length - 1);
-}
-
-function rankChoice(app: App, traits: Traits): Child {
+function rankChoice(app: App, traits: Traits, run: RunInfo): Child {
   if (traits.metric !== "rank") return null;
   const cells = app.cells();
-  const ids = [
-    ...new Set([
-      ...(traits.rank_token === null ? [] : [traits.rank_token]),
-      ...traits.pins.flatMap((pin) => pin.ids),
-    ]),
-  ];
+  const chosen = rankedToken(traits);
+  const ids = new Set([chosen, run.next.id, ...traits.pins.flatMap((pin) => pin.ids)]);
   return select(
     "of",
-    String(traits.rank_token ?? ""),
-    ids.map((id) => [String(id), cells?.label(id)[0] ?? `#${id}`] as const),
+    String(chosen),
+    [...ids].map((id) => [String(id), cells?.label(id)[0] ?? `#${id}`] as const),
     (id) => set(app)({ rank_token: Number(id) }),
   );
 }
@@ -91,8 +73,8 @@ export function controls(app: App): Child {
   return h(
     "div.lw-controls",
     { role: "toolbar", "aria-label": "View" },
-    select("Colour", traits.metric, metrics, (metric) => setMetric(app, metric as Metric)),
-    rankChoice(app, traits),
+    select("Colour", traits.metric, metrics, (metric) => put({ metric: metric as Metric })),
+    rankChoice(app, traits, run),
     run.sites.length > 1 && select("Site", traits.site, run.sites, (site) => put({ site })),
     run.lenses.length > 1 && select("Lens", traits.lens, run.lenses, (lens) => put({ lens })),
     select(
@@ -105,7 +87,7 @@ export function controls(app: App): Child {
       put({ orientation: orientation as Traits["orientation"] }),
     ),
     run.special.some(Boolean) &&
-      checkbox("hide special", traits.hide_special, (hide_special) => put({ hide_special })),
+      checkbox("Hide special tokens", traits.hide_special, (hide_special) => put({ hide_special })),
     h("span.lw-gap", {}),
     button("⋯", () => toggle(app, "menu"), { look: "lw-icon", title: "More", expanded: panel === "menu" }),
     button("?", () => toggle(app, "help"), {
@@ -133,9 +115,9 @@ export function menu(app: App, savePng: () => void): Child {
       h("span", label),
       h("input", {
         type: "number",
-        min: String(min),
-        max: String(max),
-        step: String(step),
+        min,
+        max,
+        step,
         value: String(traits[name]),
         on: {
           change: (event: Event) => {
@@ -157,15 +139,12 @@ export function menu(app: App, savePng: () => void): Child {
 }
 
 /** The model's own answer, in words. */
-function prediction(app: App): Child {
-  const cells = app.cells();
-  const last = lastTop(app);
-  if (!cells || !last) return null;
+function prediction({ next: { id, log_prob }, labels }: RunInfo): Child {
   return h(
     "span",
-    "next: ",
-    h("strong", h("bdi", quoted(cells.label(last.id)))),
-    ` ${asPercent(last.log_prob)}`,
+    "predicts ",
+    h("strong", h("bdi", quoted(labels[id] ?? NO_LABEL))),
+    ` ${asPercent(log_prob)}`,
   );
 }
 
@@ -173,7 +152,7 @@ function badge(run: RunInfo): Child {
   const { fidelity } = run;
   if (!fidelity) return null;
   const error = toNumber(fidelity.max_abs_error);
-  const size = error === 0 ? "exact" : `±${error.toExponential(0)}`;
+  const size = error === 0 ? "exact" : `±${error.toExponential(0)} nats`;
   return h(
     "span",
     {
@@ -214,8 +193,8 @@ export function infoLine(app: App): Child {
         { title: `${run.n_layers} layers, ${run.d_vocab} tokens in the vocabulary` },
         `${run.model} · ${run.dtype}${run.quantization ? ` · ${run.quantization}` : ""}`,
       ),
-    run && h("span", `${run.tokens.length} tokens`),
-    run && prediction(app),
+    run && h("span", `${run.tokens.length} token${run.tokens.length > 1 ? "s" : ""}`),
+    run && prediction(run),
     h("span.lw-gap", {}),
     run && badge(run),
     h("span", { class: `lw-state is-${kind}`, role: "status" }, text),

@@ -1,11 +1,12 @@
 import type { App } from "../app.ts";
 import { type Child, div, h, patch } from "../dom.ts";
 import { atEnd } from "../events.ts";
-import { asPercent, layerPhrase, nats } from "../format.ts";
-import { cellValue, METRICS } from "../metrics.ts";
+import { asPercent, nats } from "../format.ts";
+import { cellValue, inWords } from "../metrics.ts";
 import type { CellRef } from "../protocol.ts";
 import { runOf, sameCell } from "../selectors.ts";
-import { promptChip, tokenChip } from "./parts.ts";
+import { whereIs } from "./describe.ts";
+import { tokenChip } from "./parts.ts";
 
 const N_TOKENS = 5;
 const AWAY_PX = 14;
@@ -18,18 +19,11 @@ function content(app: App, cell: CellRef): Child {
   if (!run || !cells) return null;
   const { layer, position } = cell;
   const { metric } = traits;
-  const whole = run.joined?.[position];
   const tops = cells.tops(traits, layer, position, N_TOKENS);
   const value = cellValue(cells, traits, layer, position);
   const entropy = cells.scalar(traits, "entropy", layer, position);
-  const spec = METRICS[metric];
   return [
-    h(
-      "p.lw-dim",
-      `${layerPhrase(layer)} · position ${position} after `,
-      promptChip(run, position),
-      whole && ` part of ${whole}`,
-    ),
+    h("p.lw-dim", whereIs(run, cell)),
     !tops.length && h("p", "not computed"),
     h(
       "ol",
@@ -42,10 +36,7 @@ function content(app: App, cell: CellRef): Child {
         ),
       ),
     ),
-    metric !== "prob" &&
-      metric !== "entropy" &&
-      value !== undefined &&
-      h("p", `${spec.name}: ${spec.format(value)}`),
+    metric !== "prob" && metric !== "entropy" && value !== undefined && h("p", inWords(cells, traits, value)),
     entropy !== undefined && h("p.lw-dim", `entropy ${nats(entropy)}`),
   ];
 }
