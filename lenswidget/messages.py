@@ -30,6 +30,7 @@ def run_message(run: Any, labels: Labels, lenses: Sequence[str]) -> dict[str, An
     """What the page knows of a run: the model, the prompt's tokens, what can be asked."""
     tokens = run.token_ids.tolist()
     fidelity = run.fidelity
+    next_id, next_log_prob = run.next_token
     return {
         "id": run.id,
         "prompt": run.prompt if isinstance(run.prompt, str) else "".join(labels[i].raw for i in tokens),
@@ -39,7 +40,8 @@ def run_message(run: Any, labels: Labels, lenses: Sequence[str]) -> dict[str, An
         "n_layers": run.n_layers,
         "d_vocab": labels.d_vocab,
         "tokens": tokens,
-        "labels": labels_message(labels, tokens),
+        "labels": labels_message(labels, [*tokens, next_id]),
+        "next": {"id": next_id, "log_prob": json_number(next_log_prob)},
         "joined": labels.joined(tokens),
         "special": [labels.is_special(i) for i in tokens],
         "sites": list(run.sites),

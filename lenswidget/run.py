@@ -54,6 +54,16 @@ class Run:
         with self.lock, torch.no_grad():
             return self._check()
 
+    @functools.cached_property
+    def next_token(self) -> tuple[int, float]:
+        """The model's own next token and its log-prob: the last cell's top-1, as `read` gives it."""
+        from lenswidget import readout  # which reads runs, so stands after this file
+
+        last = Cells([self.n_layers - 1], [self.seq - 1])
+        asked: dict[str, Any] = {"lens": None, "site": EMBED_SITE, "k": 1, "track": (), "against": None}
+        found = readout.drain(readout.read_slices(self, last, **asked, metrics=(), logits=False))
+        return int(found.ids[0, 0]), float(found.log_probs[0, 0])
+
     @property
     def seq(self) -> int:
         """How many tokens the prompt has."""
@@ -108,7 +118,7 @@ class Run:
             )
         cells.check(self.n_layers, self.seq, self.lowest_layer(site))
 
-    def check_tokens(self, k: Any, ids: Iterable[Any] = ()) -> None:
+    def check_tokens(self, k: Any, ids: Any = ()) -> None:
         """Refuses a number of top tokens, or token ids, that the vocabulary does not have.
 
         Raises:
@@ -134,12 +144,14 @@ class Run:
             return self._streams[site]
 
 
-def check_ids(ids: Iterable[Any], d_vocab: int) -> None:
+def check_ids(ids: Any, d_vocab: int) -> None:
     """Refuses token ids that a vocabulary does not have.
 
     Raises:
         CellError: says which.
     """
+    if not isinstance(ids, Iterable):
+        raise CellError(f"Asked for tokens {ids!r}: pass a list of ids, as [{ids!r}].")
     for token_id in ids:
         if not _is_integer(token_id) or not 0 <= token_id < d_vocab:
             raise CellError(f"Asked for token {token_id!r}: pass ids, integers from 0 to {d_vocab - 1}.")
