@@ -54,9 +54,9 @@ $(STAMPS)/demo: lenswidget/demo.py $(STAMPS)/venv
 
 setup: $(STAMPS)/venv $(STAMPS)/npm $(STAMPS)/build $(STAMPS)/browser $(STAMPS)/output_page $(STAMPS)/demo
 
-# --- what people run
+# --- what people run; an empty OMP_NUM_THREADS would be a red box in the notebook, so it is unset
 lab: $(STAMPS)/venv $(STAMPS)/build $(STAMPS)/demo
-	@OMP_NUM_THREADS= exec python scripts/lab.py "$(PORT)"
+	@exec env -u OMP_NUM_THREADS python scripts/lab.py "$(PORT)"
 
 test: setup check test-js test-py test-old-transformers same-bundle
 
@@ -86,7 +86,7 @@ build: $(STAMPS)/npm
 
 # Live reload: the bundle is rebuilt as its sources change, and anywidget swaps it in the open notebook.
 dev: $(STAMPS)/venv $(STAMPS)/npm $(STAMPS)/demo
-	@(cd js && npm run watch) & trap "kill $$! 2>/dev/null || true" EXIT; OMP_NUM_THREADS= ANYWIDGET_HMR=1 python scripts/lab.py "$(PORT)"
+	@(cd js && npm run watch) & trap "kill $$! 2>/dev/null || true" EXIT; env -u OMP_NUM_THREADS ANYWIDGET_HMR=1 python scripts/lab.py "$(PORT)"
 
 bench: setup
 	@for f in benchmarks/*.py; do echo "== $$f"; OMP_NUM_THREADS=2 python "$$f"; done

@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from lenswidget.errors import CellError
+from lenswidget.wire import check_temperature
 
 METRICS = ("prob", "log_prob", "entropy", "kl", "rank", "agrees")
 TRAJECTORY_METRICS = ("prob", "log_prob", "rank")
+MOST_ON_A_CARD = 1000
 
 
 def as_selection(value: Any) -> dict[str, int]:
@@ -22,13 +24,15 @@ def as_selection(value: Any) -> dict[str, int]:
 
 
 def as_cards(values: Sequence[Any]) -> list[dict[str, Any]]:
-    """Cells kept open, each with the site and the lens that it is read by.
+    """Cells kept open, with the site and lens each is read by, and its `k` and `temperature` if given.
 
     Raises:
         CellError: one of them is anything else.
+        LensError: a temperature that is not a finite number above 0.
     """
-    with _must_be('Each card must be {"layer": i, "position": j, "site": text, "lens": text}', values):
-        return [{**_cell(card), "site": _text(card["site"]), "lens": _text(card["lens"])} for card in values]
+    form = '{"layer": i, "position": j, "site": text, "lens": text}, with or without "k" and "temperature"'
+    with _must_be(f"Each card must be {form}", values):
+        return [_card(card) for card in values]
 
 
 def as_pins(values: Sequence[Any]) -> list[dict[str, Any]]:
@@ -74,6 +78,17 @@ def _must_be(need: str, value: Any) -> Generator[None, None, None]:
 
 def _cell(value: Any) -> dict[str, int]:
     return {name: operator.index(value[name]) for name in ("layer", "position")}
+
+
+def _card(value: Any) -> dict[str, Any]:
+    card: dict[str, Any] = {**_cell(value), "site": _text(value["site"]), "lens": _text(value["lens"])}
+    if "k" in value:
+        card["k"] = operator.index(value["k"])
+        if not 1 <= card["k"] <= MOST_ON_A_CARD:
+            raise CellError(f"A card holds 1 to {MOST_ON_A_CARD} tokens; it was asked for {card['k']}.")
+    if "temperature" in value:
+        card["temperature"] = check_temperature(value["temperature"])
+    return card
 
 
 def _integers(values: Any) -> list[int]:

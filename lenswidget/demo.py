@@ -52,7 +52,9 @@ def demo_model(*, progress: Callable[[str], None] | None = None) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     # The name that a person should read is not the path of a cache.
     hf_model.name_or_path = hf_model.config.name_or_path = NAME
-    return LanguageModel(hf_model.eval(), tokenizer)
+    model = LanguageModel(hf_model.eval(), tokenizer)
+    model.source = "lw.demo_model()"
+    return model
 
 
 def demo_folder(*, progress: Callable[[str], None] | None = None) -> Path:

@@ -26,10 +26,15 @@ def as_asked(run: Any) -> str | list[int]:
     return run.prompt if isinstance(run.prompt, str) else run.token_ids.tolist()
 
 
-def run_message(run: Any, labels: Labels, lenses: Sequence[str]) -> dict[str, Any]:
-    """What the page knows of a run: the model, the prompt's tokens, what can be asked."""
+def run_message(run: Any, labels: Labels, lenses: Sequence[str], answer: Any) -> dict[str, Any]:
+    """What the page knows of a run: the model, the prompt's tokens, what can be asked.
+
+    Args:
+        answer: a readout of the last cell, whose top token is the model's own next one.
+    """
     tokens = run.token_ids.tolist()
     fidelity = run.fidelity
+    next_id = int(answer.ids[0, 0])
     return {
         "id": run.id,
         "prompt": run.prompt if isinstance(run.prompt, str) else "".join(labels[i].raw for i in tokens),
@@ -39,7 +44,8 @@ def run_message(run: Any, labels: Labels, lenses: Sequence[str]) -> dict[str, An
         "n_layers": run.n_layers,
         "d_vocab": labels.d_vocab,
         "tokens": tokens,
-        "labels": labels_message(labels, tokens),
+        "labels": labels_message(labels, [*tokens, next_id]),
+        "next": {"id": next_id, "log_prob": json_number(float(answer.log_probs[0, 0]))},
         "joined": labels.joined(tokens),
         "special": [labels.is_special(i) for i in tokens],
         "sites": list(run.sites),

@@ -15,6 +15,9 @@ from lenswidget.rerun import Inputs
 from lenswidget.tracing import Trace
 from lenswidget.watch import device_of
 
+# options of from_pretrained that are nobody else's business
+SECRETS = frozenset({"token", "use_auth_token"})
+
 
 class LanguageModel(TracedModel):
     """A Hugging Face causal LM, ready to be traced and read through a lens.
@@ -31,6 +34,7 @@ class LanguageModel(TracedModel):
     """
 
     tokenizer: Any = None
+    source: str | None = None  # the code that makes it again, with `import lenswidget as lw`; None if unknown
 
     def __init__(
         self,
@@ -42,6 +46,8 @@ class LanguageModel(TracedModel):
         unembed: str | None = None,
         **from_pretrained_kwargs: Any,
     ) -> None:
+        given: dict[str, Any] = {"blocks": blocks, "final_norm": final_norm, "unembed": unembed}
+        source = None
         if isinstance(name_or_hf_model, nn.Module):
             hf_model = name_or_hf_model
             if from_pretrained_kwargs:
@@ -50,11 +56,13 @@ class LanguageModel(TracedModel):
                     "is used as it is. Leave that out, or give the model's name."
                 )
         else:
+            source = _source(name_or_hf_model, tokenizer=tokenizer, **given, **from_pretrained_kwargs)
             hf_model = AutoModelForCausalLM.from_pretrained(name_or_hf_model, **from_pretrained_kwargs).eval()
             tokenizer = tokenizer or name_or_hf_model
         super().__init__(hf_model)
         self.tokenizer = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        self._given = {"blocks": blocks, "final_norm": final_norm, "unembed": unembed}
+        self.source = source
+        self._given = given
 
     @property
     def hf_model(self) -> nn.Module:
@@ -163,6 +171,22 @@ class LanguageModel(TracedModel):
             return frozenset(self.anatomy.blocks)
         except (LensError, ImportError):
             return frozenset(_longest_list(self.hf_model))
+
+
+def _source(name: str, **options: Any) -> str | None:
+    """The call that loads a model by name again; None where an option cannot be written down."""
+    # a token is a secret: whoever may load the model has one
+    options = {key: value for key, value in options.items() if value is not None and key not in SECRETS}
+    if not all(_is_literal(value) for value in (name, *options.values())):
+        return None
+    return f"lw.LanguageModel({', '.join([repr(name), *(f'{key}={options[key]!r}' for key in options)])})"
+
+
+def _is_literal(value: Any) -> bool:
+    """Whether a value's repr is source for it, `torch` being imported."""
+    if isinstance(value, (list, tuple, dict)):
+        return all(_is_literal(part) for part in (value.items() if isinstance(value, dict) else value))
+    return isinstance(value, (str, int, float, torch.dtype))
 
 
 def _longest_list(hf_model: nn.Module) -> list[str]:

@@ -14,6 +14,7 @@ from lenswidget.messages import as_asked, card_message, readout_message, run_mes
 from lenswidget.model import LanguageModel
 from lenswidget.readout import rows
 from lenswidget.run import check_ids
+from lenswidget.tasks import drain
 from lenswidget.tokens import Labels
 from lenswidget.wire import DecodeRequest, ReadRequest, label_to_list
 
@@ -86,7 +87,11 @@ class Session:
 
     def describe(self) -> dict[str, Any]:
         """The run on show, as the page takes it."""
-        return run_message(self.run, self.labels, tuple(self.lenses))
+        run = self.run
+        last = Cells([run.n_layers - 1], [run.seq - 1])
+        asked: dict[str, Any] = {"lens": None, "site": "resid_post", "k": 1, "track": (), "against": None}
+        answer = drain(self._engine.read_slices(run, last, **asked, metrics=(), logits=False))
+        return run_message(run, self.labels, tuple(self.lenses), answer)
 
     def layers(self, site: str, lens: str) -> list[int]:
         """The rows of a site's grid that a lens, given by name, can carry, lowest first."""

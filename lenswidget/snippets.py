@@ -18,21 +18,22 @@ def cell_code(
 
     Args:
         prompt: what was run, as text or ids.
-        load: source that gives the model, `lw.demo_model()` say; written as a comment, since the reader
-            mostly has the model at hand under the name `model`.
+        load: `load_code(model)`.
         layer, position, site, lens, k, temperature: as on the card.
     Returns:
-        Source that needs `model` (and `lens`, where the card's lens was fitted), and leaves `logits`
-        `[d_vocab]`, `probs` `[d_vocab]` and `top` (values and indices, `[k]`).
+        Source that takes the `model` that is there, or else loads it (one that was loaded outside, and a
+        fitted `lens`, must be there), and leaves `logits` `[d_vocab]`, `probs` `[d_vocab]` and `top` (values
+        and indices, `[k]`).
     """
     read = "model.layers.embed" if layer < 0 else f"model.layers[{layer}].{site}"
     is_plain = lens == "logit"
     carried = "states" if is_plain else f"lens.transport({layer}, states)"
     divided = "logits" if temperature == 1 else f"logits / {temperature!r}"
     lines = [
+        *(["import lenswidget as lw"] if "lw." in load else []),
         "import torch",
         "",
-        f"# model = {load}",
+        load,
         *([] if is_plain else [f"# lens = ...  # the fitted lens shown as {lens!r}"]),
         f"with torch.no_grad(), model.trace({prompt!r}):",
         f"    states = {read}[:, {position}]",
@@ -48,7 +49,8 @@ def cell_code(
 
 
 def load_code(model: Any) -> str:
-    """Source that loads this model again, as far as the model knows how it was made."""
-    source = getattr(model, "source", None)
-    name = getattr(getattr(model.hf_model, "config", None), "_name_or_path", "")
-    return source or (f"lw.LanguageModel({name!r})" if name else "lw.LanguageModel(hf_model, tokenizer)")
+    """Source that loads this model where there is no `model`; a comment for one that was loaded outside."""
+    if model.source is None:
+        return f"# model: your LanguageModel of a {type(model.hf_model).__name__} that you loaded yourself"
+    # in the notebook that it was copied from, a large model would be loaded a second time
+    return f'if "model" not in globals():\n    model = {model.source}'

@@ -65,7 +65,7 @@ class Labels:
         Args:
             token_ids: a prompt's ids, in order.
         Returns:
-            One entry per id: the character the fragment belongs to, or None.
+            One entry per id: the character the fragment belongs to, made visible as labels are, or None.
         """
         joined: list[str | None] = [None] * len(token_ids)
         pending = b""
@@ -81,7 +81,7 @@ class Labels:
                 character = pending.decode()
             except UnicodeDecodeError:
                 continue
-            joined[start : i + 1] = [character] * (i + 1 - start)
+            joined[start : i + 1] = [visible(character)] * (i + 1 - start)
             pending = b""
         return joined
 

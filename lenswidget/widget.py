@@ -9,8 +9,8 @@ import traitlets as t
 
 from lenswidget import shown
 from lenswidget.arrays import Readout
-from lenswidget.choices import METRICS, as_cards, as_pins, as_selection, as_trajectory
-from lenswidget.errors import LensError
+from lenswidget.choices import METRICS, MOST_ON_A_CARD, as_cards, as_pins, as_selection, as_trajectory
+from lenswidget.errors import Cancelled, LensError
 from lenswidget.messages import as_asked, n_columns_at_first
 from lenswidget.session import Session
 from lenswidget.tasks import Tasks, drain
@@ -19,6 +19,8 @@ from lenswidget.wire import DecodeRequest, Packed, ReadRequest
 STATIC = Path(__file__).parent / "static"
 # of traits: shared with the page; and such that a person sets them there or from Python, as `state` holds
 SHARED, CHOICE = {"sync": True}, {"sync": True, "is_choice": True}
+# of the event loop, for a cancel to be read and handled even behind a few other messages
+TURNS_AFTER_A_RUN = 3
 IDLE = {"state": "idle", "text": "", "done": 0, "total": 0}
 
 
@@ -32,7 +34,8 @@ class LensWidget(anywidget.AnyWidget):
             name of one of `lenses`.
         lenses: more lenses to switch between: a sequence, or a mapping from name to lens.
         strict: refuse a model whose decoded last row is not its own logits; False shows it with a red badge.
-        state: `w.state` of an earlier widget, to begin with its choices.
+        state: `w.state` of an earlier widget, to begin with its choices; a selection beyond this prompt is
+            left out.
         choices: any trait of the widget, `k=10` or `metric="entropy"` say.
     Raises:
         LensError: a prompt, model or choice that does not fit, in one sentence.
@@ -52,7 +55,7 @@ class LensWidget(anywidget.AnyWidget):
     selection = t.Dict(allow_none=True, default_value=None).tag(**CHOICE)
     metric = t.Enum(METRICS, default_value="prob").tag(**CHOICE)
     k = t.Int(5, min=1, max=100).tag(**CHOICE)
-    card_k = t.Int(20, min=1, max=1000).tag(**CHOICE)
+    card_k = t.Int(20, min=1, max=MOST_ON_A_CARD).tag(**CHOICE)
     site = t.Unicode("resid_post").tag(**CHOICE)
     lens = t.Unicode("logit").tag(**CHOICE)
     stride = t.Int(1, min=1).tag(**CHOICE)
@@ -82,13 +85,15 @@ class LensWidget(anywidget.AnyWidget):
         session = Session(model, lens, lenses, strict=strict)
         self._next_run: Any = session.execute(prompt)
         self._session = session
+        self._latest = self._next_run.id  # of the runs, in whatever order they come to be shown
         self._tasks = Tasks(self._reply, self._progress)
         if lens is not None or "lens" not in begin:
             begin["lens"] = session.first_lens
         selection = begin.pop("selection", None)
         super().__init__(prompt=as_asked(self._next_run), **begin)
         self._publish()
-        self.selection = selection
+        if "selection" in choices or self._has(selection):
+            self.selection = selection
         self.on_msg(self._receive)
 
     # what Python asks
@@ -174,6 +179,7 @@ class LensWidget(anywidget.AnyWidget):
         if "_session" not in self.__dict__:  # a widget that was refused is closed when it is collected
             return
         super().close()
+        self._latest = ""
         self._session.release()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
@@ -187,12 +193,33 @@ class LensWidget(anywidget.AnyWidget):
         # run before the trait changes, so that a prompt that fails leaves everything as it was; the same
         # prompt again is no change, and a run made for it would be shown for the next one
         if self._next_run is None and proposal["value"] != self.prompt:
-            self.set_trait("status", {**IDLE, "state": "working", "text": "Running the model"})
-            try:
-                self._next_run = self._session.execute(proposal["value"])
-            finally:
-                self.set_trait("status", IDLE)
+            self._next_run = self._execute(proposal["value"])
         return proposal["value"]
+
+    def _execute(self, prompt: Any) -> Any:
+        self.set_trait("status", {**IDLE, "state": "working", "text": "Running the model"})
+        try:
+            run = self._session.execute(prompt)
+        finally:
+            self.set_trait("status", IDLE)
+        self._latest = run.id
+        return run
+
+    def _run_in_slices(self, prompt: Any) -> Generator[tuple[int, int], None, None]:
+        """Run a prompt of the page and show it, unless by then it was cancelled or another has been run."""
+        if prompt == self.prompt:
+            return
+        run = self._execute(prompt)
+        # nothing is heard during a forward: what came meanwhile is heard now, before the run is shown
+        for _ in range(TURNS_AFTER_A_RUN):
+            yield run.n_layers, run.n_layers
+        if run.id != self._latest:
+            raise Cancelled("Another prompt was run meanwhile, and is shown.")
+        self._next_run = run
+        try:
+            self.prompt = prompt
+        finally:
+            self._next_run = None
 
     @t.observe("prompt")
     def _on_prompt(self, _change: Any) -> None:
@@ -223,9 +250,15 @@ class LensWidget(anywidget.AnyWidget):
         with self.hold_sync():
             self.set_trait("snapshot", self._snapshot())
             cell, self.selection = self.selection, None
-            rows = self._session.layers(self.site, self.lens)
-            if cell and cell["position"] < self._session.run.seq and cell["layer"] in rows:
+            if self._has(cell):
                 self.selection = cell
+
+    def _has(self, cell: Any) -> bool:
+        """Whether a cell chosen before, on another prompt perhaps, is one of this grid's."""
+        if cell is None:
+            return False
+        rows, cell = self._session.layers(self.site, self.lens), as_selection(cell)
+        return cell["layer"] in rows and 0 <= cell["position"] < self._session.run.seq
 
     def _snapshot(self) -> dict[str, Any]:
         """The whole grid where it is small; else as many of the newest columns as fit."""
@@ -257,8 +290,19 @@ class LensWidget(anywidget.AnyWidget):
         if cell is None:
             self.set_trait("decoded", None)
         elif card is None or any(card[name] != cell[name] for name in cell):
-            asked: dict[str, Any] = {**cell, **self._reading, "k": self.card_k}
-            self.set_trait("decoded", self._session.decode(DecodeRequest(self._session.run.id, **asked)))
+            self._decode(**cell)
+
+    @t.observe("card_k")
+    def _on_card_k(self, _change: Any) -> None:
+        card: Any = self.decoded
+        if card is not None and card["k"] != min(self.card_k, self._session.labels.d_vocab):
+            as_it_is = {name: card[name] for name in ("layer", "position", "site", "lens", "temperature")}
+            self._decode(**as_it_is, track=[token["id"] for token in card["tracked"]])
+
+    def _decode(self, **asked: Any) -> None:
+        """Decode the selected cell; what is not asked is as the grid is read."""
+        request: dict[str, Any] = {**self._reading, "k": self.card_k, **asked}
+        self.set_trait("decoded", self._session.decode(DecodeRequest(self._session.run.id, **request)))
 
     @t.validate("pins")
     def _validate_pins(self, proposal: Any) -> Any:
@@ -295,7 +339,7 @@ class LensWidget(anywidget.AnyWidget):
         """One request's work, in slices; returns the reply's value. What changes a trait is done here."""
         match message.get("kind"):
             case "run":
-                self.prompt = message.get("prompt")
+                yield from self._run_in_slices(message.get("prompt"))
                 return {"run_id": self._session.run.id}
             case "decode" if message.get("select", True):
                 card = self._session.decode(DecodeRequest.parse(message))

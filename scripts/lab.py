@@ -48,8 +48,12 @@ def main() -> None:
     command = [sys.executable, "-m", "jupyter", "lab", str(EXAMPLES / "quickstart.ipynb")]
     command += [f"--ServerApp.root_dir={EXAMPLES}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
     command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--log-level=WARN"]
-    # Nothing here asks the network whether there is a newer release.
-    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command += ["--LabApp.log_level=WARN"]
+    # Nothing here asks the network for news or a newer release; a dialog about news would cover the card.
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]
+    # Defaults that are warned about: a timeout beyond the interval, a kernel's traffic in plain text.
+    command += ["--ServerApp.tornado_settings={'ws_ping_timeout': 30000}"]
+    command += ["--KernelManager.transport_encryption=auto"]
     command += [] if has_display() else ["--no-browser"]
     command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     os.execv(sys.executable, command)

@@ -10,6 +10,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = [sys.executable, str(ROOT / "scripts" / "lab.py")]
 
@@ -57,9 +59,33 @@ def test_lab_prints_an_address_that_answers_on_the_asked_port(tmp_path):
         contents = f"http://127.0.0.1:{port}/api/contents/quickstart.ipynb?token={token}"
         with urllib.request.urlopen(contents, timeout=60) as answer:
             assert b"lenswidget" in answer.read()
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            assert b'"news": {"disabled": true}' in answer.read()
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.communicate(timeout=30)
+
+
+@pytest.mark.parametrize("target", ["lab", "dev"])
+def test_make_leaves_the_number_of_threads_unset(target):
+    """An empty OMP_NUM_THREADS is a complaint of libgomp's, in a red box, in the notebook's first cell."""
+    shown = subprocess.run(
+        ["make", "-n", target, "PORT=8889"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    recipe = shown.stdout.splitlines()[-1]
+    assert 'python scripts/lab.py "8889"' in recipe
+    start = recipe[recipe.index("env -u") :].replace(
+        "scripts/lab.py", "-c 'import os; print(dict(os.environ))'"
+    )
+    done = subprocess.run(
+        ["bash", "-c", start],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert "'PATH'" in done.stdout
+    assert "OMP_NUM_THREADS" not in done.stdout
 
 
 def test_a_port_in_use_is_named_with_what_to_do(tmp_path):

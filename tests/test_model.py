@@ -48,6 +48,24 @@ def test_every_row_of_a_batch_is_what_its_prompt_is_alone(make, side):
             assert torch.allclose(row[mask.bool()], alone, atol=1e-5)
 
 
+def test_a_model_knows_the_code_that_makes_it_again(tmp_path):
+    folder = str(tmp_path)
+    gpt2().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    assert lw.LanguageModel(folder).source == f"lw.LanguageModel({folder!r})"
+    options = {"revision": "main", "dtype": torch.bfloat16, "token": "hf_secret", "blocks": "transformer.h"}
+    source = lw.LanguageModel(folder, **options).source
+    assert (
+        source
+        == f"lw.LanguageModel({folder!r}, blocks='transformer.h', revision='main', dtype=torch.bfloat16)"
+    )
+    again = eval(source)
+    assert again.source == source
+    assert again.hf_model.dtype is torch.bfloat16
+    assert lw.LanguageModel(folder, config=gpt2().config).source is None
+    assert lw.LanguageModel(gpt2(), tokenizer()).source is None
+
+
 def test_a_model_that_cannot_bear_padding_on_the_left_says_so_and_the_remedy_works():
     rwkv = seeded(transformers.RwkvForCausalLM, **SIZES, attention_hidden_size=32, context_length=64)
     model = lw.LanguageModel(rwkv, tokenizer())

@@ -58,6 +58,21 @@ def test_fragments_are_joined_into_their_character(demo_model):
     assert [c for c in labels.joined(ids) if c] == ["🫠"] * len(fragments)
 
 
+@pytest.mark.parametrize(
+    ("hidden", "shown"), [("\u202e", "⟨202E⟩"), ("\u2028", "⟨2028⟩"), ("\u200b", "⟨200B⟩")]
+)
+def test_a_joined_character_that_would_not_be_seen_is_made_visible(demo_model, hidden, shown):
+    labels = Labels(demo_model.tokenizer, 49_152)
+    ids = [i for byte in hidden.encode() for i in [byte_token(demo_model.tokenizer, byte)]]
+    assert "".join(demo_model.tokenizer.decode(ids)) == hidden
+    assert labels.joined(ids) == [shown] * len(ids)
+
+
+def byte_token(tokenizer, byte: int) -> int:
+    stand_in = next(character for character, b in byte_of_character().items() if b == byte)
+    return tokenizer.convert_tokens_to_ids(stand_in)
+
+
 def test_ids_that_print_alike_are_told_apart_in_hex(demo_model):
     labels = Labels(demo_model.tokenizer, 49_152)
     alike = [i for i in range(49_152) if demo_model.tokenizer.decode([i]) == "\ufffd"]

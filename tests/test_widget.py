@@ -1,5 +1,6 @@
 """The widget from Python: traits, messages, and what bad input leaves standing."""
 
+import asyncio
 import csv
 import gc
 import itertools
@@ -9,6 +10,7 @@ import pytest
 import torch
 from ipywidgets.widgets.widget import _instances
 
+import lenswidget as lw
 from lenswidget.errors import CellError, LensError, PromptError
 from lenswidget.widget import LensWidget
 from lenswidget.wire import unpack
@@ -53,6 +55,18 @@ def test_first_state_is_enough_to_draw(demo_model, widget):
     assert arrays["ids"].shape == (31, len(ids), 5)
     assert demo_model.tokenizer.decode(arrays["ids"][-1, -1, :1].tolist()) == " Paris"
     assert sum(map(len, widget.snapshot["buffers"])) <= 50_000
+
+
+@pytest.mark.parametrize("view", [{}, {"site": "mlp_out", "lens": "upper"}])
+def test_a_run_tells_the_models_own_next_token_whatever_is_looked_at(demo_model, view):
+    widget = LensWidget(demo_model, PROMPT, lenses=[UpperLayers()], **view)
+    ids = torch.tensor([demo_model.tokenizer.encode(PROMPT)])
+    with torch.no_grad():
+        log_probs = demo_model.hf_model(ids).logits[0, -1].double().log_softmax(-1)
+    found = widget.run["next"]
+    assert found["id"] == log_probs.argmax()
+    assert found["log_prob"] == pytest.approx(log_probs.max().item(), abs=1e-4)
+    assert widget.run["labels"][str(found["id"])] == ["␣Paris", "text", " Paris"]
 
 
 def test_grid_and_card_agree(widget, page):
@@ -121,6 +135,61 @@ def test_a_bad_prompt_raises_and_loses_nothing(widget, page, prompt):
     assert widget.status["state"] == "idle"
 
 
+def test_another_number_of_tokens_decodes_the_open_card_again(widget, page):
+    widget.card_k = 30
+    assert widget.decoded is None
+    asked = {"layer": 12, "position": 4, "site": "attn_out", "lens": "logit", "temperature": 2.0}
+    page.ask("decode", run_id=widget.run["id"], k=30, track=[7042], **asked)
+    before = widget.decoded
+    widget.card_k = 7
+    assert len(widget.decoded["ids"]) == 7
+    kept = ("layer", "position", "site", "lens", "temperature", "entropy_nats", "tracked")
+    assert {name: widget.decoded[name] for name in kept} == {name: before[name] for name in kept}
+    assert widget.decoded["ids"] == before["ids"][:7]
+    assert [token["id"] for token in before["tracked"]] == [7042]
+
+
+def test_a_stop_during_the_forward_discards_the_run(widget, page):
+    before = (widget.prompt, widget.run, widget.snapshot)
+
+    async def main():
+        # what a kernel's loop does with messages that arrived during the forward: they come after it, in turn
+        widget._receive(widget, {"id": "stopped", "kind": "run", "prompt": "One two"}, [])
+        widget._receive(widget, {"id": "stop", "kind": "cancel", "target": "stopped"}, [])
+        await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+    replies = {c["id"]: c for c, _ in page.sent if "kind" not in c}
+    assert replies["stopped"]["error"]["type"] == "Cancelled"
+    assert (widget.prompt, widget.run, widget.snapshot) == before
+    assert widget.status["state"] == "idle"
+    widget.prompt = "Three four five"
+    assert widget.run["prompt"] == "Three four five"
+    widget.prompt = "One two"
+    assert widget.run["prompt"] == "One two"
+
+
+def test_of_two_runs_the_later_is_shown_and_the_earlier_is_told(widget, page):
+    async def main():
+        widget._receive(widget, {"id": "a", "kind": "run", "prompt": "One two"}, [])
+        widget._receive(widget, {"id": "b", "kind": "run", "prompt": "Three four"}, [])
+        await asyncio.sleep(0.1)
+        widget._receive(widget, {"id": "c", "kind": "run", "prompt": "Five six"}, [])
+        widget.prompt = "Seven eight"
+        await asyncio.sleep(0.1)
+        widget._receive(widget, {"id": "d", "kind": "run", "prompt": "Nine ten"}, [])
+        widget.close()
+        await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+    replies = {c["id"]: c for c, _ in page.sent if "kind" not in c}
+    assert "Another prompt was run" in replies["a"]["error"]["message"]
+    assert "value" in replies["b"]
+    assert replies["c"]["error"]["type"] == replies["d"]["error"]["type"] == "Cancelled"
+    assert widget.run["prompt"] == "Seven eight"
+    assert widget._session._run is None
+
+
 def test_a_new_prompt_runs_and_keeps_the_selected_cell(widget):
     widget.selection = {"layer": 29, "position": 3}
     first = widget.decoded
@@ -173,11 +242,12 @@ def test_a_bad_message_gets_the_kernels_words(widget, page, kind, fields, said):
     assert said in reply["error"]["message"]
 
 
-def test_copied_code_reproduces_the_card(demo_model, widget, page):
+def test_copied_code_reproduces_the_card(widget, page):
     asked = {"layer": 20, "position": 8, "site": "resid_post", "lens": "logit", "k": 7, "temperature": 0.5}
     code, _ = page.ask("code", **asked)
     card, _ = page.ask("decode", run_id=widget.run["id"], select=False, **asked)
-    names = {"model": demo_model}
+    assert "    model = lw.demo_model()\n" in code["value"]["code"]
+    names = {}
     exec(code["value"]["code"], names)
     assert names["top"].indices.tolist() == card["value"]["ids"]
     # the card sums its best logits in float64, the trace in float32: up to 1e-4 apart, twice that at 0.5
@@ -186,12 +256,38 @@ def test_copied_code_reproduces_the_card(demo_model, widget, page):
     )
 
 
+def test_copied_code_says_what_it_cannot_load(demo_model):
+    asked = {"layer": 20, "position": 2, "site": "resid_post", "lens": "logit", "k": 3, "temperature": 1}
+    own = lw.LanguageModel(demo_model.hf_model, demo_model.tokenizer)
+    reply, _ = Page(LensWidget(own, "One two three")).ask("code", **asked)
+    code = reply["value"]["code"]
+    assert "# model: your LanguageModel of a LlamaForCausalLM that you loaded yourself\n" in code
+    names = {"model": own}
+    exec(code, names)
+    assert len(names["top"].indices) == 3
+
+
 def test_state_begins_another_widget(demo_model, widget):
     widget.k, widget.metric, widget.selection = 3, "entropy", {"layer": 2, "position": 1}
     widget.track(" Paris")
     again = LensWidget(demo_model, PROMPT, state=widget.state)
     assert again.state == widget.state
     assert again.decoded["ids"] == widget.decoded["ids"]
+
+
+def test_what_a_shorter_prompt_does_not_have_is_left_out_of_a_state(demo_model, widget):
+    widget.selection = {"layer": 2, "position": 8}
+    widget.trajectory = {"metric": "prob", "positions": [8]}
+    widget.cards = [{"layer": 2, "position": 8, "site": "resid_post", "lens": "logit"}]
+    again = LensWidget(demo_model, "Hi", state=widget.state)
+    assert again.selection is again.decoded is None
+    assert again.trajectory == widget.trajectory
+    assert again.cards == widget.cards
+    for chosen in ({}, {"state": widget.state}):
+        with pytest.raises(CellError, match="position 8"):
+            LensWidget(demo_model, "Hi", selection=widget.selection, **chosen)
+    with pytest.raises(CellError, match="selection must be"):
+        LensWidget(demo_model, "Hi", state={"selection": {"layer": 2}})
 
 
 def test_track_pins_and_reads_every_cell(demo_model, widget):
@@ -209,6 +305,7 @@ def test_track_pins_and_reads_every_cell(demo_model, widget):
 
 
 PIN, CARD = {"ids": [5], "label": "five", "color": 0}, {"layer": 3, "position": 1, "site": "resid_post"}
+KEPT = {**CARD, "lens": "logit"}
 
 
 @pytest.mark.parametrize(
@@ -217,7 +314,16 @@ PIN, CARD = {"ids": [5], "label": "five", "color": 0}, {"layer": 3, "position": 
         ("pins", [PIN], [{**PIN, "ids": []}], "Each pin must be"),
         ("pins", [PIN], [{**PIN, "ids": [10**6]}], "token 1000000"),
         ("pins", [PIN], [{"ids": [5]}], "Each pin must be"),
-        ("cards", [{**CARD, "lens": "logit"}], [CARD], "Each card must be"),
+        ("cards", [KEPT], [CARD], "Each card must be"),
+        (
+            "cards",
+            [{**KEPT, "k": 1000, "temperature": 0.5}],
+            [{**KEPT, "k": 1001}],
+            "1 to 1000 .* asked for 1001",
+        ),
+        ("cards", [{**KEPT, "k": 1}], [{**KEPT, "k": 0}], "asked for 0"),
+        ("cards", [{**KEPT, "temperature": 2.0}], [{**KEPT, "temperature": 0}], "temperature is 0"),
+        ("cards", [KEPT], [{**KEPT, "k": "5"}], "Each card must be"),
         ("trajectory", {"metric": "rank", "positions": [1]}, {"metric": "kl", "positions": []}, "trajectory"),
         ("trajectory", {"metric": "rank", "positions": [1]}, {"metric": "rank"}, "trajectory must be"),
         ("rank_token", 5, 10**6, "token 1000000"),
@@ -252,8 +358,6 @@ def test_two_widgets_on_one_model_do_not_disturb_each_other(demo_model, widget):
 
 
 def test_ids_without_a_tokenizer_are_shown_as_numbers(demo_model):
-    import lenswidget as lw
-
     bare = lw.LanguageModel(demo_model.hf_model, None)
     widget = LensWidget(bare, [504, 414, 46682])
     assert widget.run["labels"]["504"][0] == "#504"
