@@ -35,7 +35,7 @@ def test_attributes_and_indices_lead_to_the_same_node(model):
 def test_a_misspelt_assignment_is_refused_and_changes_nothing(model):
     with model.trace("The city of Paris"):
         for node in (model, model.lm_head, model.transformer.h[0]):
-            with pytest.raises(AttributeError, match=r"Asked to set .*\.outptu, .*Did you mean 'output'\?"):
+            with pytest.raises(AttributeError, match=r"Asked to set .*\.outptu; .*Did you mean 'output'\?"):
                 node.outptu = 0
         with pytest.raises(AttributeError, match=r"To change the module itself, use \.wrapped"):
             model.lm_head.weight = 0
