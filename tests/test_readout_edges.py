@@ -229,7 +229,7 @@ def test_progress_ends_with_all_cells_and_true_shows_a_bar(run, capsys):
         ({"cells": Cells([0], [11])}, CellError, "position 11"),
         ({"k": 0}, CellError, "k from 1 to 5003"),
         ({"k": 5004}, CellError, "5004 best tokens of 5003"),
-        ({"track": 5}, CellError, "tokens 5: pass a list of ids, as [5]."),
+        ({"track": 5}, CellError, "tokens 5: pass a list of token ids"),
         ({"track": [5003]}, CellError, "token 5003: pass ids, integers from 0 to 5002"),
         ({"metrics": ("entropy", "perplexity")}, LensError, "any of entropy, kl, agrees"),
         ({"metrics": "entropy"}, LensError, "pass a list"),
