@@ -184,10 +184,12 @@ export class Root {
     const hadFocus = this.#hasFocus();
     if (!sameItems(topKey, this.#topKey)) {
       patch(this.#top, [promptForm(app), infoLine(app), notice(app), controls(app), legend(app)]);
-      this.#tooltip.hide();
     }
     this.#topKey = topKey;
+    const shape = this.grid.currentShape();
     this.grid.draw();
+    // another cell has come under the pointer
+    if (shape !== this.grid.currentShape()) this.#tooltip.hide();
     patch(this.#side, [help(app), this.#mainCard(), !run && h("p.lw-dim", "No run yet.")]);
     if (state.n_opened > this.#n_opened && !state.isPatient) this.#reveal(state.n_opened);
     patch(this.#kept, [run && keptCards(state).map((ref) => cardView(app, keyOf(ref), ref, run))]);
