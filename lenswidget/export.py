@@ -94,7 +94,9 @@ def static_state(
         raise LensError(f"Asked to store the {k} best tokens of each cell: choose k from 1 to 100.")
     names = (name for name in widget.trait_names(sync=True) if not name.startswith("_"))
     state = {name: getattr(widget, name) for name in names if name not in NOT_SHOWN}
-    packed = widget.packed_grid(k=k, metrics=METRICS, progress=progress)
+    # the token of the metric "rank", which must be there for the colours to be chosen
+    ranked = state["run"]["next"]["id"] if widget.rank_token is None else widget.rank_token
+    packed = widget.packed_grid(k=k, metrics=METRICS, track=(ranked,), progress=progress)
     if progress is not None:
         n_cells = len(packed.header["layers"]) * len(packed.header["positions"])
         progress(n_cells, n_cells)

@@ -151,6 +151,7 @@ class LensWidget(anywidget.AnyWidget):
         k: int | None = None,
         metrics: tuple[str, ...] = ("entropy", "agrees"),
         newest: int | None = None,
+        track: tuple[int, ...] = (),
         progress: Any = None,
     ) -> Packed:
         """The grid as the page takes it, with the widget's site, lens and pins.
@@ -159,10 +160,12 @@ class LensWidget(anywidget.AnyWidget):
             k: top tokens of each cell; None is the widget's.
             metrics: of `lenswidget.readout.read`.
             newest: only so many of the last positions.
+            track: token ids to rank besides those that are pinned.
             progress: called with `(done, total)` cells.
         """
         run = self._session.run
         reading = self._reading
+        reading["track"] = list(dict.fromkeys([*reading["track"], *track]))
         if k is not None:
             reading["k"] = k
         request = ReadRequest(

@@ -413,7 +413,7 @@ def test_a_saved_file_works_without_a_kernel_and_says_what_it_lacks(widget, brow
         expect(page.locator("[data-card=main] tbody tr")).to_have_count(10)
         # the pin was tracked when the file was made, so its course has every layer
         expect(page.locator(".lw-dot")).to_have_count(31)
-        for metric in ("entropy", "kl", "agrees", "log_prob"):
+        for metric in ("entropy", "kl", "rank", "agrees", "log_prob"):
             page.get_by_label("Colour").select_option(metric)
             expect(page.locator(".lw-body .is-missing")).to_have_count(0)
         page.get_by_role("button", name="Code").click()
