@@ -69,8 +69,14 @@ def test_lab_prints_an_address_that_answers_on_the_asked_port(tmp_path):
 @pytest.mark.parametrize("target", ["lab", "dev"])
 def test_make_leaves_the_number_of_threads_unset(target):
     """An empty OMP_NUM_THREADS is a complaint of libgomp's, in a red box, in the notebook's first cell."""
+    # the tests may themselves be run by make, which then says into which folder it goes
     shown = subprocess.run(
-        ["make", "-n", target, "PORT=8889"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "-n", "--no-print-directory", target, "PORT=8889"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
     )
     recipe = shown.stdout.splitlines()[-1]
     assert 'python scripts/lab.py "8889"' in recipe
