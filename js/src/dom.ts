@@ -36,6 +36,12 @@ export function div(className: string, role: string | null = null): HTMLDivEleme
   return element;
 }
 
+/** Does something in an element have the focus, and can it keep it? A shadow root has a focus of its own. */
+export function hasFocus(element: Element): boolean {
+  const { activeElement } = element.getRootNode() as Document | ShadowRoot;
+  return !!activeElement && element.contains(activeElement) && !activeElement.matches(":disabled");
+}
+
 function isProps(value: Props | Child): value is Props {
   return !!value && typeof value === "object" && !Array.isArray(value) && !("tag" in value);
 }

@@ -1,5 +1,5 @@
 import type { App } from "../app.ts";
-import { div } from "../dom.ts";
+import { div, hasFocus } from "../dom.ts";
 import { atEnd, on } from "../events.ts";
 import { layerName } from "../format.ts";
 import {
@@ -142,7 +142,7 @@ export class GridView {
     this.element.hidden = !run;
     if (!run) return;
     // asked first: what scrolls out of view takes the focus with it
-    const hadFocus = this.#hasFocusInside();
+    const hadFocus = hasFocus(this.element);
     this.#reshape(run);
     const shape = this.#shape as Shape;
     const window = windowOf(shape, this.#scroll());
@@ -173,11 +173,6 @@ export class GridView {
     const { focus } = this.#app.get();
     const place = focus ? placeOf(shape, focus) : { row: 0, col: shape.cols.length - 1 };
     return place.row < 0 || place.col < 0 ? { row: 0, col: shape.cols.length - 1 } : place;
-  }
-
-  #hasFocusInside(): boolean {
-    const root = this.element.getRootNode() as Document | ShadowRoot;
-    return !!root.activeElement && this.element.contains(root.activeElement);
   }
 
   /** The focused cell may leave the page while it scrolls: the grid itself then holds the focus and the keys. */

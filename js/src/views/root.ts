@@ -1,5 +1,5 @@
 import type { App } from "../app.ts";
-import { type Child, delegate, div, h, patch } from "../dom.ts";
+import { type Child, delegate, div, h, hasFocus, patch } from "../dom.ts";
 import { atEnd, on } from "../events.ts";
 import { keptCards, runOf, sameCell, sameItems } from "../selectors.ts";
 import { keyOf, MAIN } from "../state.ts";
@@ -138,12 +138,6 @@ export class Root {
     if (cell) moveFocus(this.#app, this.grid, cell);
   }
 
-  /** Does something in here have the focus, and can it keep it? */
-  #hasFocus(): boolean {
-    const { activeElement } = this.element.getRootNode() as Document | ShadowRoot;
-    return !!activeElement && this.element.contains(activeElement) && !activeElement.matches(":disabled");
-  }
-
   /** Go to the search box of the card, or to that of the pins when no card is open. */
   #search(): void {
     const boxes = [...this.element.getElementsByTagName("input")].filter((box) => box.dataset.search);
@@ -181,7 +175,7 @@ export class Root {
     const { focus, cards: _, said, traits, ...own } = state;
     const { selection, decoded, cards, trajectory, ...looks } = traits;
     const topKey = [...Object.values(own), ...Object.values(looks), app.theme()];
-    const hadFocus = this.#hasFocus();
+    const hadFocus = hasFocus(this.element);
     if (!sameItems(topKey, this.#topKey)) {
       patch(this.#top, [promptForm(app), infoLine(app), notice(app), controls(app), legend(app)]);
     }
@@ -199,7 +193,7 @@ export class Root {
     if (this.#line.textContent !== text) this.#line.textContent = text;
     this.#tooltip.draw();
     // a control that went away, or can be used no more, leaves its focus to the grid
-    if (hadFocus && !this.#hasFocus()) this.#focusGrid();
+    if (hadFocus && !hasFocus(this.element)) this.#focusGrid();
   }
 
   /** In a narrow or low notebook a card may open out of sight: bring its head in view, and no more than that. */
