@@ -103,9 +103,8 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     if (waitTimer !== undefined || !transport.pending().length || store.get().connection !== "live") return;
     waitTimer = setTimeout(() => {
       waitTimer = undefined;
-      if (transport.pending().length && !store.get().running) {
-        local({ connection: "waiting" });
-      }
+      const { running, connection } = store.get();
+      if (transport.pending().length && !running && connection === "live") local({ connection: "waiting" });
     }, WAITING_AFTER_MS);
   }
 
@@ -181,7 +180,11 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     if ("decoded" in traits) flush();
   };
   listen(model, heard, signal);
-  onDisconnect(model, () => local({ connection: "gone" }), signal);
+  const gone = () => {
+    local({ connection: "gone" });
+    transport.drop();
+  };
+  onDisconnect(model, gone, signal);
   atEnd(signal, () => {
     cancelAnimationFrame(frame);
     clearTimeout(waitTimer);

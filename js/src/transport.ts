@@ -43,6 +43,8 @@ export interface Transport {
   request<K extends Kind>(kind: K, ask: Requests[K]["ask"]): Pending<K>;
   /** Requests without a reply so far. */
   pending(): readonly string[];
+  /** The kernel is gone: what is still open will not be answered. */
+  drop(): void;
 }
 
 interface Waiting {
@@ -50,10 +52,13 @@ interface Waiting {
   reject(error: KernelError): void;
 }
 
+const disconnected = () =>
+  new KernelError("Disconnected", "No kernel takes this. Run the cell again to reconnect.");
+
 /**
  * Requests over `model.send` and `msg:custom`, which every host has. Replies go to all views of a widget, so ids
  * carry the view's own name. There is no timeout: a kernel that is busy answers later. When the view goes, nobody
- * waits any more for what is still open.
+ * waits any more for what is still open; when the kernel goes, whoever waits is told.
  */
 export function createTransport(model: HostModel, events: TransportEvents, signal: AbortSignal): Transport {
   const view = Math.random().toString(36).slice(2, 10);
@@ -91,11 +96,15 @@ export function createTransport(model: HostModel, events: TransportEvents, signa
           model.send({ id, kind, ...ask });
         } catch {
           waiting.delete(id);
-          reject(new KernelError("Disconnected", "No kernel takes this. Run the cell again to reconnect."));
+          reject(disconnected());
         }
       });
       return { id, reply };
     },
     pending: () => [...waiting.keys()],
+    drop() {
+      for (const { reject } of waiting.values()) reject(disconnected());
+      waiting.clear();
+    },
   };
 }

@@ -51,3 +51,12 @@ test("a host that cannot send rejects instead of waiting for ever", async () => 
   };
   await expect(transport.request("ping", {}).reply).rejects.toMatchObject({ type: "Disconnected" });
 });
+
+test("whoever waits is told that the kernel went", async () => {
+  const { kernel, transport } = setUp();
+  kernel.isSilent = true;
+  const { reply } = transport.request("ping", {});
+  transport.drop();
+  await expect(reply).rejects.toMatchObject({ type: "Disconnected" });
+  expect(transport.pending()).toEqual([]);
+});
