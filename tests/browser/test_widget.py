@@ -442,7 +442,7 @@ def test_a_restarted_kernel_leaves_the_grid_readable_and_says_so(widget):
     widget.open_card(15, 8)
     # the kernel goes while a click waits for it, and does so for good
     widget.cell(16, 8).evaluate(
-        """cell => { cell.click(); jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }"""
+        "cell => { cell.click(); jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }"
     )
     widget.root.get_by_text("Kernel gone").wait_for(timeout=60_000)
     widget.root.get_by_text("No kernel takes this").wait_for()
