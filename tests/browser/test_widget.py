@@ -441,9 +441,8 @@ def test_no_accessibility_violation(widget):
 def test_a_restarted_kernel_leaves_the_grid_readable_and_says_so(widget):
     widget.open_card(15, 8)
     # the kernel goes while a click waits for it, and does so for good
-    widget.cell(16, 8).evaluate(
-        "cell => { cell.click(); jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }"
-    )
+    restart = "jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
+    widget.cell(16, 8).evaluate(f"async cell => {{ cell.click(); await {restart}; }}")
     widget.root.get_by_text("Kernel gone").wait_for(timeout=60_000)
     widget.root.get_by_text("No kernel takes this").wait_for()
     widget.page.wait_for_timeout(2_000)
