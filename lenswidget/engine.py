@@ -39,7 +39,7 @@ class Engine(Protocol):
     def read_slices(
         self, run: Any, cells: Cells | None = None, **options: Any
     ) -> Generator[tuple[int, int], None, Readout]:
-        """The same in slices; options as `lenswidget.readout.read_slices` takes them, all of them."""
+        """The same in slices; options as `lenswidget.readout.read_slices` takes them."""
         ...
 
 

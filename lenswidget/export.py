@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lenswidget.asked import METRICS
 from lenswidget.errors import LensError
 
 # ipywidgets' own traits, which mean nothing outside a notebook
 NOT_SHOWN = frozenset({"layout", "tabbable", "tooltip"})
 OFFLINE = {"state": "offline", "text": "A saved file: no kernel is behind it.", "done": 0, "total": 0}
-METRICS = ("entropy", "kl", "agrees")
 
 # The policy forbids every request; the bundle is imported from the page's own memory, as a blob.
 PAGE = """<!doctype html>

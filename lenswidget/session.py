@@ -3,8 +3,8 @@
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from lenswidget import snippets
 from lenswidget.arrays import Readout
+from lenswidget.asked import rows
 from lenswidget.card import decode
 from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
@@ -12,8 +12,8 @@ from lenswidget.errors import CellError, FidelityError, LensError, PromptError
 from lenswidget.lenses import as_lens, check_carried, covered_layers, lenses_by_name
 from lenswidget.messages import as_asked, card_message, readout_message, run_message
 from lenswidget.model import LanguageModel
-from lenswidget.readout import rows
 from lenswidget.run import check_ids
+from lenswidget.snippets import cell_code, load_code
 from lenswidget.tasks import drain
 from lenswidget.tokens import Labels
 from lenswidget.wire import DecodeRequest, ReadRequest, label_to_list
@@ -89,8 +89,7 @@ class Session:
         """The run on show, as the page takes it."""
         run = self.run
         last = Cells([run.n_layers - 1], [run.seq - 1])
-        asked: dict[str, Any] = {"lens": None, "site": "resid_post", "k": 1, "track": (), "against": None}
-        answer = drain(self._engine.read_slices(run, last, **asked, metrics=(), logits=False))
+        answer = drain(self._engine.read_slices(run, last))
         return run_message(run, self.labels, tuple(self.lenses), answer)
 
     def layers(self, site: str, lens: str) -> list[int]:
@@ -115,8 +114,6 @@ class Session:
             k=min(request.k, self.labels.d_vocab),
             track=tuple(request.track),
             metrics=tuple(request.metrics),
-            against=None,
-            logits=False,
         )
         return readout_message(readout, request, places, self.labels)
 
@@ -169,10 +166,7 @@ class Session:
 
     def code(self, request: DecodeRequest) -> dict[str, Any]:
         """The trace that reproduces a card."""
-        names = ("layer", "position", "site", "lens", "k", "temperature")
-        cell = {name: getattr(request, name) for name in names}
-        load = snippets.load_code(self.model)
-        return {"code": snippets.cell_code(as_asked(self.run), load=load, **cell)}
+        return {"code": cell_code(as_asked(self.run), load_code(self.model), request)}
 
     def lens(self, name: str) -> Any:
         if name not in self.lenses:
