@@ -49,14 +49,15 @@ class Asked:
         )
         run.check(cells, site)
         check_carried(lens, np.unique(cells.layers).tolist(), run.n_layers)
-        run.check_tokens(self.k, self.track)
+        track = run.check_tokens(self.k, self.track)
         if self.against is not None:
             self._check_reference(_run(self.against, "compare with"), cells, lens)
         return replace(
             self,
             cells=cells,
             lens=lens,
-            track=torch.tensor(list(self.track), dtype=torch.long, device="cpu"),
+            k=int(self.k),
+            track=torch.tensor(track, dtype=torch.long, device="cpu"),
             metrics=_metrics(self.metrics),
         )
 

@@ -13,7 +13,7 @@ from lenswidget.arrays import Readout
 from lenswidget.asked import Asked
 from lenswidget.cells import Cells
 from lenswidget.decoding import TILE_BYTES, Decoder, is_out_of_memory
-from lenswidget.errors import Cancelled, FidelityWarning
+from lenswidget.errors import Cancelled, FidelityWarning, LensError
 from lenswidget.head import full_float32
 from lenswidget.measures import Tile, measure
 from lenswidget.tasks import drain
@@ -72,6 +72,10 @@ def read(
         run, cells, lens=lens, site=site, k=k, track=track, against=against, metrics=metrics,
         logits=logits, tile_bytes=tile_bytes, slice_s=slice_s,
     )  # fmt: skip
+    if not (cancelled is None or callable(cancelled)):
+        raise LensError(
+            f"Asked to read with cancelled={cancelled!r}; pass a function that says True to stop."
+        )
     report, close = _reporter(progress)
 
     def between(done: int, total: int) -> None:
@@ -101,6 +105,10 @@ def read_slices(
     leaves nothing behind.
     """
     checked = Asked(run, cells, **asked).checked()
+    limits: dict[str, Any] = {"tile_bytes": tile_bytes, "slice_s": slice_s}
+    for name, value in limits.items():
+        if not isinstance(value, (int, float)) or not value >= 0:
+            raise LensError(f"Asked to read with {name}={value!r}; pass a number, 0 or more.")
     out = _Arrays(checked)
     decoder: Decoder | None = None
     done, total = 0, len(checked.cells)
@@ -178,8 +186,12 @@ def _reporter(progress: Progress | bool | None) -> tuple[Progress, Callable[[], 
     """How to report, and how to stop reporting."""
     if progress is None or progress is False:
         return (lambda done, total: None), (lambda: None)
-    if progress is not True:
+    if callable(progress):
         return progress, (lambda: None)
+    if progress is not True:
+        raise LensError(
+            f"Asked to read with progress={progress!r}; pass True for a bar, or a function (done, total)."
+        )
     from tqdm.auto import tqdm
 
     bar = tqdm(unit="cell", desc="readout")
