@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lenswidget.cells import integers
 from lenswidget.errors import AnatomyError, CellError, LensMismatchError, PromptError
-from lenswidget.fitted import Provenance, ids_digest, load_pickled, model_name
+from lenswidget.fitted import Provenance, check_is_model, ids_digest, model_name
 from lenswidget.fitting import Progress, check_settings, counted, encode, frozen, uncached
 from lenswidget.jacobian import JacobianLens
+from lenswidget.lensfile import as_path, load_pickled
 
 PASS_BYTES = 512 << 20
 MAX_ROWS = 32
@@ -58,6 +60,7 @@ class Fit:
         checkpoint: str | Path | None,
     ) -> "Fit":
         """Everything that can be refused is refused here, before the first forward."""
+        check_is_model(model)
         check_settings(1, max_tokens=max_tokens, rows=1 if rows is None else rows)
         check_settings(0, skip_first=skip_first)
         anatomy = model.anatomy
@@ -81,7 +84,7 @@ class Fit:
             skip_first=skip_first,
             rows=rows,
             provenance=Provenance.of(model, ids, **settings),
-            checkpoint=None if checkpoint is None else Path(checkpoint),
+            checkpoint=None if checkpoint is None else as_path(checkpoint),
             sums={layer: torch.zeros(anatomy.d_model, anatomy.d_model, device="cpu") for layer in chosen},
         )
         if fit.checkpoint is not None and fit.checkpoint.exists():
@@ -268,7 +271,9 @@ def _near(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _chosen(layers: Sequence[int] | None, n_layers: int) -> list[int]:
-    chosen = sorted(set(range(n_layers - 1) if layers is None else layers))
+    chosen = sorted(
+        set(range(n_layers - 1) if layers is None else integers("layers to fit", layers).tolist())
+    )
     wrong = [layer for layer in chosen if not -1 <= layer <= n_layers - 2]
     if wrong or not chosen:
         raise CellError(

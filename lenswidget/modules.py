@@ -259,7 +259,9 @@ class TracedModel(TracedModule):
             as they were written.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: Any) -> None:
+        if not isinstance(module, nn.Module):
+            raise TraceError(f"Asked to trace a {type(module).__name__}. Give a torch.nn.Module.")
         # what torch.compile returns wraps the module that it runs
         module = getattr(module, "_orig_mod", module)
         super().__init__(None, Place("", module, ()))

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from lenswidget.errors import FidelityError, PromptError
-from lenswidget.fitted import Provenance, model_name
+from lenswidget.fitted import Provenance, check_is_model, model_name
 from lenswidget.fitting import Progress, check_settings, counted, encode, frozen, uncached
 from lenswidget.tuned import TunedLens, published_hashes
 
 TEXTS_PER_STEP = 4
 RIDGE = 1e-3
-LEARNING_RATE = (
-    4e-3  # of the size of the map: Adam steps alike whatever the gradient, and late maps are small
-)
+# of the size of the map: Adam steps alike whatever the gradient, and late maps are small
+LEARNING_RATE = 4e-3
 
 
 @dataclass
@@ -69,8 +68,9 @@ def fit(
     progress: Progress,
 ) -> TunedLens:
     """See `TunedLens.fit`."""
+    check_is_model(model)
     check_settings(1, max_tokens=max_tokens, cells_per_step=cells_per_step)
-    check_settings(0, n_steps=n_steps)
+    check_settings(0, n_steps=n_steps, seed=seed)
     ids = [text for text in encode(model, texts, max_tokens) if len(text)]
     if sum(map(len, ids)) < 2:
         raise PromptError("The texts to fit a tuned lens on hold fewer than two tokens; pass longer texts.")

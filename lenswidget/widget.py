@@ -1,6 +1,6 @@
 """The widget: traits that Python and the page share, and the messages between them. No arithmetic here."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -75,11 +75,15 @@ class LensWidget(anywidget.AnyWidget):
         lens: Any = None,
         lenses: Any = None,
         strict: bool = True,
-        state: dict[str, Any] | None = None,
+        state: Any = None,
         **choices: Any,
     ):
-        begin = {**(state or {}), **choices}
-        if unknown := sorted(set(begin) - set(self.trait_names())):
+        if not isinstance(state or {}, Mapping):
+            raise LensError(
+                f"The widget was given state={state!r:.80}; pass the `state` of another, or leave it out."
+            )
+        begin: dict[str, Any] = {**(state or {}), **choices}
+        if unknown := sorted(map(str, set(begin) - set(self.trait_names()))):
             known = ", ".join(self.trait_names(is_choice=True))
             raise LensError(f"The widget was given {', '.join(unknown)}, but what can be chosen is {known}.")
         session = Session(model, lens, lenses, strict=strict)
@@ -117,9 +121,12 @@ class LensWidget(anywidget.AnyWidget):
         return self.readout(**options).to_dataframe()
 
     def to_csv(self, path: str | Path, **options: Any) -> Path:
-        """Write `to_dataframe()` as a CSV file; returns its path."""
-        self.to_dataframe(**options).to_csv(path, index=False)
-        return Path(path)
+        """Write `to_dataframe()` as a CSV file; returns its path, absolute."""
+        from lenswidget.export import file_at
+
+        target = file_at(path)
+        self.to_dataframe(**options).to_csv(target, index=False)
+        return target
 
     def track(self, token: str | SupportsIndex, *, label: str | None = None) -> Readout:
         """Pin a token and read it at every layer and position.

@@ -140,8 +140,7 @@ def check_temperature(value: Any) -> float:
     Raises:
         LensError: not a finite number above 0.
     """
-    is_number = isinstance(value, Real) and value is not True
-    if is_number and math.isfinite(value) and value > 0:
+    if isinstance(value, Real) and value is not True and math.isfinite(value) and float(value) > 0:
         return float(value)
     raise LensError(
         f"The temperature is {value!r}. It must be a finite number above 0; 1 leaves logits as is."
