@@ -16,7 +16,6 @@ from lenswidget.fidelity import Fidelity, compare
 from lenswidget.head import Head, free_bytes, full_float32
 from lenswidget.prompts import takes
 from lenswidget.run import EMBED_SITE, Run
-from lenswidget.sites import SITES
 
 # How many of the last positions every run can be checked at; of a short prompt only the last, since the
 # model's own unembed would spend a tenth of the whole time on the others.
@@ -92,7 +91,7 @@ class LocalEngine:
                 prompt=prompt,
                 token_ids=ids[0].cpu(),
                 n_layers=model.anatomy.n_layers,
-                sites=_sites(model),
+                sites=model.layers.offered,
                 model=_describe(model.hf_model),
                 tail=tail,
                 tokenizer=model.tokenizer,
@@ -167,12 +166,6 @@ class _Capture:
         is_short = may_be_short and like.nbytes * n_rows > FREE_SHARE * free_bytes(like.device)
         device = torch.device("cpu") if self._place == "cpu" or is_short else like.device
         return torch.full(shape, torch.nan, dtype=like.dtype, device=device)
-
-
-def _sites(model: Any) -> tuple[str, ...]:
-    """The sites that some layer offers, in the order of the stream."""
-    offered = {site for layer in model.layers for site in layer.offered}
-    return tuple(site for site in SITES if site in offered)
 
 
 def _fidelity(tail: Any, last: Tensor, own: Tensor, decoded: Tensor | None) -> Fidelity:

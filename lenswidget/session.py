@@ -31,7 +31,9 @@ class Session:
         strict: refuse a run whose decoded last row is not the model's own logits.
 
     Attributes:
+        lenses: by name.
         first_lens: the name of the lens to begin with.
+        sites: what can be read of each layer.
     """
 
     def __init__(self, model: Any, lens: Any = None, lenses: Any = None, *, strict: bool = True):
@@ -44,6 +46,7 @@ class Session:
         self._run: Any = None
         self._prompt: Any = None
         self.labels = Labels(model.tokenizer, model.anatomy.d_vocab)
+        self.sites: tuple[str, ...] = model.layers.offered
         self.lenses, self.first_lens = _named(lens, lenses)
         for each in self.lenses.values():
             if hasattr(each, "check"):  # a fitted lens knows its model
@@ -169,9 +172,15 @@ class Session:
         return {"code": cell_code(as_asked(self.run), load_code(self.model), request)}
 
     def lens(self, name: str) -> Any:
-        if name not in self.lenses:
-            raise LensError(f"No lens is called {name!r} here: name one of {', '.join(self.lenses)}.")
+        """The lens of that name."""
+        self.check_known("lens", name)
         return self.lenses[name]
+
+    def check_known(self, kind: str, name: str) -> None:
+        """Raise a LensError unless there is a site, or a lens, of that name."""
+        known = self.lenses if kind == "lens" else self.sites
+        if name not in known:
+            raise LensError(f"No {kind} is called {name!r} here: name one of {', '.join(known)}.")
 
     def check_ids(self, ids: Sequence[Any]) -> None:
         """Raise a CellError unless all are ids of the vocabulary."""

@@ -60,6 +60,12 @@ class Layers:
         return (Layer(self._model, i) for i in range(len(self)))
 
     @property
+    def offered(self) -> tuple[str, ...]:
+        """The sites that some layer offers, in the order of the stream."""
+        offered = {site for layer in self for site in layer.offered}
+        return tuple(site for site in SITES if site in offered)
+
+    @property
     def embed(self) -> Tensor:
         """The stream that enters layer 0, `[batch, seq, d_model]`; assignable."""
         return self[0].resid_pre
