@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BatchEncoding
 
 from lenswidget.errors import LensError, ModelError, PromptError
+from lenswidget.generation import Generation
 from lenswidget.modules import TracedModel
 from lenswidget.order import Place
 from lenswidget.prompts import encode
@@ -117,7 +118,7 @@ class LanguageModel(TracedModel):
         inputs = self._inputs(prompt, kwargs, "left")
         inputs.pop("position_ids", None)  # generate keeps count of positions itself, from the mask
         generate: Any = self.hf_model.generate
-        return self._open(Inputs(generate, (), inputs), is_generation=True)
+        return self._open(Inputs(generate, (), inputs), Generation)
 
     @functools.cached_property
     def anatomy(self) -> Any:

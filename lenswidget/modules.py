@@ -272,15 +272,8 @@ class TracedModel(TracedModule):
             raise TraceError("trace() was given no input. Give it what the model's forward takes.")
         return self._open(Inputs(self._place.module, args, kwargs))
 
-    def _open(self, inputs: Inputs, *, is_generation: bool = False) -> Trace:
-        return Trace(
-            self._place.module,
-            inputs,
-            self._order,
-            self._lock,
-            is_block=self._is_block,
-            is_generation=is_generation,
-        )
+    def _open(self, inputs: Inputs, kind: type[Trace] = Trace) -> Trace:
+        return kind(self._place.module, inputs, self._order, self._lock, is_block=self._is_block)
 
     def _is_block(self, place: Place) -> bool:
         """Whether the output of this module has two faces; nothing of a plain module's has."""
