@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lenswidget.cells import integers
 from lenswidget.errors import LensError, PromptError
-from lenswidget.prompts import takes
 from lenswidget.watch import evaluation
 
 Progress = bool | Callable[[int, int], object]
@@ -69,11 +68,6 @@ def counted(total: int, progress: Progress, what: str, start: int = 0) -> Iterat
         yield done
     if callable(progress):
         progress(total, total)
-
-
-def uncached(model: Any) -> dict[str, bool]:
-    """What a `LanguageModel`'s forward is to be told so that it fills no cache; nothing where it has none."""
-    return {"use_cache": False} if takes(model.hf_model, "use_cache") else {}
 
 
 @contextmanager

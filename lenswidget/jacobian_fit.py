@@ -15,9 +15,10 @@ from torch import Tensor
 from lenswidget.cells import integers
 from lenswidget.errors import AnatomyError, CellError, LensMismatchError, PromptError
 from lenswidget.fitted import Provenance, check_is_model, ids_digest, model_name
-from lenswidget.fitting import Progress, check_settings, counted, encode, frozen, uncached
+from lenswidget.fitting import Progress, check_settings, counted, encode, frozen
 from lenswidget.jacobian import JacobianLens
 from lenswidget.lensfile import as_path, load_pickled
+from lenswidget.prompts import uncached
 
 PASS_BYTES = 512 << 20
 MAX_ROWS = 32
@@ -136,7 +137,7 @@ class Fit:
         """
         # the final position is neither source nor target, and no earlier one can see it
         prompt, first = ids[None, :-1].to(self.model.device), self.skip_first
-        given: dict[str, Any] = uncached(self.model)
+        given: dict[str, Any] = uncached(self.model.hf_model)
         if splits:
             with torch.no_grad():
                 begun = self.model.hf_model(prompt[:, :first], use_cache=True)
@@ -166,9 +167,9 @@ class Fit:
         ids = self.ids[0][None].to(self.model.device)
         with self.model.lock, frozen(self.model.hf_model), torch.no_grad():
             last = self.model.anatomy.n_layers - 1
-            with self.model.trace(ids, **uncached(self.model)):
+            with self.model.trace(ids, **uncached(self.model.hf_model)):
                 seen = self.model.layers[last].resid_post
-            with self.model.trace(ids[:, :-1], **uncached(self.model)):
+            with self.model.trace(ids[:, :-1], **uncached(self.model.hf_model)):
                 unseen = self.model.layers[last].resid_post
         if not _near(seen[:, :-1], unseen, unseen.dtype):
             raise AnatomyError(

@@ -209,3 +209,8 @@ def _bears_left_padding(hf_model: nn.Module, device: Any) -> bool:
 def takes(hf_model: nn.Module, name: str) -> bool:
     """Whether the model's forward has an argument of that name."""
     return name in inspect.signature(hf_model.forward).parameters
+
+
+def uncached(hf_model: nn.Module) -> dict[str, bool]:
+    """What a model's forward is to be told so that it fills no cache; nothing where it has none."""
+    return {"use_cache": False} if takes(hf_model, "use_cache") else {}

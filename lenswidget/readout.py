@@ -18,8 +18,6 @@ from lenswidget.head import full_float32
 from lenswidget.measures import Tile, measure
 from lenswidget.tasks import drain
 
-__all__ = ["Cells", "Readout", "logits", "read", "read_slices"]
-
 Progress = Callable[[int, int], None]
 
 

@@ -148,6 +148,7 @@ class Session:
 
     def decode(self, request: DecodeRequest) -> dict[str, Any]:
         """One cell decoded again, as a card message."""
+        # first, for the widget's name of the lens, which may not be the lens's own
         self.check(request.layer, request.position, request.site, request.lens)
         card = decode(
             self._current(request.run_id),
@@ -159,7 +160,6 @@ class Session:
             temperature=request.temperature,
             track=tuple(request.track),
         )
-        # the widget's name of the lens, which may not be the lens's own
         return {**card_message(card, self.labels), "lens": request.lens}
 
     def search(self, text: str, k: int) -> dict[str, Any]:

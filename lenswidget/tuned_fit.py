@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lenswidget.errors import FidelityError, PromptError
 from lenswidget.fitted import Provenance, check_is_model, model_name
-from lenswidget.fitting import Progress, check_settings, counted, encode, frozen, uncached
+from lenswidget.fitting import Progress, check_settings, counted, encode, frozen
+from lenswidget.prompts import uncached
 from lenswidget.tuned import TunedLens, published_hashes
 
 TEXTS_PER_STEP = 4
@@ -97,7 +98,7 @@ def fit(
 
 def _states(model: Any, ids: Tensor) -> list[Tensor]:
     """The streams of one text, `[seq, d_model]` float32: what enters block 0, what leaves each block."""
-    with torch.no_grad(), model.trace(ids[None].to(model.device), **uncached(model)):
+    with torch.no_grad(), model.trace(ids[None].to(model.device), **uncached(model.hf_model)):
         streams = [model.layers.embed, *(layer.resid_post for layer in model.layers)]
     return [stream[0].float() for stream in streams]
 
