@@ -1,6 +1,6 @@
-"""What fits share: texts as token ids, progress, and a model that is put back as it was."""
+"""What fits share: their settings, texts as token ids, and a model that is put back as it was."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,8 +10,6 @@ from torch import Tensor
 from lenswidget.cells import integers
 from lenswidget.errors import LensError, PromptError
 from lenswidget.watch import evaluation
-
-Progress = bool | Callable[[int, int], object]
 
 
 def check_settings(least: int, **settings: Any) -> None:
@@ -53,21 +51,6 @@ def encode(model: Any, texts: Any, max_tokens: int) -> list[Tensor]:
             found = model.tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
             ids.append(torch.tensor(found, dtype=torch.long, device="cpu"))
     return ids
-
-
-def counted(total: int, progress: Progress, what: str, start: int = 0) -> Iterator[int]:
-    """`start .. total - 1`, telling progress: True for a tqdm bar, a function `(done, total)`, or False."""
-    if progress is True:
-        from tqdm.auto import tqdm
-
-        yield from tqdm(range(start, total), initial=start, total=total, desc=what)
-        return
-    for done in range(start, total):
-        if callable(progress):
-            progress(done, total)
-        yield done
-    if callable(progress):
-        progress(total, total)
 
 
 @contextmanager

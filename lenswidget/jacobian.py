@@ -17,8 +17,8 @@ from lenswidget.fitted import (
     check_model,
     check_states,
 )
-from lenswidget.fitting import Progress
 from lenswidget.lensfile import as_path, load_pickled, read, write
+from lenswidget.progress import Progress
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -15,9 +15,10 @@ from torch import Tensor
 from lenswidget.cells import integers
 from lenswidget.errors import AnatomyError, CellError, LensMismatchError, PromptError
 from lenswidget.fitted import Provenance, check_is_model, ids_digest, model_name
-from lenswidget.fitting import Progress, check_settings, counted, encode, frozen
+from lenswidget.fitting import check_settings, encode, frozen
 from lenswidget.jacobian import JacobianLens
 from lenswidget.lensfile import as_path, load_pickled
+from lenswidget.progress import Progress, counted
 from lenswidget.prompts import uncached
 
 PASS_BYTES = 512 << 20

@@ -1,5 +1,6 @@
 """Cells to small arrays: what each says through the tail, exactly, in bounded memory."""
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Collection, Generator, Sequence
@@ -16,9 +17,8 @@ from lenswidget.decoding import TILE_BYTES, Decoder, is_out_of_memory
 from lenswidget.errors import Cancelled, FidelityWarning, LensError
 from lenswidget.head import full_float32
 from lenswidget.measures import Tile, measure
+from lenswidget.progress import Progress, reporting
 from lenswidget.tasks import drain
-
-Progress = Callable[[int, int], None]
 
 
 def read(
@@ -34,7 +34,7 @@ def read(
     logits: bool = False,
     tile_bytes: int = TILE_BYTES,
     slice_s: float = 0.25,
-    progress: Progress | bool | None = None,
+    progress: Progress = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Readout:
     """What some cells of a run say: the k most probable tokens of each, and what else is asked.
@@ -74,19 +74,15 @@ def read(
         raise LensError(
             f"Asked to read with cancelled={cancelled!r}; pass a function that says True to stop."
         )
-    report, close = _reporter(progress)
+    with contextlib.closing(slices), reporting(progress, "readout", "cell") as report:
 
-    def between(done: int, total: int) -> None:
-        report(done, total)
-        if cancelled is not None and cancelled():
-            raise Cancelled(f"The readout was stopped after {done} of {total} cells.")
+        def between(done: int, total: int) -> None:
+            report(done, total)
+            if cancelled is not None and cancelled():
+                raise Cancelled(f"The readout was stopped after {done} of {total} cells.")
 
-    try:
         readout: Readout = drain(slices, between)
         report(len(readout), len(readout))
-    finally:
-        slices.close()
-        close()
     if not run.fidelity.ok:
         complaint = run.fidelity.complaint(run.model["name"])
         warnings.warn(f"{complaint} Do not trust these numbers.", FidelityWarning, stacklevel=2)
@@ -178,24 +174,3 @@ class _Arrays:
             tokenizer=asked.run.tokenizer,
             **arrays,
         )
-
-
-def _reporter(progress: Progress | bool | None) -> tuple[Progress, Callable[[], None]]:
-    """How to report, and how to stop reporting."""
-    if progress is None or progress is False:
-        return (lambda done, total: None), (lambda: None)
-    if callable(progress):
-        return progress, (lambda: None)
-    if progress is not True:
-        raise LensError(
-            f"Asked to read with progress={progress!r}; pass True for a bar, or a function (done, total)."
-        )
-    from tqdm.auto import tqdm
-
-    bar = tqdm(unit="cell", desc="readout")
-
-    def report(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-
-    return report, bar.close

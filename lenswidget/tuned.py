@@ -21,8 +21,8 @@ from lenswidget.fitted import (
     unembed_columns,
     unembed_width,
 )
-from lenswidget.fitting import Progress
 from lenswidget.lensfile import as_path, load_pickled, read, write
+from lenswidget.progress import Progress
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lenswidget.errors import FidelityError, PromptError
 from lenswidget.fitted import Provenance, check_is_model, model_name
-from lenswidget.fitting import Progress, check_settings, counted, encode, frozen
+from lenswidget.fitting import check_settings, encode, frozen
+from lenswidget.progress import Progress, counted
 from lenswidget.prompts import uncached
 from lenswidget.tuned import TunedLens, published_hashes
 
