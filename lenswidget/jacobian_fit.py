@@ -219,13 +219,12 @@ class Fit:
         singles = [torch.autograd.grad(target, sources, one, retain_graph=True) for one in cotangents]
         return [torch.stack(parts) for parts in zip(*singles, strict=True)]
 
-    # --- the checkpoint: the reference implementation's keys, and where the sums come from ---------
-
     def _so_far(self, n_done: int) -> Provenance:
         ids = self.ids[:n_done]
         return replace(self.provenance, texts=ids_digest(ids), n_texts=n_done, n_tokens=sum(map(len, ids)))
 
     def _keep(self) -> None:
+        """Write the checkpoint: the reference implementation's keys, and where the sums come from."""
         assert self.checkpoint is not None
         payload = {
             "jacobian_sum": self.sums,

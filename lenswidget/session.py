@@ -9,7 +9,7 @@ from lenswidget.card import decode
 from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import CellError, FidelityError, LensError, PromptError
-from lenswidget.lenses import as_lens, check_carried, covered_layers, lenses_by_name
+from lenswidget.lenses import as_lens, check_carried, check_lens, covered_layers, lenses_by_name
 from lenswidget.messages import as_asked, card_message, readout_message, run_message
 from lenswidget.model import LanguageModel
 from lenswidget.run import check_ids
@@ -49,8 +49,7 @@ class Session:
         self.sites: tuple[str, ...] = model.layers.offered
         self.lenses, self.first_lens = _named(lens, lenses)
         for each in self.lenses.values():
-            if hasattr(each, "check"):  # a fitted lens knows its model
-                each.check(model)
+            check_lens(each, model)
         self._engine = LocalEngine(model)
         self._strict = strict
 
