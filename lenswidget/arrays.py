@@ -1,12 +1,12 @@
 """A readout: what some cells say, as small arrays."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lenswidget.cells import integers, is_integer
 from lenswidget.errors import CellError, LensError
 
 Array = npt.NDArray[Any]
@@ -84,32 +84,37 @@ class Readout:
         return len(self.layers)
 
     def __getitem__(self, index: Any) -> "Readout":
-        """Some of the cells: by an index, a slice, a mask or a list of indices over them."""
-        index = [index] if isinstance(index, (int, np.integer)) else index
-        cut = {name: getattr(self, name) for name in PER_CELL}
-        return replace(self, **{name: None if a is None else a[index] for name, a in cut.items()})
+        """Some of the cells: by an index, a slice, a mask or a list of indices over them.
 
-    def at(self, layer: int | Iterable[int] | None = None, position: Any = None) -> "Readout":
-        """The cells of some layers, some positions, or both; `readout.at(layer=12)`.
+        Raises:
+            CellError: anything else, or beyond the cells; `at` chooses by layer and position.
+        """
+        try:
+            places = np.atleast_1d(np.arange(len(self))[index])
+        except (IndexError, TypeError):
+            places = None
+        if places is None or places.ndim != 1:
+            raise CellError(
+                f"Asked for cells [{index!r:.80}] of {len(self)}. Pass an index, a slice, a mask or a list "
+                "of indices over the cells, or choose by number: .at(layer=12, position=slice(0, 5))."
+            )
+        cut = {name: getattr(self, name) for name in PER_CELL}
+        return replace(self, **{name: None if a is None else a[places] for name, a in cut.items()})
+
+    def at(self, layer: Any = None, position: Any = None) -> "Readout":
+        """The cells of some layers, some positions, or both; `readout.at(layer=12, position=slice(0, 5))`.
 
         Args:
-            layer: one or several; None is all.
-            position: one or several; None is all.
+            layer: one, several, or a slice of the layers that are there, such as `slice(-1, 12)` for the
+                embedding and layers 0 to 11; None is all.
+            position: likewise, from 0.
         Raises:
-            CellError: one that is not in this readout.
+            CellError: one that is not in this readout, or a slice that holds none.
         """
         keep = np.ones(len(self), bool)
         for name, asked, have in (("layer", layer, self.layers), ("position", position, self.positions)):
-            if asked is None:
-                continue
-            wanted = np.atleast_1d(np.asarray(asked if isinstance(asked, (int, np.integer)) else list(asked)))
-            absent = np.setdiff1d(wanted, have)
-            if len(absent):
-                raise CellError(
-                    f"Asked for {name} {absent[0]} of a readout that has {name}s {_spans(have)}: read it "
-                    "first."
-                )
-            keep &= np.isin(have, wanted)
+            if asked is not None:
+                keep &= np.isin(have, _chosen(name, asked, np.unique(have)))
         return self[keep]
 
     def grid(self, name: str) -> Array:
@@ -200,6 +205,37 @@ class Readout:
             )
             lines.append(f"  layer {shown.layers[i]}, position {shown.positions[i]}: {best}")
         return "\n".join(lines)
+
+
+def _chosen(name: str, asked: Any, have: Array) -> Array:
+    """Which of the numbers that are there, rising, are asked for."""
+    if isinstance(asked, slice):
+        wanted = _within(asked, have, -1 if name == "layer" else 0)
+        if len(wanted):
+            return wanted
+        raise CellError(
+            f"Asked for {name}s {asked!r} of a readout that has {name}s {_spans(have)}: choose from those by "
+            "number, upwards; none counts from the end."
+        )
+    wanted = integers(f"{name}s", asked)
+    absent = np.setdiff1d(wanted, have)
+    if len(absent):
+        raise CellError(
+            f"Asked for {name} {absent[0]} of a readout that has {name}s {_spans(have)}: read it first."
+        )
+    return wanted
+
+
+def _within(asked: slice, have: Array, lowest: int) -> Array:
+    """Those of the numbers that a slice holds; none where it is not a slice of such numbers."""
+    bounds = (asked.start, asked.stop)
+    step = 1 if asked.step is None else asked.step
+    is_fit = all(bound is None or (is_integer(bound) and bound >= lowest) for bound in bounds)
+    if not is_fit or not is_integer(step) or step < 1 or not len(have):
+        return have[:0]
+    start = have[0] if asked.start is None else asked.start
+    is_in = (have >= start) & ((have - start) % step == 0)
+    return have[is_in if asked.stop is None else is_in & (have < asked.stop)]
 
 
 def _text(tokenizer: Any, token_id: int) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from lenswidget import readout
-from lenswidget.lenses import as_lens, covered_layers
+from lenswidget.asked import Asked, rows
+from lenswidget.cells import Cells
 from lenswidget.topk import top_k
 from lenswidget.wire import check_temperature
 
@@ -63,7 +64,7 @@ def decode(
     site: str = "resid_post",
     k: int = 20,
     temperature: float = 1.0,
-    track: tuple[int, ...] = (),
+    track: Sequence[int] = (),
 ) -> Card:
     """Decode one cell of a run again: its state through the lens, the final norm and the unembed.
 
@@ -80,37 +81,36 @@ def decode(
             does not carry.
         LensError: a temperature that is not a finite number above 0.
     """
-    lens = as_lens(lens)
     temperature = check_temperature(temperature)
-    run.check_tokens(k, track)
-    has_below = layer > run.lowest_layer(site) and layer - 1 in covered_layers(lens, run.n_layers)
-    rows = [layer, layer - 1] if has_below else [layer]
-    logits = readout.logits(run, readout.Cells(rows, [position] * len(rows)), lens=lens, site=site)
+    asked = Asked(run, Cells([layer], [position]), lens, site, k, track).checked()
+    (layer,), (position,) = asked.cells.layers.tolist(), asked.cells.positions.tolist()
+    below = layer - 1 if layer - 1 in rows(run, site, asked.lens) else None
+    layers = [layer] if below is None else [layer, below]
+    logits = readout.logits(run, Cells.grid(layers, position), lens=asked.lens, site=site)
     log_probs = torch.log_softmax(logits / temperature, dim=-1)
     probs = log_probs.exp()
-    n_tokens = run.n_tokens_shown(k)  # ids without a token count in the softmax, and are not shown
-    ids = top_k(logits[:1, :n_tokens], k)[0]
-    moved = _moved(probs[:, :n_tokens]) if len(rows) == 2 else ([], [])
-    ranks_below = ranks(logits[1], ids).tolist() if len(rows) == 2 else [None] * k
-    tracked = torch.tensor(track, dtype=torch.long, device=logits.device)
+    n_tokens = run.n_tokens_shown(asked.k)  # ids without a token count in the softmax, and are not shown
+    ids = top_k(logits[:1, :n_tokens], asked.k)[0]
+    promoted, suppressed = ([], []) if below is None else _moved(probs[:, :n_tokens])
+    tracked = asked.track.to(logits.device)
     tracked_ranks = ranks(logits[0], tracked).tolist()
     return Card(
         run_id=run.id,
         layer=layer,
         position=position,
         site=site,
-        lens=lens.name,
+        lens=asked.lens.name,
         temperature=temperature,
         ids=ids.tolist(),
         log_probs=log_probs[0, ids].tolist(),
         logits=logits[0, ids].tolist(),
         # 0 log 0 is 0: a probability that underflowed adds nothing
         entropy_nats=-torch.special.xlogy(probs[0], probs[0]).sum().item(),
-        layer_below=layer - 1 if len(rows) == 2 else None,
-        rank_below=ranks_below,
-        promoted=moved[0],
-        suppressed=moved[1],
-        tracked=list(zip(track, log_probs[0, tracked].tolist(), tracked_ranks, strict=True)),
+        layer_below=below,
+        rank_below=[None] * asked.k if below is None else ranks(logits[1], ids).tolist(),
+        promoted=promoted,
+        suppressed=suppressed,
+        tracked=list(zip(tracked.tolist(), log_probs[0, tracked].tolist(), tracked_ranks, strict=True)),
     )
 
 

@@ -1,5 +1,6 @@
 """Which cells a readout is asked for: layer and position pairs, as two flat arrays."""
 
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,10 +16,10 @@ class Cells:
     """Cells of a run, in the order in which their numbers are wanted; a cell may appear twice.
 
     Args:
-        layers: `[n]` integers; -1 is the embedding row, `i` the stream after block `i`.
-        positions: `[n]` integers, token index from 0.
+        layers: `[n]` integers, or one; -1 is the embedding row, `i` the stream after block `i`.
+        positions: `[n]` integers, or one; token index from 0.
     Attributes:
-        layers, positions: the same, int64.
+        layers, positions: `[n]`, int64.
     Raises:
         CellError: the two differ in length or hold anything but integers.
     """
@@ -29,7 +30,7 @@ class Cells:
     positions: Ints
 
     def __init__(self, layers: Any, positions: Any) -> None:
-        self.layers, self.positions = _flat("layers", layers), _flat("positions", positions)
+        self.layers, self.positions = integers("layers", layers), integers("positions", positions)
         if len(self.layers) != len(self.positions):
             raise CellError(
                 f"Asked for cells with {len(self.layers)} layers and {len(self.positions)} positions. Pass "
@@ -42,9 +43,9 @@ class Cells:
         return cls.grid(range(-1, run.n_layers), range(run.seq))
 
     @classmethod
-    def grid(cls, layers: Iterable[int], positions: Iterable[int]) -> "Cells":
+    def grid(cls, layers: int | Iterable[int], positions: int | Iterable[int]) -> "Cells":
         """All pairs, layer by layer: `[len(layers) * len(positions)]` cells."""
-        rows, columns = _flat("layers", layers), _flat("positions", positions)
+        rows, columns = integers("layers", layers), integers("positions", positions)
         return cls(np.repeat(rows, len(columns)), np.tile(columns, len(rows)))
 
     @classmethod
@@ -86,11 +87,36 @@ class Cells:
         _check_range("position", self.positions, 0, seq - 1, "")
 
 
-def _flat(name: str, values: Any) -> Ints:
-    array = np.asarray(values if isinstance(values, np.ndarray) else list(values))
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise CellError(f"Asked for cells whose {name} are {values!r}. Pass integers, one for each cell.")
+def integers(name: str, values: Any) -> Ints:
+    """Integers in whatever holds them, `[n]` int64; one alone is a list of one.
+
+    Args:
+        name: what they are, for the message.
+    Raises:
+        CellError: anything else.
+    """
+    array = None
+    try:
+        listed = (
+            values if isinstance(values, np.ndarray) else [values] if is_integer(values) else list(values)
+        )
+        array = np.atleast_1d(np.asarray(listed))
+    except (TypeError, ValueError):  # nothing that can be listed, or rows of unlike length
+        pass
+    if array is None or array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise CellError(f"Asked for {name} {values!r:.80}. Pass an integer, or a list of integers.")
     return array.astype(np.int64)
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is one whole number, of whichever library; True and False are none."""
+    if isinstance(value, (bool, np.ndarray)):
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _check_range(name: str, values: Ints, low: int, high: int, note: str) -> None:

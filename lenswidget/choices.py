@@ -1,16 +1,101 @@
-"""What a person chooses, as the widget's traits hold it: checked before a trait changes."""
+"""What a person chooses: the traits that hold it, and what is checked before one of them changes."""
 
 import operator
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import traitlets as t
+
 from lenswidget.errors import CellError
+from lenswidget.session import Session
 from lenswidget.wire import check_temperature
 
 METRICS = ("prob", "log_prob", "entropy", "kl", "rank", "agrees")
 TRAJECTORY_METRICS = ("prob", "log_prob", "rank")
 MOST_ON_A_CARD = 1000
+
+
+# of traits: shared with the page; and such that a person sets them there or from Python, as `state` holds
+SHARED, CHOICE = {"sync": True}, {"sync": True, "is_choice": True}
+
+
+class Choices(t.HasTraits):
+    """The traits that a person sets, on the page or from Python; one that is refused keeps its value."""
+
+    _session: Session
+
+    selection = t.Dict(allow_none=True, default_value=None).tag(**CHOICE)
+    metric = t.Enum(METRICS, default_value="prob").tag(**CHOICE)
+    k = t.Int(5, min=1, max=100).tag(**CHOICE)
+    card_k = t.Int(20, min=1, max=MOST_ON_A_CARD).tag(**CHOICE)
+    site = t.Unicode("resid_post").tag(**CHOICE)
+    lens = t.Unicode("logit").tag(**CHOICE)
+    stride = t.Int(1, min=1).tag(**CHOICE)
+    orientation = t.Enum(("layers", "tokens"), default_value="layers").tag(**CHOICE)
+    hide_special = t.Bool(False).tag(**CHOICE)
+    column_width_px = t.Int(72, min=24, max=400).tag(**CHOICE)
+    pins = t.List(t.Dict()).tag(**CHOICE)
+    cards = t.List(t.Dict()).tag(**CHOICE)
+    trajectory = t.Dict({"metric": "prob", "positions": []}).tag(**CHOICE)
+    rank_token = t.Int(None, allow_none=True).tag(**CHOICE)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The choices made in this widget; pass it on as `state=` to begin another where this one stands."""
+        return {name: getattr(self, name) for name in self.trait_names(is_choice=True)}
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        """How the grid is read: the choices that a readout is asked with."""
+        pins: list[dict[str, Any]] = self.pins
+        track = list(dict.fromkeys(i for pin in pins for i in pin["ids"]))
+        return {"site": self.site, "lens": self.lens, "k": self.k, "track": track}
+
+    @t.validate("site", "lens")
+    def _validate_reading(self, proposal: Any) -> Any:
+        self._session.check_known(proposal["trait"].name, proposal["value"])
+        return proposal["value"]
+
+    @t.validate("selection")
+    def _validate_selection(self, proposal: Any) -> Any:
+        if proposal["value"] is None:
+            return None
+        cell = as_selection(proposal["value"])
+        self._session.check(**cell, site=self.site, lens=self.lens)
+        return cell
+
+    @t.validate("pins")
+    def _validate_pins(self, proposal: Any) -> Any:
+        pins = as_pins(proposal["value"])
+        for pin in pins:
+            self._session.check_ids(pin["ids"])
+        return pins
+
+    @t.validate("rank_token")
+    def _validate_rank_token(self, proposal: Any) -> Any:
+        if proposal["value"] is not None:
+            self._session.check_ids([proposal["value"]])
+        return proposal["value"]
+
+    @t.validate("cards")
+    def _validate_cards(self, proposal: Any) -> Any:
+        return as_cards(proposal["value"])
+
+    @t.validate("trajectory")
+    def _validate_trajectory(self, proposal: Any) -> Any:
+        return as_trajectory(proposal["value"])
+
+    def _has(self, cell: Any) -> bool:
+        """Whether a cell chosen before, on another prompt perhaps, is one of this grid's."""
+        if cell is None:
+            return False
+        cell = as_selection(cell)
+        try:
+            self._session.check(**cell, site=self.site, lens=self.lens)
+        except CellError:
+            return False
+        return True
 
 
 def as_selection(value: Any) -> dict[str, int]:

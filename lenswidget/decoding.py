@@ -1,6 +1,5 @@
 """Tiles of cells: which go together, and their states carried to logits."""
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lenswidget.asked import Asked
 from lenswidget.cells import Cells, Ints
 from lenswidget.head import Head, free_bytes
 from lenswidget.lenses import LogitLens
@@ -25,21 +25,6 @@ SLOW_ROWS = 8
 N_BEST = 32
 # Where nothing needs carrying.
 AS_IS = LogitLens()
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a readout is asked for, as `read` takes it, checked."""
-
-    run: Any
-    cells: Cells
-    lens: Any
-    site: str
-    k: int
-    track: Tensor
-    against: Any
-    metrics: frozenset[str]
-    logits: bool
 
 
 class Decoder:

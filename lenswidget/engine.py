@@ -13,10 +13,10 @@ from lenswidget.arrays import Readout
 from lenswidget.cells import Cells
 from lenswidget.errors import LensError, PromptError
 from lenswidget.fidelity import Fidelity, compare
+from lenswidget.fitted import model_name
 from lenswidget.head import Head, free_bytes, full_float32
-from lenswidget.prompts import takes
+from lenswidget.prompts import takes, uncached
 from lenswidget.run import EMBED_SITE, Run
-from lenswidget.sites import SITES
 
 # How many of the last positions every run can be checked at; of a short prompt only the last, since the
 # model's own unembed would spend a tenth of the whole time on the others.
@@ -39,7 +39,7 @@ class Engine(Protocol):
     def read_slices(
         self, run: Any, cells: Cells | None = None, **options: Any
     ) -> Generator[tuple[int, int], None, Readout]:
-        """The same in slices; options as `lenswidget.readout.read_slices` takes them, all of them."""
+        """The same in slices; options as `lenswidget.readout.read_slices` takes them."""
         ...
 
 
@@ -92,8 +92,8 @@ class LocalEngine:
                 prompt=prompt,
                 token_ids=ids[0].cpu(),
                 n_layers=model.anatomy.n_layers,
-                sites=_sites(model),
-                model=_describe(model.hf_model),
+                sites=model.layers.offered,
+                model=_describe(model),
                 tail=tail,
                 tokenizer=model.tokenizer,
                 lock=model.lock,
@@ -124,7 +124,7 @@ class _Capture:
         self._model = model
         self._inputs = dict(inputs)
         self._place = place
-        self._options: dict[str, Any] = {"use_cache": False} if takes(model.hf_model, "use_cache") else {}
+        self._options: dict[str, Any] = uncached(model.hf_model)
         # the second is the name before transformers 4.50
         names = ("logits_to_keep", "num_logits_to_keep")
         self._keep = next((name for name in names if takes(model.hf_model, name)), None)
@@ -169,12 +169,6 @@ class _Capture:
         return torch.full(shape, torch.nan, dtype=like.dtype, device=device)
 
 
-def _sites(model: Any) -> tuple[str, ...]:
-    """The sites that some layer offers, in the order of the stream."""
-    offered = {site for layer in model.layers for site in layer.offered}
-    return tuple(site for site in SITES if site in offered)
-
-
 def _fidelity(tail: Any, last: Tensor, own: Tensor, decoded: Tensor | None) -> Fidelity:
     """The last block's states `[seq, d_model]` decoded as readouts do, against the model's own logits.
 
@@ -191,7 +185,8 @@ def _fidelity(tail: Any, last: Tensor, own: Tensor, decoded: Tensor | None) -> F
     return compare(decoded.to(own.device), own)
 
 
-def _describe(hf_model: Any) -> dict[str, Any]:
+def _describe(model: Any) -> dict[str, Any]:
+    hf_model: Any = model.hf_model
     config = getattr(hf_model, "config", None)
     quantised = getattr(config, "quantization_config", None)
     method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
@@ -200,7 +195,7 @@ def _describe(hf_model: Any) -> dict[str, Any]:
         getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")
     )
     return {
-        "name": getattr(hf_model, "name_or_path", "") or type(hf_model).__name__,
+        "name": model_name(model),
         "dtype": str(getattr(hf_model, "dtype", "")).removeprefix("torch."),
         "quantization": None if method is None else str(getattr(method, "value", method)),
         "max_length": next((length for length in lengths if length is not None), None),

@@ -8,6 +8,10 @@ class LensError(Exception):
     """Root of everything that lenswidget raises on purpose."""
 
 
+class ModelError(LensError, ValueError):
+    """A model or tokenizer that cannot be loaded, or something given for one that is none."""
+
+
 class PromptError(LensError, ValueError):
     """A prompt that is empty, too long for the model, or of a kind that cannot be tokenised."""
 

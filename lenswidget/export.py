@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import html
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lenswidget.asked import METRICS
+from lenswidget.cells import is_integer
 from lenswidget.errors import LensError
 
 # ipywidgets' own traits, which mean nothing outside a notebook
 NOT_SHOWN = frozenset({"layout", "tabbable", "tooltip"})
 OFFLINE = {"state": "offline", "text": "A saved file: no kernel is behind it.", "done": 0, "total": 0}
-METRICS = ("entropy", "kl", "agrees")
 
 # The policy forbids every request; the bundle is imported from the page's own memory, as a blob.
 PAGE = """<!doctype html>
@@ -63,11 +65,7 @@ def save(
     Raises:
         LensError: the folder is not there, `k` is out of range, or the grid cannot be read.
     """
-    target = Path(path).expanduser().absolute()
-    if not target.parent.is_dir():
-        raise LensError(
-            f"Cannot write {target}: the folder {target.parent} does not exist. Make it, or save elsewhere."
-        )
+    target = file_at(path)
     text = page(
         static_state(widget, k=k, progress=progress), esm=_source(widget, "_esm"), css=_source(widget, "_css")
     )
@@ -77,6 +75,24 @@ def save(
         scratch.replace(target)
     finally:
         scratch.unlink(missing_ok=True)
+    return target
+
+
+def file_at(path: Any) -> Path:
+    """Where a file can be written, absolute.
+
+    Raises:
+        LensError: it is no path, a folder, or in a folder that is not there.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise LensError(f"Asked to write to {path!r:.80}. Give the path of a file.")
+    target = Path(path).expanduser().absolute()
+    if target.is_dir():
+        raise LensError(f"Cannot write {target}: it is a folder. Give the path of a file.")
+    if not target.parent.is_dir():
+        raise LensError(
+            f"Cannot write {target}: the folder {target.parent} does not exist. Make it, or save elsewhere."
+        )
     return target
 
 
@@ -90,8 +106,8 @@ def static_state(
     Raises:
         LensError: `k` is out of range.
     """
-    if not 1 <= k <= 100:
-        raise LensError(f"Asked to store the {k} best tokens of each cell: choose k from 1 to 100.")
+    if not is_integer(k) or not 1 <= k <= 100:
+        raise LensError(f"Asked to store the {k!r} best tokens of each cell: choose k from 1 to 100.")
     names = (name for name in widget.trait_names(sync=True) if not name.startswith("_"))
     state = {name: getattr(widget, name) for name in names if name not in NOT_SHOWN}
     # the token of the metric "rank", which must be there for the colours to be chosen

@@ -1,21 +1,18 @@
-"""What fitted lenses share: where one comes from, which model it belongs to, and the file it is kept in."""
+"""What fitted lenses share: where one comes from, and which model it belongs to."""
 
 import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lenswidget.errors import LensFileError, LensMismatchError
+from lenswidget.errors import LensError, LensMismatchError
 from lenswidget.watch import device_of
 
 
@@ -134,12 +131,27 @@ def unembed_digest(model: Any) -> str:
     return hashlib.sha256(repr((width, columns.shape[0])).encode() + rounded.tobytes()).hexdigest()
 
 
+def check_is_model(model: Any) -> None:
+    """Refuses what is no `LanguageModel`, nor one's `Tail`.
+
+    Raises:
+        LensError: says what it is.
+    """
+    if not hasattr(model, "anatomy"):
+        raise LensError(
+            f"A lens was given a {type(model).__name__} for its model. Give it a LanguageModel: "
+            "lw.LanguageModel(hf_model, tokenizer)."
+        )
+
+
 def check_model(lens: Any, model: Any) -> None:
     """Refuses a lens (with `name`, `d_model`, `n_layers | None` and `provenance`) of another model.
 
     Raises:
+        LensError: the model is none.
         LensMismatchError: width, number of layers, or unembed differ.
     """
+    check_is_model(model)
     anatomy, source = model.anatomy, lens.provenance.model or "a model that it does not name"
     pairs = [("d_model", lens.d_model, anatomy.d_model), ("layers", lens.n_layers, anatomy.n_layers)]
     for what, own, found in pairs:
@@ -174,83 +186,3 @@ def check_states(lens: Any, states: Tensor, layer: int) -> None:
             f"This {lens.name} lens has nothing for layer {layer}; it carries {len(have)} layers from "
             f"{have[0]} to {have[-1]}: read one of those.{hint if lens.n_layers is None else ''}"
         )
-
-
-# --- the file ---------------------------------------------------------------------------------
-
-
-def write(
-    path: str | Path, kind: str, tensors: Mapping[str, Tensor], provenance: Provenance, **own: Any
-) -> None:
-    """One safetensors file that says which kind of lens it is, where it comes from, and its `own` facts."""
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise LensFileError(
-            f"Asked to save a lens as {path.name}; give the file a name that ends in .safetensors."
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"lens": kind, "provenance": json.dumps(asdict(provenance)), "own": json.dumps(own)}
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
-
-
-def read(path: Path, kind: str) -> tuple[dict[str, Tensor], Provenance, dict[str, Any]]:
-    """What `write` wrote.
-
-    Raises:
-        LensFileError: no such file, not a safetensors file, or not a lens of this kind.
-    """
-    found = kind_of(path)
-    if found != kind:
-        raise LensFileError(
-            f"{path} holds a lens of kind {found!r}, not {kind!r}; lw.load_lens(path) reads either."
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        return tensors, Provenance.from_json(metadata["provenance"]), json.loads(metadata["own"])
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise LensFileError(f"{path} is no lens that can be read ({error}); save it again.") from error
-
-
-def kind_of(path: Path) -> str:
-    """Which kind of lens is kept at a path: "tuned", "jacobian", or whatever a safetensors file says.
-
-    Raises:
-        LensFileError: nothing is there, or nothing that holds a lens.
-    """
-    if not path.exists():
-        raise LensFileError(f"Asked for a lens at {path}, found nothing there; check the path.")
-    if path.is_dir():
-        if (path / "config.json").exists() and (path / "params.pt").exists():
-            return "tuned"
-        raise LensFileError(
-            f"{path} is a folder without config.json and params.pt, so it holds no tuned lens."
-        )
-    if path.suffix in (".pt", ".pth", ".bin"):
-        return "jacobian"
-    try:
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {})["lens"]
-    except (SafetensorError, KeyError) as error:
-        raise LensFileError(
-            f"{path} is no lens: expected a .safetensors file that a lens was saved to, a Jacobian "
-            "lens's .pt, or a folder with config.json and params.pt."
-        ) from error
-
-
-def load_pickled(path: Path) -> Any:
-    """A `torch.save`d file read with `weights_only=True`, so that nothing in it is run; tensors on the CPU.
-
-    Raises:
-        LensFileError: no such file, or one that holds more than tensors and plain values.
-    """
-    if not path.is_file():
-        raise LensFileError(f"Asked for a lens at {path}, found nothing there; check the path.")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken or hostile file raises
-        raise LensFileError(
-            f"{path} cannot be read as tensors and plain values alone, so it was not loaded "
-            f"({str(error).splitlines()[0][:120]}); get the lens from whoever published it."
-        ) from error

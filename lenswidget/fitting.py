@@ -1,17 +1,15 @@
-"""What fits share: texts as token ids, progress, and a model that is put back as it was."""
+"""What fits share: their settings, texts as token ids, and a model that is put back as it was."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lenswidget.cells import integers
 from lenswidget.errors import LensError, PromptError
-from lenswidget.prompts import takes
 from lenswidget.watch import evaluation
-
-Progress = bool | Callable[[int, int], object]
 
 
 def check_settings(least: int, **settings: Any) -> None:
@@ -25,22 +23,26 @@ def check_settings(least: int, **settings: Any) -> None:
             raise LensError(f"Asked to fit a lens with {name}={value!r}. Give an integer, {least} or more.")
 
 
-def encode(model: Any, texts: Sequence[Any], max_tokens: int) -> list[Tensor]:
+def encode(model: Any, texts: Any, max_tokens: int) -> list[Tensor]:
     """Token ids `[seq]` of each text, with the tokenizer's own special tokens, cut to `max_tokens`.
 
     Args:
         texts: strings, or token ids as lists or tensors.
     Raises:
-        PromptError: texts is one string or empty, or a string meets a model without a tokenizer.
+        PromptError: texts is one string, empty or nothing to go through, or a string meets a model without a
+            tokenizer.
+        CellError: token ids that are no integers.
     """
-    if isinstance(texts, str) or not len(texts):
+    listed = [] if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
+    if not listed:
         raise PromptError(
             f"Asked to fit a lens on {texts!r}; pass a list of texts, a few hundred for a good fit."
         )
     ids: list[Tensor] = []
-    for text in texts:
+    for text in listed:
         if not isinstance(text, str):
-            ids.append(torch.as_tensor(text, dtype=torch.long, device="cpu").reshape(-1)[:max_tokens])
+            found = integers("a text of", text.flatten().tolist() if isinstance(text, Tensor) else text)
+            ids.append(torch.from_numpy(found)[:max_tokens])
         elif model.tokenizer is None:
             raise PromptError(
                 "Asked to fit a lens on strings, but this model has no tokenizer; pass token ids."
@@ -49,26 +51,6 @@ def encode(model: Any, texts: Sequence[Any], max_tokens: int) -> list[Tensor]:
             found = model.tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
             ids.append(torch.tensor(found, dtype=torch.long, device="cpu"))
     return ids
-
-
-def counted(total: int, progress: Progress, what: str, start: int = 0) -> Iterator[int]:
-    """`start .. total - 1`, telling progress: True for a tqdm bar, a function `(done, total)`, or False."""
-    if progress is True:
-        from tqdm.auto import tqdm
-
-        yield from tqdm(range(start, total), initial=start, total=total, desc=what)
-        return
-    for done in range(start, total):
-        if callable(progress):
-            progress(done, total)
-        yield done
-    if callable(progress):
-        progress(total, total)
-
-
-def uncached(model: Any) -> dict[str, bool]:
-    """What a `LanguageModel`'s forward is to be told so that it fills no cache; nothing where it has none."""
-    return {"use_cache": False} if takes(model.hf_model, "use_cache") else {}
 
 
 @contextmanager

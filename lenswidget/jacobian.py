@@ -16,11 +16,9 @@ from lenswidget.fitted import (
     Provenance,
     check_model,
     check_states,
-    load_pickled,
-    read,
-    write,
 )
-from lenswidget.fitting import Progress
+from lenswidget.lensfile import as_path, load_pickled, read, write
+from lenswidget.progress import Progress
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -140,7 +138,7 @@ class JacobianLens:
             LensFileError: missing, or not a Jacobian lens.
             LensMismatchError: fitted to another model.
         """
-        path = Path(path)
+        path = as_path(path)
         if path.suffix == ".safetensors":
             tensors, provenance, own = read(path, "jacobian")
             matrices = {int(name): matrix.float() for name, matrix in tensors.items()}
@@ -160,7 +158,8 @@ class JacobianLens:
             dtype: of the stored matrices; published ones are float16, which rounds them.
         """
         matrices = {layer: matrix.detach().cpu().to(dtype) for layer, matrix in sorted(self.matrices.items())}
-        if Path(path).suffix != ".pt":
+        path = as_path(path)
+        if path.suffix != ".pt":
             named = {str(layer): matrix for layer, matrix in matrices.items()}
             own = {"n_prompts": self.n_prompts, "n_layers": self.n_layers}
             write(path, "jacobian", named, self.provenance, **own)
@@ -175,7 +174,7 @@ class JacobianLens:
             "d_model": self.d_model,
             "metadata": metadata,
         }
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(payload, path)
 
 

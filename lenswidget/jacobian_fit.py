@@ -12,10 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lenswidget.cells import integers
 from lenswidget.errors import AnatomyError, CellError, LensMismatchError, PromptError
-from lenswidget.fitted import Provenance, ids_digest, load_pickled, model_name
-from lenswidget.fitting import Progress, check_settings, counted, encode, frozen, uncached
+from lenswidget.fitted import Provenance, check_is_model, ids_digest, model_name
+from lenswidget.fitting import check_settings, encode, frozen
 from lenswidget.jacobian import JacobianLens
+from lenswidget.lensfile import as_path, load_pickled
+from lenswidget.progress import Progress, counted
+from lenswidget.prompts import uncached
 
 PASS_BYTES = 512 << 20
 MAX_ROWS = 32
@@ -58,6 +62,7 @@ class Fit:
         checkpoint: str | Path | None,
     ) -> "Fit":
         """Everything that can be refused is refused here, before the first forward."""
+        check_is_model(model)
         check_settings(1, max_tokens=max_tokens, rows=1 if rows is None else rows)
         check_settings(0, skip_first=skip_first)
         anatomy = model.anatomy
@@ -81,7 +86,7 @@ class Fit:
             skip_first=skip_first,
             rows=rows,
             provenance=Provenance.of(model, ids, **settings),
-            checkpoint=None if checkpoint is None else Path(checkpoint),
+            checkpoint=None if checkpoint is None else as_path(checkpoint),
             sums={layer: torch.zeros(anatomy.d_model, anatomy.d_model, device="cpu") for layer in chosen},
         )
         if fit.checkpoint is not None and fit.checkpoint.exists():
@@ -133,7 +138,7 @@ class Fit:
         """
         # the final position is neither source nor target, and no earlier one can see it
         prompt, first = ids[None, :-1].to(self.model.device), self.skip_first
-        given: dict[str, Any] = uncached(self.model)
+        given: dict[str, Any] = uncached(self.model.hf_model)
         if splits:
             with torch.no_grad():
                 begun = self.model.hf_model(prompt[:, :first], use_cache=True)
@@ -163,9 +168,9 @@ class Fit:
         ids = self.ids[0][None].to(self.model.device)
         with self.model.lock, frozen(self.model.hf_model), torch.no_grad():
             last = self.model.anatomy.n_layers - 1
-            with self.model.trace(ids, **uncached(self.model)):
+            with self.model.trace(ids, **uncached(self.model.hf_model)):
                 seen = self.model.layers[last].resid_post
-            with self.model.trace(ids[:, :-1], **uncached(self.model)):
+            with self.model.trace(ids[:, :-1], **uncached(self.model.hf_model)):
                 unseen = self.model.layers[last].resid_post
         if not _near(seen[:, :-1], unseen, unseen.dtype):
             raise AnatomyError(
@@ -214,13 +219,12 @@ class Fit:
         singles = [torch.autograd.grad(target, sources, one, retain_graph=True) for one in cotangents]
         return [torch.stack(parts) for parts in zip(*singles, strict=True)]
 
-    # --- the checkpoint: the reference implementation's keys, and where the sums come from ---------
-
     def _so_far(self, n_done: int) -> Provenance:
         ids = self.ids[:n_done]
         return replace(self.provenance, texts=ids_digest(ids), n_texts=n_done, n_tokens=sum(map(len, ids)))
 
     def _keep(self) -> None:
+        """Write the checkpoint: the reference implementation's keys, and where the sums come from."""
         assert self.checkpoint is not None
         payload = {
             "jacobian_sum": self.sums,
@@ -268,7 +272,9 @@ def _near(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _chosen(layers: Sequence[int] | None, n_layers: int) -> list[int]:
-    chosen = sorted(set(range(n_layers - 1) if layers is None else layers))
+    chosen = sorted(
+        set(range(n_layers - 1) if layers is None else integers("layers to fit", layers).tolist())
+    )
     wrong = [layer for layer in chosen if not -1 <= layer <= n_layers - 2]
     if wrong or not chosen:
         raise CellError(

@@ -91,9 +91,10 @@ def as_lens(lens: Any) -> Lens:
     """
     if lens is None:
         return LogitLens()
-    if isinstance(lens, Lens):
+    is_class = isinstance(lens, type)  # which has a transport as its instances do, and can be called
+    if isinstance(lens, Lens) and not is_class:
         return lens
-    if callable(lens):
+    if callable(lens) and not is_class:
         return CallableLens(cast(Transport, lens), getattr(lens, "__name__", type(lens).__name__))
     raise UnknownLensError(
         f"lens={lens!r} is no lens. Pass None, a lens (lw.load_lens(path) gives a saved one), or a function "
@@ -101,14 +102,18 @@ def as_lens(lens: Any) -> Lens:
     )
 
 
-def lenses_by_name(lenses: Mapping[str, Any] | Iterable[Any] | None = None) -> dict[str, Lens]:
+def lenses_by_name(lenses: Any = None) -> dict[str, Lens]:
     """The lenses that a switch offers, by name, the logit lens always first.
 
     Args:
-        lenses: lenses or functions; with a mapping, its keys are the names.
+        lenses: lenses or functions, in a list or the like; with a mapping, its keys are the names.
     Raises:
-        UnknownLensError: an element is no lens, or two share a name.
+        UnknownLensError: an element is no lens, two share a name, or it is no collection at all.
     """
+    if lenses is not None and not isinstance(lenses, Iterable):
+        raise UnknownLensError(
+            f"lenses={lenses!r:.80} is no collection. Pass a list of lenses, or {{name: lens}}."
+        )
     named: dict[str, Lens] = {"logit": LogitLens()}
     pairs = lenses.items() if isinstance(lenses, Mapping) else ((None, lens) for lens in lenses or ())
     for key, value in pairs:
@@ -186,12 +191,12 @@ def load_lens(path: str | Path, model: Any = None) -> Lens:
         LensFileError: nothing there, or not a lens.
         LensMismatchError: it was fitted to another model than `model`.
     """
-    from lenswidget.fitted import kind_of
     from lenswidget.jacobian import JacobianLens
+    from lenswidget.lensfile import as_path, kind_of
     from lenswidget.tuned import TunedLens
 
     kinds = {"tuned": TunedLens, "jacobian": JacobianLens}
-    kind = kind_of(Path(path))
+    kind = kind_of(as_path(path))
     if kind not in kinds:
         raise LensFileError(f"{path} holds a lens of kind {kind!r}; this version reads {', '.join(kinds)}.")
     return kinds[kind].load(path, model)

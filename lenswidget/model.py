@@ -1,13 +1,15 @@
 """A causal language model: loaded, given prompts, traced, and looked into."""
 
 import functools
+import os
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BatchEncoding
 
-from lenswidget.errors import LensError, PromptError
+from lenswidget.errors import LensError, ModelError, PromptError
+from lenswidget.generation import Generation
 from lenswidget.modules import TracedModel
 from lenswidget.order import Place
 from lenswidget.prompts import encode
@@ -31,6 +33,7 @@ class LanguageModel(TracedModel):
         from_pretrained_kwargs: handed on to `AutoModelForCausalLM.from_pretrained`.
     Raises:
         LensError: any of these with a loaded model.
+        ModelError: it cannot be loaded, or is no model.
     """
 
     tokenizer: Any = None
@@ -38,7 +41,7 @@ class LanguageModel(TracedModel):
 
     def __init__(
         self,
-        name_or_hf_model: str | nn.Module,
+        name_or_hf_model: str | os.PathLike[str] | nn.Module,
         tokenizer: Any = None,
         *,
         blocks: str | None = None,
@@ -56,11 +59,18 @@ class LanguageModel(TracedModel):
                     "is used as it is. Leave that out, or give the model's name."
                 )
         else:
-            source = _source(name_or_hf_model, tokenizer=tokenizer, **given, **from_pretrained_kwargs)
-            hf_model = AutoModelForCausalLM.from_pretrained(name_or_hf_model, **from_pretrained_kwargs).eval()
-            tokenizer = tokenizer or name_or_hf_model
+            name = _name(name_or_hf_model)
+            source = _source(name, tokenizer=tokenizer, **given, **from_pretrained_kwargs)
+            hf_model = _loaded(AutoModelForCausalLM, name, **from_pretrained_kwargs).eval()
+            tokenizer = tokenizer or name
         super().__init__(hf_model)
-        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        if isinstance(tokenizer, (str, os.PathLike)):
+            tokenizer = _loaded(AutoTokenizer, os.fspath(tokenizer))
+        if tokenizer is not None and not hasattr(tokenizer, "decode"):
+            raise ModelError(
+                f"The tokenizer is a {type(tokenizer).__name__}. Give one of transformers, its name, or None."
+            )
+        self.tokenizer = tokenizer
         self.source = source
         self._given = given
 
@@ -108,7 +118,7 @@ class LanguageModel(TracedModel):
         inputs = self._inputs(prompt, kwargs, "left")
         inputs.pop("position_ids", None)  # generate keeps count of positions itself, from the mask
         generate: Any = self.hf_model.generate
-        return self._open(Inputs(generate, (), inputs), is_generation=True)
+        return self._open(Inputs(generate, (), inputs), Generation)
 
     @functools.cached_property
     def anatomy(self) -> Any:
@@ -171,6 +181,26 @@ class LanguageModel(TracedModel):
             return frozenset(self.anatomy.blocks)
         except (LensError, ImportError):
             return frozenset(_longest_list(self.hf_model))
+
+
+def _name(given: Any) -> str:
+    if isinstance(given, (str, os.PathLike)):
+        return str(os.fspath(given))
+    raise ModelError(
+        f"The model is a {type(given).__name__}. Give one that transformers has loaded, or a name or folder."
+    )
+
+
+def _loaded(kind: Any, name: str, **options: Any) -> Any:
+    """A model or tokenizer by its name; what transformers says of one that is not there is long."""
+    try:
+        return kind.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".: ")
+        raise ModelError(
+            f"{kind.__name__} could not load {name!r} ({reason}). Give a name of the Hugging Face hub, "
+            "a folder that holds a causal language model and its tokenizer, or a model that is loaded already."
+        ) from error
 
 
 def _source(name: str, **options: Any) -> str | None:

@@ -27,10 +27,10 @@ class TracedModule:
     with `get`.
     """
 
-    __slots__ = ("__weakref__", "_model", "_place")
+    __slots__ = ("__weakref__", "_place", "_root")
 
-    def __init__(self, model: "TracedModel | None", place: Place) -> None:
-        object.__setattr__(self, "_model", model)
+    def __init__(self, root: nn.Module, place: Place) -> None:
+        object.__setattr__(self, "_root", root)  # the model, in whose traces the module has values
         object.__setattr__(self, "_place", place)
 
     @property
@@ -124,7 +124,7 @@ class TracedModule:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module on these values now, in a trace or outside; a run in progress is not touched."""
         args, kwargs = plain(args), plain(kwargs)
-        with self._root.lock:
+        with lock_of(self._root):
             return self._place.module(*args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -151,14 +151,9 @@ class TracedModule:
             return getattr(module, name)
         except AttributeError:
             close = difflib.get_close_matches(name, module._modules, 1)
-            raise AttributeError(
-                f"{self._label()} has no attribute {name!r}"
-                + (
-                    f"; did you mean {close[0]!r}?"
-                    if close
-                    else f". Its modules: {', '.join(module._modules) or 'none'}."
-                )
-            ) from None
+            names = f"Its modules: {', '.join(module._modules) or 'none'}."
+            remedy = f"Did you mean {close[0]!r}?" if close else names
+            raise AttributeError(f"{self._label()} has no attribute {name!r}. {remedy}") from None
 
     def __getitem__(self, index: Any) -> Any:
         module = self._place.module
@@ -195,21 +190,15 @@ class TracedModule:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._label()}: {type(self._place.module).__name__}>"
 
-    @property
-    def _root(self) -> "TracedModel":
-        assert self._model is not None
-        return self._model
-
     def _identity(self) -> tuple[nn.Module, Place]:
-        return self._root.wrapped, self._place
+        return self._root, self._place
 
     def _trace(self, asked: str) -> Trace:
-        root = (self._model or self)._place.module
         traces = open_traces.get()
         # nearly always this one: the rest says what is wrong
-        if traces and traces[-1].root is root:
+        if traces and traces[-1].root is self._root:
             return traces[-1]
-        return innermost_trace(root, self._place.path, asked)
+        return innermost_trace(self._root, self._place.path, asked)
 
     def _label(self) -> str:
         return self.path or "the model"
@@ -227,14 +216,14 @@ class TracedModule:
 class Calls:
     """The calls of a module within one forward, from 0; each is read and changed like the module."""
 
-    __slots__ = ("_model", "_place")
+    __slots__ = ("_place", "_root")
 
-    def __init__(self, model: "TracedModel", place: Place) -> None:
-        self._model = model
+    def __init__(self, root: nn.Module, place: Place) -> None:
+        self._root = root
         self._place = place
 
     def __getitem__(self, index: int) -> TracedModule:
-        return TracedModule(self._model, self._place._replace(call=operator.index(index)))
+        return TracedModule(self._root, self._place._replace(call=operator.index(index)))
 
     def __iter__(self) -> Iterator[TracedModule]:
         index = 0
@@ -259,10 +248,12 @@ class TracedModel(TracedModule):
             as they were written.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: Any) -> None:
+        if not isinstance(module, nn.Module):
+            raise TraceError(f"Asked to trace a {type(module).__name__}. Give a torch.nn.Module.")
         # what torch.compile returns wraps the module that it runs
         module = getattr(module, "_orig_mod", module)
-        super().__init__(None, Place("", module, ()))
+        super().__init__(module, Place("", module, ()))
         self._order = CallOrder()
         self._lock = lock_of(module)
 
@@ -281,15 +272,8 @@ class TracedModel(TracedModule):
             raise TraceError("trace() was given no input. Give it what the model's forward takes.")
         return self._open(Inputs(self._place.module, args, kwargs))
 
-    def _open(self, inputs: Inputs, *, is_generation: bool = False) -> Trace:
-        return Trace(
-            self._place.module,
-            inputs,
-            self._order,
-            self._lock,
-            is_block=self._is_block,
-            is_generation=is_generation,
-        )
+    def _open(self, inputs: Inputs, kind: type[Trace] = Trace) -> Trace:
+        return kind(self._place.module, inputs, self._order, self._lock, is_block=self._is_block)
 
     def _is_block(self, place: Place) -> bool:
         """Whether the output of this module has two faces; nothing of a plain module's has."""
@@ -299,7 +283,3 @@ class TracedModel(TracedModule):
         # a subclass may have attributes of its own, but not in the place of the model's, nor inside a trace
         is_open = any(trace.is_open and trace.root is self._place.module for trace in open_traces.get())
         return name.startswith("_") or not (is_open or hasattr(self._place.module, name))
-
-    @property
-    def _root(self) -> "TracedModel":
-        return self

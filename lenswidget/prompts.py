@@ -66,7 +66,7 @@ def _rows(prompt: Any, tokens: Callable[[str], Row]) -> list[Row]:
         if prompt.ndim not in (1, 2):
             raise _refusal(prompt)
         return [{"input_ids": row} for row in (prompt if prompt.ndim == 2 else prompt[None]).tolist()]
-    if not isinstance(prompt, Sequence) or not prompt:
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes) or not prompt:
         raise _refusal(prompt)
     items: list[Any] = list(prompt)
     if all(isinstance(item, str) for item in items):
@@ -158,6 +158,8 @@ def _check(encoding: dict[str, Any], hf_model: Any) -> None:
         raise PromptError(
             f"The prompt is empty: it has the shape {list(given.shape)}. Give at least one token."
         )
+    if ids is not None and (ids.is_floating_point() or ids.dtype is torch.bool):
+        raise PromptError(f"The prompt's input_ids are {ids.dtype}. Give integers.")
     config = text_config(hf_model)
     longest = getattr(config, "max_position_embeddings", None)
     if isinstance(longest, int) and 0 < longest < given.shape[1]:
@@ -207,3 +209,8 @@ def _bears_left_padding(hf_model: nn.Module, device: Any) -> bool:
 def takes(hf_model: nn.Module, name: str) -> bool:
     """Whether the model's forward has an argument of that name."""
     return name in inspect.signature(hf_model.forward).parameters
+
+
+def uncached(hf_model: nn.Module) -> dict[str, bool]:
+    """What a model's forward is to be told so that it fills no cache; nothing where it has none."""
+    return {"use_cache": False} if takes(hf_model, "use_cache") else {}

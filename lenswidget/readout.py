@@ -1,5 +1,6 @@
 """Cells to small arrays: what each says through the tail, exactly, in bounded memory."""
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Collection, Generator, Sequence
@@ -10,19 +11,14 @@ import torch
 from torch import Tensor
 
 from lenswidget.arrays import Readout
+from lenswidget.asked import Asked
 from lenswidget.cells import Cells
-from lenswidget.decoding import TILE_BYTES, Asked, Decoder, is_out_of_memory
+from lenswidget.decoding import TILE_BYTES, Decoder, is_out_of_memory
 from lenswidget.errors import Cancelled, FidelityWarning, LensError
 from lenswidget.head import full_float32
-from lenswidget.lenses import as_lens, check_carried, check_lens, covered_layers
 from lenswidget.measures import Tile, measure
-from lenswidget.run import Run
+from lenswidget.progress import Progress, reporting
 from lenswidget.tasks import drain
-
-__all__ = ["Cells", "Readout", "logits", "read", "read_slices"]
-
-METRICS = ("entropy", "kl", "agrees")
-Progress = Callable[[int, int], None]
 
 
 def read(
@@ -38,7 +34,7 @@ def read(
     logits: bool = False,
     tile_bytes: int = TILE_BYTES,
     slice_s: float = 0.25,
-    progress: Progress | bool | None = None,
+    progress: Progress = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Readout:
     """What some cells of a run say: the k most probable tokens of each, and what else is asked.
@@ -74,19 +70,19 @@ def read(
         run, cells, lens=lens, site=site, k=k, track=track, against=against, metrics=metrics,
         logits=logits, tile_bytes=tile_bytes, slice_s=slice_s,
     )  # fmt: skip
-    report, close = _reporter(progress)
+    if not (cancelled is None or callable(cancelled)):
+        raise LensError(
+            f"Asked to read with cancelled={cancelled!r}; pass a function that says True to stop."
+        )
+    with contextlib.closing(slices), reporting(progress, "readout", "cell") as report:
 
-    def between(done: int, total: int) -> None:
-        report(done, total)
-        if cancelled is not None and cancelled():
-            raise Cancelled(f"The readout was stopped after {done} of {total} cells.")
+        def between(done: int, total: int) -> None:
+            report(done, total)
+            if cancelled is not None and cancelled():
+                raise Cancelled(f"The readout was stopped after {done} of {total} cells.")
 
-    try:
         readout: Readout = drain(slices, between)
         report(len(readout), len(readout))
-    finally:
-        slices.close()
-        close()
     if not run.fidelity.ok:
         complaint = run.fidelity.complaint(run.model["name"])
         warnings.warn(f"{complaint} Do not trust these numbers.", FidelityWarning, stacklevel=2)
@@ -98,11 +94,15 @@ def read_slices(
 ) -> Generator[tuple[int, int], None, Readout]:
     """`read`, in slices: yields `(cells done, cells in all)` every `slice_s` seconds or so.
 
-    `asked` is what `read` takes, whose defaults stand there alone: `lens`, `site`, `k`, `track`, `against`,
-    `metrics` and `logits`, all of them. The model's lock is held within a slice and free between two; a
-    generator that is closed or dropped leaves nothing behind. What is asked is checked at the first step.
+    `asked` is what else `Asked` takes: unless told more, the top token alone. It is checked at the first
+    step. The model's lock is held within a slice and free between two; a generator that is closed or dropped
+    leaves nothing behind.
     """
-    checked = _checked(run, cells, **asked)
+    checked = Asked(run, cells, **asked).checked()
+    limits: dict[str, Any] = {"tile_bytes": tile_bytes, "slice_s": slice_s}
+    for name, value in limits.items():
+        if not isinstance(value, (int, float)) or not value >= 0:
+            raise LensError(f"Asked to read with {name}={value!r}; pass a number, 0 or more.")
     out = _Arrays(checked)
     decoder: Decoder | None = None
     done, total = 0, len(checked.cells)
@@ -123,18 +123,11 @@ def read_slices(
 
 def logits(run: Any, cells: Cells, *, lens: Any = None, site: str = "resid_post") -> Tensor:
     """All logits of a few cells, `[cells, d_vocab]` float32, on the model's device: a row each in memory."""
-    nothing: Any = {"track": (), "against": None, "metrics": (), "logits": False}
-    asked = _checked(run, cells, lens=lens, site=site, k=1, **nothing)
+    asked = Asked(run, cells, lens, site).checked()
     with run.lock, torch.no_grad():
         decoder = Decoder(asked, TILE_BYTES)
         with full_float32(decoder.device):
             return decoder.logits(run, asked.cells, asked.lens, site)
-
-
-def rows(run: Run, site: str, lens: Any) -> list[int]:
-    """The layers of a site's grid that a lens can carry, lowest first."""
-    carried = covered_layers(lens, run.n_layers)
-    return [layer for layer in range(run.lowest_layer(site), run.n_layers) if layer in carried]
 
 
 def _decode_some(decoder: Decoder, out: "_Arrays", done: int, asked: Asked) -> int:
@@ -147,51 +140,6 @@ def _decode_some(decoder: Decoder, out: "_Arrays", done: int, asked: Asked) -> i
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or not decoder.halve():
                 raise
-
-
-def _checked(
-    run: Any,
-    cells: Any,
-    *,
-    lens: Any,
-    site: str,
-    k: int,
-    track: Any,
-    against: Any,
-    metrics: Collection[str],
-    logits: bool,
-) -> Asked:
-    """What is asked, checked once."""
-    _check_run(run)
-    lens = as_lens(lens)
-    check_lens(lens, run.tail)
-    cells = Cells.grid(rows(run, site, lens), range(run.seq)) if cells is None else Cells.of(cells)
-    run.check(cells, site)
-    check_carried(lens, np.unique(cells.layers).tolist(), run.n_layers)
-    run.check_tokens(k, track)
-    if isinstance(metrics, str) or not set(metrics) <= set(METRICS):
-        raise LensError(f"Asked for metrics {metrics!r}; pass a list of any of {', '.join(METRICS)}.")
-    if against is not None:
-        _check_run(against, "compare with")
-        if against.d_vocab != run.d_vocab:
-            raise LensError(
-                f"Asked to compare a vocabulary of {run.d_vocab} with one of {against.d_vocab}: the "
-                "reference must be a run of a model with the same vocabulary."
-            )
-        if len(cells) and cells.positions.max() >= against.seq:
-            raise LensError(
-                f"Asked to compare position {cells.positions.max()} with a reference run of {against.seq} "
-                "tokens: choose cells that both runs have."
-            )
-        against.check(cells, site)
-        check_lens(lens, against.tail)
-    ids = torch.tensor(list(track), dtype=torch.long, device="cpu")
-    return Asked(run, cells, lens, site, k, ids, against, frozenset(metrics), logits)
-
-
-def _check_run(run: Any, what: str = "read") -> None:
-    if not isinstance(run, Run):
-        raise LensError(f"Asked to {what} {run!r:.80}, which is no run. Pass what model.run(prompt) gives.")
 
 
 class _Arrays:
@@ -226,20 +174,3 @@ class _Arrays:
             tokenizer=asked.run.tokenizer,
             **arrays,
         )
-
-
-def _reporter(progress: Progress | bool | None) -> tuple[Progress, Callable[[], None]]:
-    """How to report, and how to stop reporting."""
-    if progress is None or progress is False:
-        return (lambda done, total: None), (lambda: None)
-    if progress is not True:
-        return progress, (lambda: None)
-    from tqdm.auto import tqdm
-
-    bar = tqdm(unit="cell", desc="readout")
-
-    def report(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-
-    return report, bar.close

@@ -1,7 +1,7 @@
 """A run: one prompt through one model, kept as the residual streams that readouts decode."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lenswidget.cells import Cells
+from lenswidget.cells import Cells, is_integer
 from lenswidget.errors import CellError
 from lenswidget.fidelity import Fidelity
 
@@ -125,17 +125,17 @@ class Run:
             )
         cells.check(self.n_layers, self.seq, self.lowest_layer(site))
 
-    def check_tokens(self, k: Any, ids: Any = ()) -> None:
-        """Refuses a number of top tokens, or token ids, that the vocabulary does not have.
+    def check_tokens(self, k: Any, ids: Any = ()) -> list[int]:
+        """Refuses a number of top tokens, or token ids, that the vocabulary does not have; returns the ids.
 
         Raises:
             CellError: says which.
         """
-        if not _is_integer(k) or not 1 <= k <= self.d_vocab:
+        if not is_integer(k) or not 1 <= k <= self.d_vocab:
             raise CellError(
                 f"Asked for the {k!r} best tokens of {self.d_vocab}: choose k from 1 to {self.d_vocab}."
             )
-        check_ids(ids, self.d_vocab)
+        return check_ids(ids, self.d_vocab)
 
     def __repr__(self) -> str:
         return (
@@ -151,18 +151,19 @@ class Run:
             return self._streams[site]
 
 
-def check_ids(ids: Any, d_vocab: int) -> None:
-    """Refuses token ids that a vocabulary does not have.
+def check_ids(ids: Any, d_vocab: int) -> list[int]:
+    """Token ids as a list, each one of the vocabulary's.
 
     Raises:
-        CellError: says which.
+        CellError: says which is not.
     """
-    if isinstance(ids, str) or not isinstance(ids, Iterable):
+    try:
+        listed = None if isinstance(ids, str) else list(ids)
+    except TypeError:
+        listed = None
+    if listed is None:
         raise CellError(f"Asked for tokens {ids!r:.80}: pass a list of token ids.")
-    for token_id in ids:
-        if not _is_integer(token_id) or not 0 <= token_id < d_vocab:
+    for token_id in listed:
+        if not is_integer(token_id) or not 0 <= token_id < d_vocab:
             raise CellError(f"Asked for token {token_id!r}: pass ids, integers from 0 to {d_vocab - 1}.")
-
-
-def _is_integer(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+    return [int(token_id) for token_id in listed]

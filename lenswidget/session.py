@@ -3,17 +3,17 @@
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from lenswidget import snippets
 from lenswidget.arrays import Readout
+from lenswidget.asked import rows
 from lenswidget.card import decode
 from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import CellError, FidelityError, LensError, PromptError
-from lenswidget.lenses import as_lens, check_carried, covered_layers, lenses_by_name
+from lenswidget.lenses import as_lens, check_carried, check_lens, covered_layers, lenses_by_name
 from lenswidget.messages import as_asked, card_message, readout_message, run_message
 from lenswidget.model import LanguageModel
-from lenswidget.readout import rows
 from lenswidget.run import check_ids
+from lenswidget.snippets import cell_code, load_code
 from lenswidget.tasks import drain
 from lenswidget.tokens import Labels
 from lenswidget.wire import DecodeRequest, ReadRequest, label_to_list
@@ -31,7 +31,9 @@ class Session:
         strict: refuse a run whose decoded last row is not the model's own logits.
 
     Attributes:
+        lenses: by name.
         first_lens: the name of the lens to begin with.
+        sites: what can be read of each layer.
     """
 
     def __init__(self, model: Any, lens: Any = None, lenses: Any = None, *, strict: bool = True):
@@ -44,10 +46,10 @@ class Session:
         self._run: Any = None
         self._prompt: Any = None
         self.labels = Labels(model.tokenizer, model.anatomy.d_vocab)
+        self.sites: tuple[str, ...] = model.layers.offered
         self.lenses, self.first_lens = _named(lens, lenses)
         for each in self.lenses.values():
-            if hasattr(each, "check"):  # a fitted lens knows its model
-                each.check(model)
+            check_lens(each, model)
         self._engine = LocalEngine(model)
         self._strict = strict
 
@@ -89,8 +91,7 @@ class Session:
         """The run on show, as the page takes it."""
         run = self.run
         last = Cells([run.n_layers - 1], [run.seq - 1])
-        asked: dict[str, Any] = {"lens": None, "site": "resid_post", "k": 1, "track": (), "against": None}
-        answer = drain(self._engine.read_slices(run, last, **asked, metrics=(), logits=False))
+        answer = drain(self._engine.read_slices(run, last))
         return run_message(run, self.labels, tuple(self.lenses), answer)
 
     def layers(self, site: str, lens: str) -> list[int]:
@@ -115,8 +116,6 @@ class Session:
             k=min(request.k, self.labels.d_vocab),
             track=tuple(request.track),
             metrics=tuple(request.metrics),
-            against=None,
-            logits=False,
         )
         return readout_message(readout, request, places, self.labels)
 
@@ -148,6 +147,7 @@ class Session:
 
     def decode(self, request: DecodeRequest) -> dict[str, Any]:
         """One cell decoded again, as a card message."""
+        # first, for the widget's name of the lens, which may not be the lens's own
         self.check(request.layer, request.position, request.site, request.lens)
         card = decode(
             self._current(request.run_id),
@@ -159,7 +159,6 @@ class Session:
             temperature=request.temperature,
             track=tuple(request.track),
         )
-        # the widget's name of the lens, which may not be the lens's own
         return {**card_message(card, self.labels), "lens": request.lens}
 
     def search(self, text: str, k: int) -> dict[str, Any]:
@@ -169,15 +168,18 @@ class Session:
 
     def code(self, request: DecodeRequest) -> dict[str, Any]:
         """The trace that reproduces a card."""
-        names = ("layer", "position", "site", "lens", "k", "temperature")
-        cell = {name: getattr(request, name) for name in names}
-        load = snippets.load_code(self.model)
-        return {"code": snippets.cell_code(as_asked(self.run), load=load, **cell)}
+        return {"code": cell_code(as_asked(self.run), load_code(self.model), request)}
 
     def lens(self, name: str) -> Any:
-        if name not in self.lenses:
-            raise LensError(f"No lens is called {name!r} here: name one of {', '.join(self.lenses)}.")
+        """The lens of that name."""
+        self.check_known("lens", name)
         return self.lenses[name]
+
+    def check_known(self, kind: str, name: str) -> None:
+        """Raise a LensError unless there is a site, or a lens, of that name."""
+        known = self.lenses if kind == "lens" else self.sites
+        if name not in known:
+            raise LensError(f"No {kind} is called {name!r} here: name one of {', '.join(known)}.")
 
     def check_ids(self, ids: Sequence[Any]) -> None:
         """Raise a CellError unless all are ids of the vocabulary."""

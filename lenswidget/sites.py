@@ -7,6 +7,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from lenswidget.cells import is_integer
 from lenswidget.errors import AnatomyError, CellError, ShapeError
 from lenswidget.examine import BlockSites, edit_for, sum_of
 from lenswidget.parts import Part, Place
@@ -44,18 +45,25 @@ class Layers:
         """
         if isinstance(index, slice):
             for bound in (index.start, index.stop):
-                if bound is not None and operator.index(bound) < 0:
+                if bound is not None and not (is_integer(bound) and bound >= 0):
                     return [self[bound]]  # which refuses it
             return [Layer(self._model, i) for i in range(len(self))[index]]
-        layer, n = operator.index(index), len(self)
-        if not 0 <= layer < n:
+        n = len(self)
+        if not is_integer(index) or not 0 <= index < n:
             raise CellError(
-                f"Asked for layer {layer} of {n}. Use 0 to {n - 1}; layers.embed is the stream below layer 0."
+                f"Asked for layer {index!r} of {n}. Use 0 to {n - 1}; layers.embed is the stream below "
+                "layer 0."
             )
-        return Layer(self._model, layer)
+        return Layer(self._model, operator.index(index))
 
     def __iter__(self) -> "Iterator[Layer]":
         return (Layer(self._model, i) for i in range(len(self)))
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The sites that some layer offers, in the order of the stream."""
+        offered = {site for layer in self for site in layer.offered}
+        return tuple(site for site in SITES if site in offered)
 
     @property
     def embed(self) -> Tensor:

@@ -44,7 +44,8 @@ class Skipping:
     """What it takes to run a model's forward around its blocks.
 
     `outputs` are what each block gave in the watched forward: the shape of what the model expects back.
-    `n_calls` counts the calls of the last block; only the last one gives the states.
+    `neutral_id` is a token without a meaning of its own. `is_column`: states go in as a batch of prompts of
+    one token, `[n, 1, d_model]`, else as one prompt, `[1, n, d_model]`.
     """
 
     blocks: tuple[nn.Module, ...]
@@ -62,7 +63,6 @@ class Skipping:
     def unembed_input(self, hf_model: nn.Module, states: Tensor) -> Tensor:
         """`[n, d_model]` to what the unembed would be called with, `[n, d_head]`; stops there."""
         assert self.unembed is not None
-
         try:
             self._run(hf_model, states, [(self.unembed, self._stop)])
         except _Reached as reached:
@@ -76,7 +76,6 @@ class Skipping:
         """The unembed's output `[n, d]` to logits `[n, d_vocab]`: whatever the model does after it."""
         assert self.unembed is not None
         states = torch.zeros(len(given), self.streams[-1].layout.d_model, device=given.device)
-
         give = partial(self._give, given)
         return logits_of(self._run(hf_model, states, [(self.unembed, give)])).reshape(len(given), -1)
 

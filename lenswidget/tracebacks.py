@@ -12,6 +12,7 @@ _OURS = {
         "changes.py",
         "course.py",
         "forward.py",
+        "generation.py",
         "hooks.py",
         "modules.py",
         "refusals.py",

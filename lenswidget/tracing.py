@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lenswidget.changes import Changes
 from lenswidget.course import Course
-from lenswidget.errors import OutOfOrderError, TraceError
+from lenswidget.errors import TraceError
 from lenswidget.forward import NOTHING
 from lenswidget.locks import ModelLock
 from lenswidget.order import CallOrder, Place, Point
@@ -36,8 +36,9 @@ class Trace:
         order: what is known of the order of the module's calls.
         lock: held while the trace is open.
         is_block: whether a module is a decoder block, whose output has two faces.
-        is_generation: whether the root is called several times, each call being a step.
     """
+
+    _is_generation = False  # the root is called several times, each call being a step
 
     def __init__(
         self,
@@ -47,14 +48,12 @@ class Trace:
         lock: ModelLock,
         *,
         is_block: Callable[[Place], bool] = lambda place: False,
-        is_generation: bool = False,
     ) -> None:
         self.root = root
         self._inputs = inputs
         self._order = order
         self._lock = lock
         self._is_block = is_block
-        self._is_generation = is_generation
         self._thread = threading.current_thread()
         self._state = "new"  # then open, stopped, closed
         self._step = 0
@@ -76,7 +75,8 @@ class Trace:
         self._has_lock = True
         try:
             self._thread = threading.current_thread()
-            self._changes = Changes(watches_random=self._order.draws or self.root.training)
+            may_draw = self._order.draws or self.root.training
+            self._changes = Changes(watches_random=may_draw and not self._is_generation)
             self._course = Course(
                 self._inputs, self.root, self._order, self._changes, is_generation=self._is_generation
             )
@@ -152,8 +152,6 @@ class Trace:
         self._course.close()
         self._state = "stopped"
 
-    # --- used by the modules of the tree
-
     def read(self, place: Place, kind: str) -> Any:
         """The value of a module's call: what it returned, or the pair of what it was given.
 
@@ -205,8 +203,6 @@ class Trace:
         self._changes.skipped(point, value)
         self._changes.body_takes_over()
 
-    # --- moving
-
     def _reach_to_write(self, place: Place, kind: str) -> Point:
         """Bring the forward to a point, so that what it has there can be changed."""
         point = Point(place.module, kind, place.call, self._step)
@@ -218,20 +214,21 @@ class Trace:
         """Bring the forward to a point, or find what stood there: its value is then in `_values`."""
         if self._state != "open" or threading.get_ident() != self._thread.ident:
             self._check_open(self._refusals(place).name(point))
-        course = self._course
-        if course.at is not None:
+        if self._course.at is not None:
             self._give_back()
         try:
-            if self._is_generation:
-                self._reach_in_step(point, place, to_write)
-            elif point in self._values:
-                raise self._refusals(place).too_late(point, course.at)
-            elif not course.has_passed(point) and course.go_on(point, place):
-                self._arrive(point, place, course.value)
-            else:
-                self._look_back(point, place, to_write)
+            self._bring(point, place, to_write)
         finally:
             self._changes.body_takes_over()
+
+    def _bring(self, point: Point, place: Place, to_write: bool) -> None:
+        course = self._course
+        if point in self._values:
+            raise self._refusals(place).too_late(point, course.at)
+        if not course.has_passed(point) and course.go_on(point, place):
+            self._arrive(point, place, course.value)
+        else:
+            self._look_back(point, place, to_write)
 
     def _look_back(self, point: Point, place: Place, to_write: bool) -> None:
         course = self._course
@@ -244,19 +241,6 @@ class Trace:
             return self._arrive(point, place, course.value)
         raise self._refusals(place).not_reached(point, course.called())
 
-    def _reach_in_step(self, point: Point, place: Place, to_write: bool) -> None:
-        course = self._course
-        if course.has_passed(point):
-            refusals = self._refusals(place)
-            raise refusals.too_late(point, course.at) if to_write else refusals.too_late_to_read(point)
-        end_of_step = Point(self.root, "output", 0, self._step)
-        if not course.go_on(point, place, end_of_step):
-            raise self._refusals(place).not_reached(point, course.called())
-        assert course.at is not None
-        self._arrive(course.at, place, course.value)
-        if course.at != point:
-            raise self._refusals(place).not_reached(point, course.called())
-
     def _arrive(self, point: Point, place: Place, value: Any) -> None:
         self._values[point] = value
         if isinstance(value, dict) and add_save(value):
@@ -266,45 +250,30 @@ class Trace:
             self._views[point] = block_output(value)
         elif type(value) is tuple:
             self._views[point] = Parts(value)
-        if not self._is_generation:
-            found = leaves(value)
-            self._inputs.protect(found)
-            if point == self._course.at:
-                self._changes.hold(point, value, found)
+        self._hold(point, value)
+
+    def _hold(self, point: Point, value: Any) -> None:
+        """See to it that what the body does to a value in place can be done again in a rerun."""
+        found = leaves(value)
+        self._inputs.protect(found)
+        if point == self._course.at:
+            self._changes.hold(point, value, found)
 
     def _give_back(self) -> None:
         """The body is about to let the forward go on: settle what it has done where the forward stands."""
         at = self._course.at
         if at is None:
             return
-        if not self._is_generation:
-            self._changes.body_gives_back(at)
+        self._changes.body_gives_back(at)
         view = self._views.get(at)
         if isinstance(view, Tensor) and view.requires_grad:
             # the forward goes on from the very tensor that the body holds, so that gradients reach it
             self._course.reply = replace_first(self._values[at], plain(view))
 
     def _to_step(self, step: int) -> bool:
-        """Move on to the beginning of a step; False where the generation ends before it."""
+        """Move on to the beginning of a step; False where there is none."""
         self._check_open(f"step {step}")
-        if step < self._step:
-            raise OutOfOrderError(
-                f"Asked for step {step}, but the generation is at step {self._step}. Read it there."
-            )
-        if step == self._step:
-            return not self._course.has_ended
-        if not self._is_generation or self._course.has_ended:
-            return False
-        self._give_back()
-        start_of_step = Point(self.root, "input", 0, step)
-        if not self._course.go_on(start_of_step, Place("", self.root, ())):
-            self._end(self._course.result)
-            return False
-        self._values.clear()
-        self._views.clear()
-        self._step = step
-        self._arrive(start_of_step, Place("", self.root, ()), self._course.value)
-        return True
+        return step == 0 and not self._course.has_ended
 
     def _end(self, result: Any) -> None:
         self._course.end(result)
@@ -313,8 +282,6 @@ class Trace:
             self._saveable.append(result)
         if not self._is_generation:
             self._values.setdefault(Point(self.root, "output"), result)
-
-    # --- saying what is wrong
 
     def _refusals(self, place: Place) -> Refusals:
         places = (place,) if self._state == "closed" else (place, self._course.place)

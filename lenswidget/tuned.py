@@ -18,13 +18,11 @@ from lenswidget.fitted import (
     Provenance,
     check_model,
     check_states,
-    load_pickled,
-    read,
     unembed_columns,
     unembed_width,
-    write,
 )
-from lenswidget.fitting import Progress
+from lenswidget.lensfile import as_path, load_pickled, read, write
+from lenswidget.progress import Progress
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -143,7 +141,7 @@ class TunedLens:
             LensFileError: missing, or not a tuned lens.
             LensMismatchError: fitted to another model.
         """
-        path = Path(path)
+        path = as_path(path)
         if path.is_dir():
             lens = _published(path)
         else:
@@ -160,7 +158,7 @@ class TunedLens:
 
     def publish(self, folder: str | Path) -> None:
         """Write `config.json` and `params.pt` as the tuned-lens package reads them."""
-        folder = Path(folder)
+        folder = as_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {
             "base_model_name_or_path": self.provenance.model,
@@ -186,6 +184,8 @@ def _published(folder: Path) -> TunedLens:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text())
         n_layers, d_model = int(config["num_hidden_layers"]), int(config["d_model"])
         has_bias = bool(config.get("bias", True))
+        if n_layers < 1:
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LensFileError(
             f"{folder}/config.json is no configuration of a tuned lens: it needs num_hidden_layers "
@@ -193,7 +193,8 @@ def _published(folder: Path) -> TunedLens:
         ) from error
     state = load_pickled(folder / "params.pt")
     names = {f"{index}.{part}" for index in range(n_layers) for part in ("weight", "bias")[: 1 + has_bias]}
-    if not isinstance(state, dict) or set(state) != names:
+    holds = set(state) == names if isinstance(state, dict) else False
+    if not holds or not all(isinstance(part, Tensor) for part in state.values()):
         found = sorted(state)[:4] if isinstance(state, dict) else type(state).__name__
         raise LensFileError(
             f"{folder}/params.pt should hold weights for {n_layers} layers (0.weight, 0.bias, ...), "

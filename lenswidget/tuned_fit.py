@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from lenswidget.errors import FidelityError, PromptError
-from lenswidget.fitted import Provenance, model_name
-from lenswidget.fitting import Progress, check_settings, counted, encode, frozen, uncached
+from lenswidget.fitted import Provenance, check_is_model, model_name
+from lenswidget.fitting import check_settings, encode, frozen
+from lenswidget.progress import Progress, counted
+from lenswidget.prompts import uncached
 from lenswidget.tuned import TunedLens, published_hashes
 
 TEXTS_PER_STEP = 4
 RIDGE = 1e-3
-LEARNING_RATE = (
-    4e-3  # of the size of the map: Adam steps alike whatever the gradient, and late maps are small
-)
+# of the size of the map: Adam steps alike whatever the gradient, and late maps are small
+LEARNING_RATE = 4e-3
 
 
 @dataclass
@@ -69,8 +70,9 @@ def fit(
     progress: Progress,
 ) -> TunedLens:
     """See `TunedLens.fit`."""
+    check_is_model(model)
     check_settings(1, max_tokens=max_tokens, cells_per_step=cells_per_step)
-    check_settings(0, n_steps=n_steps)
+    check_settings(0, n_steps=n_steps, seed=seed)
     ids = [text for text in encode(model, texts, max_tokens) if len(text)]
     if sum(map(len, ids)) < 2:
         raise PromptError("The texts to fit a tuned lens on hold fewer than two tokens; pass longer texts.")
@@ -97,7 +99,7 @@ def fit(
 
 def _states(model: Any, ids: Tensor) -> list[Tensor]:
     """The streams of one text, `[seq, d_model]` float32: what enters block 0, what leaves each block."""
-    with torch.no_grad(), model.trace(ids[None].to(model.device), **uncached(model)):
+    with torch.no_grad(), model.trace(ids[None].to(model.device), **uncached(model.hf_model)):
         streams = [model.layers.embed, *(layer.resid_post for layer in model.layers)]
     return [stream[0].float() for stream in streams]
 

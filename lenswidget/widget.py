@@ -1,6 +1,6 @@
 """The widget: traits that Python and the page share, and the messages between them. No arithmetic here."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -9,7 +9,7 @@ import traitlets as t
 
 from lenswidget import shown
 from lenswidget.arrays import Readout
-from lenswidget.choices import METRICS, MOST_ON_A_CARD, as_cards, as_pins, as_selection, as_trajectory
+from lenswidget.choices import SHARED, Choices
 from lenswidget.errors import Cancelled, LensError
 from lenswidget.messages import as_asked, n_columns_at_first
 from lenswidget.session import Session
@@ -17,14 +17,12 @@ from lenswidget.tasks import Tasks, drain
 from lenswidget.wire import DecodeRequest, Packed, ReadRequest
 
 STATIC = Path(__file__).parent / "static"
-# of traits: shared with the page; and such that a person sets them there or from Python, as `state` holds
-SHARED, CHOICE = {"sync": True}, {"sync": True, "is_choice": True}
 # of the event loop, for a cancel to be read and handled even behind a few other messages
 TURNS_AFTER_A_RUN = 3
 IDLE = {"state": "idle", "text": "", "done": 0, "total": 0}
 
 
-class LensWidget(anywidget.AnyWidget):
+class LensWidget(Choices, anywidget.AnyWidget):
     """What every layer would predict at every token, with each cell a click from its live decode.
 
     Args:
@@ -44,28 +42,11 @@ class LensWidget(anywidget.AnyWidget):
     _esm = STATIC / "widget.js"
     _css = STATIC / "widget.css"
 
-    # what the kernel tells
     run = t.Dict(read_only=True).tag(**SHARED)
     snapshot = t.Dict(read_only=True).tag(**SHARED)
     decoded = t.Dict(allow_none=True, default_value=None, read_only=True).tag(**SHARED)
     status = t.Dict(IDLE, read_only=True).tag(**SHARED)
-
-    # what a person chooses
     prompt = t.Union([t.Unicode(), t.List(t.Int())]).tag(**SHARED)
-    selection = t.Dict(allow_none=True, default_value=None).tag(**CHOICE)
-    metric = t.Enum(METRICS, default_value="prob").tag(**CHOICE)
-    k = t.Int(5, min=1, max=100).tag(**CHOICE)
-    card_k = t.Int(20, min=1, max=MOST_ON_A_CARD).tag(**CHOICE)
-    site = t.Unicode("resid_post").tag(**CHOICE)
-    lens = t.Unicode("logit").tag(**CHOICE)
-    stride = t.Int(1, min=1).tag(**CHOICE)
-    orientation = t.Enum(("layers", "tokens"), default_value="layers").tag(**CHOICE)
-    hide_special = t.Bool(False).tag(**CHOICE)
-    column_width_px = t.Int(72, min=24, max=400).tag(**CHOICE)
-    pins = t.List(t.Dict()).tag(**CHOICE)
-    cards = t.List(t.Dict()).tag(**CHOICE)
-    trajectory = t.Dict({"metric": "prob", "positions": []}).tag(**CHOICE)
-    rank_token = t.Int(None, allow_none=True).tag(**CHOICE)
 
     def __init__(
         self,
@@ -75,11 +56,15 @@ class LensWidget(anywidget.AnyWidget):
         lens: Any = None,
         lenses: Any = None,
         strict: bool = True,
-        state: dict[str, Any] | None = None,
+        state: Any = None,
         **choices: Any,
     ):
-        begin = {**(state or {}), **choices}
-        if unknown := sorted(set(begin) - set(self.trait_names())):
+        if not isinstance(state or {}, Mapping):
+            raise LensError(
+                f"The widget was given state={state!r:.80}; pass the `state` of another, or leave it out."
+            )
+        begin: dict[str, Any] = {**(state or {}), **choices}
+        if unknown := sorted(map(str, set(begin) - set(self.trait_names()))):
             known = ", ".join(self.trait_names(is_choice=True))
             raise LensError(f"The widget was given {', '.join(unknown)}, but what can be chosen is {known}.")
         session = Session(model, lens, lenses, strict=strict)
@@ -96,13 +81,6 @@ class LensWidget(anywidget.AnyWidget):
             self.selection = selection
         self.on_msg(self._receive)
 
-    # what Python asks
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """The choices made in this widget; pass it on as `state=` to begin another where this one stands."""
-        return {name: getattr(self, name) for name in self.trait_names(is_choice=True)}
-
     def readout(self, cells: Any = None, **options: Any) -> Readout:
         """The grid's numbers: every cell, or those given, with the widget's site, lens, k and pins.
 
@@ -117,9 +95,12 @@ class LensWidget(anywidget.AnyWidget):
         return self.readout(**options).to_dataframe()
 
     def to_csv(self, path: str | Path, **options: Any) -> Path:
-        """Write `to_dataframe()` as a CSV file; returns its path."""
-        self.to_dataframe(**options).to_csv(path, index=False)
-        return Path(path)
+        """Write `to_dataframe()` as a CSV file; returns its path, absolute."""
+        from lenswidget.export import file_at
+
+        target = file_at(path)
+        self.to_dataframe(**options).to_csv(target, index=False)
+        return target
 
     def track(self, token: str | SupportsIndex, *, label: str | None = None) -> Readout:
         """Pin a token and read it at every layer and position.
@@ -189,8 +170,6 @@ class LensWidget(anywidget.AnyWidget):
         shown.note(self)
         return super()._repr_mimebundle_(**options)
 
-    # the run
-
     @t.validate("prompt")
     def _validate_prompt(self, proposal: Any) -> Any:
         # run before the trait changes, so that a prompt that fails leaves everything as it was; the same
@@ -237,14 +216,6 @@ class LensWidget(anywidget.AnyWidget):
             self.set_trait("run", self._session.describe())
             self._on_reading(None)
 
-    @t.validate("site", "lens")
-    def _validate_reading(self, proposal: Any) -> Any:
-        name, value = proposal["trait"].name, proposal["value"]
-        known = self._session.lenses if name == "lens" else (self._next_run or self._session.run).sites
-        if value not in known:
-            raise LensError(f"No {name} is called {value!r} here: name one of {', '.join(known)}.")
-        return value
-
     @t.observe("site", "lens", "k")
     def _on_reading(self, _change: Any) -> None:
         """Another run, or another way to read it: the snapshot and the card follow."""
@@ -256,35 +227,11 @@ class LensWidget(anywidget.AnyWidget):
             if self._has(cell):
                 self.selection = cell
 
-    def _has(self, cell: Any) -> bool:
-        """Whether a cell chosen before, on another prompt perhaps, is one of this grid's."""
-        if cell is None:
-            return False
-        rows, cell = self._session.layers(self.site, self.lens), as_selection(cell)
-        return cell["layer"] in rows and 0 <= cell["position"] < self._session.run.seq
-
     def _snapshot(self) -> dict[str, Any]:
         """The whole grid where it is small; else as many of the newest columns as fit."""
         n_rows = len(self._session.layers(self.site, self.lens))
         packed = self.packed_grid(newest=n_columns_at_first(n_rows, self.k))
         return {"header": packed.header, "buffers": packed.buffers}
-
-    @property
-    def _reading(self) -> dict[str, Any]:
-        """How the grid is read: the choices that a readout is asked with."""
-        pins: list[dict[str, Any]] = self.pins
-        track = list(dict.fromkeys(i for pin in pins for i in pin["ids"]))
-        return {"site": self.site, "lens": self.lens, "k": self.k, "track": track}
-
-    # the other choices
-
-    @t.validate("selection")
-    def _validate_selection(self, proposal: Any) -> Any:
-        if proposal["value"] is None:
-            return None
-        cell = as_selection(proposal["value"])
-        self._session.check(**cell, site=self.site, lens=self.lens)
-        return cell
 
     @t.observe("selection")
     def _on_selection(self, _change: Any) -> None:
@@ -306,29 +253,6 @@ class LensWidget(anywidget.AnyWidget):
         """Decode the selected cell; what is not asked is as the grid is read."""
         request: dict[str, Any] = {**self._reading, "k": self.card_k, **asked}
         self.set_trait("decoded", self._session.decode(DecodeRequest(self._session.run.id, **request)))
-
-    @t.validate("pins")
-    def _validate_pins(self, proposal: Any) -> Any:
-        pins = as_pins(proposal["value"])
-        for pin in pins:
-            self._session.check_ids(pin["ids"])
-        return pins
-
-    @t.validate("rank_token")
-    def _validate_rank_token(self, proposal: Any) -> Any:
-        if proposal["value"] is not None:
-            self._session.check_ids([proposal["value"]])
-        return proposal["value"]
-
-    @t.validate("cards")
-    def _validate_cards(self, proposal: Any) -> Any:
-        return as_cards(proposal["value"])
-
-    @t.validate("trajectory")
-    def _validate_trajectory(self, proposal: Any) -> Any:
-        return as_trajectory(proposal["value"])
-
-    # messages
 
     def _receive(self, _widget: Any, message: dict[str, Any], _buffers: Any) -> None:
         request_id = message.get("id")

@@ -7,6 +7,7 @@ The same packing serves replies, the snapshot that a saved notebook keeps, and e
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,7 @@ def check_temperature(value: Any) -> float:
     Raises:
         LensError: not a finite number above 0.
     """
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
+    if isinstance(value, Real) and value is not True and math.isfinite(value) and float(value) > 0:
         return float(value)
     raise LensError(
         f"The temperature is {value!r}. It must be a finite number above 0; 1 leaves logits as is."

@@ -36,12 +36,63 @@ def test_layers_and_positions_are_chosen_by_number(run, readout):
         readout.at(layer=9)
 
 
+@pytest.mark.parametrize(
+    ("layer", "position", "layers", "positions"),
+    [
+        (slice(-1, 2), None, [-1, 0, 1], range(8)),
+        (slice(2, None), slice(None, 3), [2, 3], [0, 1, 2]),
+        (slice(None, None, 2), slice(5, 99), [-1, 1, 3], [5, 6, 7]),
+        (slice(0, None, 3), 7, [0, 3], [7]),
+        (slice(np.int64(0), 1), range(0, 8, 7), [0], [0, 7]),
+    ],
+)
+def test_slices_choose_layers_and_positions_by_number(readout, layer, position, layers, positions):
+    found = readout.at(layer, position)
+    assert list(zip(found.layers, found.positions, strict=True)) == [
+        (i, j) for i in layers for j in positions
+    ]
+    again = readout.at(list(layers), list(positions))
+    assert np.array_equal(found.ids, again.ids)
+
+
+def test_a_slice_counts_from_where_it_starts_and_not_among_what_is_there(readout):
+    odd = readout.at(position=[1, 2, 4, 5])
+    assert sorted(set(odd.at(position=slice(1, None, 2)).positions)) == [1, 5]
+    assert sorted(set(odd.at(position=slice(2, 5)).positions)) == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("layer", "position", "said"),
+    [
+        (
+            None,
+            slice(-3, None),
+            r"positions slice\(-3, None, None\) .* has positions 0 to 7: .* from the end",
+        ),
+        (slice(None, -1), None, r"layers slice\(None, -1, None\) .* has layers -1 to 3"),
+        (slice(4, 9), None, "layers -1 to 3: choose from those"),
+        (slice(3, 0, -1), None, "upwards"),
+        (slice("a", None), None, "by number"),
+        (1.5, None, r"Asked for layers 1\.5\. Pass an integer"),
+        ([[1]], None, "a list of integers"),
+        (None, True, "positions True"),
+    ],
+)
+def test_what_is_no_choice_of_layers_and_positions_is_refused(readout, layer, position, said):
+    with pytest.raises(CellError, match=said):
+        readout.at(layer, position)
+
+
 def test_indices_slices_and_masks_choose_cells(readout):
     assert len(readout[3]) == 1
     assert np.array_equal(readout[2:5].entropy_nats, readout.entropy_nats[2:5])
     confident = readout[readout.log_probs[:, 0] > np.median(readout.log_probs[:, 0])]
     assert 0 < len(confident) < len(readout)
     assert confident.kl_from_reference is None
+    for index in (40, "ids", 1.5, None, (1, 2), [True], np.zeros((2, 2), int)):
+        with pytest.raises(CellError, match=r"of 40\. Pass an index.*\.at\(layer="):
+            readout[index]
+    assert len(list(readout)) == 40
 
 
 def test_a_grid_needs_every_cell_once(run, readout):

@@ -186,8 +186,8 @@ def test_progress_counts_layers(named):
         ([0], [11], "position 11, but this run has positions 0 to 10"),
         ([0], [-1], "position -1"),
         ([0, 1], [0], "2 layers and 1 positions"),
-        ([0.5], [0], "one for each cell"),
-        ([[0]], [0], "one for each cell"),
+        ([0.5], [0], "a list of integers"),
+        ([[0]], [0], "a list of integers"),
     ],
 )
 def test_cells_outside_the_run_are_refused(named, layers, positions, said):

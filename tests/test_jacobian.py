@@ -10,6 +10,7 @@ from recipe import tiny_config, tiny_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import (
     AnatomyError,
@@ -24,7 +25,7 @@ from lenswidget.jacobian import JacobianLens
 from lenswidget.jacobian_fit import Fit
 from lenswidget.lenses import covered_layers, load_lens
 from lenswidget.model import LanguageModel
-from lenswidget.readout import Cells, read
+from lenswidget.readout import read
 
 PUBLISHED = Path(__file__).parent / "published"
 QUIET = {"progress": False}

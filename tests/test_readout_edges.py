@@ -13,11 +13,12 @@ from test_readout import IDS, make
 from tiny import PROMPT, gpt2, language_model, llama
 
 from lenswidget import decoding, head
+from lenswidget.asked import Asked
 from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import Cancelled, CellError, LensError
 from lenswidget.jacobian import JacobianLens
-from lenswidget.lenses import LogitLens, load_lens
+from lenswidget.lenses import load_lens
 from lenswidget.measures import Tile, measure
 from lenswidget.model import LanguageModel
 from lenswidget.readout import read, read_slices
@@ -170,19 +171,8 @@ def drain(slices):
             return steps, finished.value
 
 
-PLAIN = {
-    "lens": None,
-    "site": "resid_post",
-    "k": 5,
-    "track": (),
-    "against": None,
-    "metrics": (),
-    "logits": False,
-}
-
-
 def test_slices_count_up_and_return_the_readout(run):
-    options = {**PLAIN, "metrics": ALL, "tile_bytes": 3 * 8 * run.d_vocab}
+    options = {"k": 5, "metrics": ALL, "tile_bytes": 3 * 8 * run.d_vocab}
     steps, found = drain(read_slices(run, slice_s=0.0, **options))
     assert len(steps) > 5
     assert all(total == len(found) for _, total in steps)
@@ -191,10 +181,10 @@ def test_slices_count_up_and_return_the_readout(run):
 
 
 def test_the_lock_is_free_between_slices_and_after_closing(run):
-    slices = read_slices(run, slice_s=0.0, tile_bytes=3 * 4 * run.d_vocab, **PLAIN)
+    slices = read_slices(run, slice_s=0.0, tile_bytes=3 * 4 * run.d_vocab)
     next(slices)
     assert not run.lock._is_taken()
-    inside = drain(read_slices(run, Cells([0], [0]), **PLAIN))[1]
+    inside = drain(read_slices(run, Cells([0], [0])))[1]
     assert len(inside) == 1
     next(slices)
     slices.close()
@@ -329,7 +319,7 @@ def test_the_plain_product_is_the_same_as_the_packed_one(run, monkeypatch):
 
 def test_tiles_shrink_while_they_are_slow_and_grow_back(run, monkeypatch):
     monkeypatch.setattr(decoding, "SLOW_ROWS", 2)
-    asked = readout_asked(run)
+    asked = Asked(run, k=5).checked()
     decoder = decoding.Decoder(asked, 256 << 20)
     whole = len(decoder.tile(0)[0])
     decoder.pace(1.0, 0.1)
@@ -340,11 +330,6 @@ def test_tiles_shrink_while_they_are_slow_and_grow_back(run, monkeypatch):
     assert decoder.halve()
     decoder.pace(0.01, 0.1)
     assert decoder._rows == whole // 2  # not beyond what memory allowed
-
-
-def readout_asked(run):
-    cells, none = Cells.all(run), torch.tensor([], dtype=torch.long)
-    return decoding.Asked(run, cells, LogitLens(), "resid_post", 5, none, None, frozenset(), False)
 
 
 @pytest.fixture

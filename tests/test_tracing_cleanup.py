@@ -449,7 +449,7 @@ def test_mistakes_are_said_in_one_sentence(counted, model):
         _ = model.transformer.output
     with pytest.raises(TraceError, match="is not open"):
         _ = tracer.result
-    with plain.trace(x), pytest.raises(AttributeError, match="did you mean 'blocks'"):
+    with plain.trace(x), pytest.raises(AttributeError, match="Did you mean 'blocks'"):
         _ = plain.block
     with pytest.raises(AttributeError):
         plain.blocks[0].outputs = x
