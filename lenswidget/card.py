@@ -4,7 +4,7 @@ A card never reuses the grid's numbers: it takes the cell's state, carries it th
 and reads the whole vocabulary, so that the two can be held against each other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,10 +26,12 @@ class Card:
         layer, position: the cell; layer -1 is the embedding.
         site, lens: what was read, and how it was carried to the tail.
         temperature: the logits are divided by it before the softmax; `logits` are as the tail gave them.
-        ids, log_probs, logits: the top k, most probable first, ties by the lower id; `[k]`.
+        ids, log_probs, logits: the top k, most probable first, ties by the lower id; `[k]`. None at all where
+            NaN or infinite states left no distribution; every other number is then NaN, and ranks are None.
         entropy_nats: of the whole distribution.
         layer_below: the row the cell is compared with, or None in the lowest row.
-        rank_below: rank of each top id in the row below, 0 is the top; `[k]`, None without a row below.
+        rank_below: rank of each top id in the row below, 0 is the top; `[k]`, None without a row below, or
+            where that is not finite.
         promoted, suppressed: `(id, change of probability)` of the ids that gained and lost most since then.
         tracked: `(id, log_prob, rank)` of the ids asked for.
     """
@@ -48,7 +50,7 @@ class Card:
     rank_below: Sequence[int | None]
     promoted: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     suppressed: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
-    tracked: list[tuple[int, float, int]] = field(default_factory=list[tuple[int, float, int]])
+    tracked: list[tuple[int, float, int | None]] = field(default_factory=list[tuple[int, float, int | None]])
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,7 +65,7 @@ def decode(
     site: str = "resid_post",
     k: int = 20,
     temperature: float = 1.0,
-    track: tuple[int, ...] = (),
+    track: Iterable[int] = (),
 ) -> Card:
     """Decode one cell of a run again: its state through the lens, the final norm and the unembed.
 
@@ -82,18 +84,21 @@ def decode(
     """
     lens = as_lens(lens)
     temperature = check_temperature(temperature)
-    run.check_tokens(k, track)
+    tracked_ids = run.check_tokens(k, track)
     has_below = layer > run.lowest_layer(site) and layer - 1 in covered_layers(lens, run.n_layers)
     rows = [layer, layer - 1] if has_below else [layer]
     logits = readout.logits(run, readout.Cells(rows, [position] * len(rows)), lens=lens, site=site)
-    log_probs = torch.log_softmax(logits / temperature, dim=-1)
+    # less the largest first: a temperature near 0 would make infinities of them
+    log_probs = torch.log_softmax((logits - logits.amax(-1, keepdim=True)) / temperature, dim=-1)
     probs = log_probs.exp()
     n_tokens = run.n_tokens_shown(k)  # ids without a token count in the softmax, and are not shown
-    ids = top_k(logits[:1, :n_tokens], k)[0]
+    # a row that is not finite is NaN all through, and has no best
+    is_finite, *is_below_finite = (~log_probs[:, 0].isnan()).tolist()
+    ids = top_k(logits[:1, :n_tokens], k)[0] if is_finite else torch.empty(0, dtype=torch.long, device="cpu")
     moved = _moved(probs[:, :n_tokens]) if len(rows) == 2 else ([], [])
-    ranks_below = ranks(logits[1], ids).tolist() if len(rows) == 2 else [None] * k
-    tracked = torch.tensor(track, dtype=torch.long, device=logits.device)
-    tracked_ranks = ranks(logits[0], tracked).tolist()
+    ranks_below = ranks(logits[1], ids).tolist() if any(is_below_finite) else [None] * len(ids)
+    tracked = torch.tensor(tracked_ids, dtype=torch.long, device=logits.device)
+    tracked_ranks = ranks(logits[0], tracked).tolist() if is_finite else [None] * len(tracked_ids)
     return Card(
         run_id=run.id,
         layer=layer,
@@ -110,7 +115,7 @@ def decode(
         rank_below=ranks_below,
         promoted=moved[0],
         suppressed=moved[1],
-        tracked=list(zip(track, log_probs[0, tracked].tolist(), tracked_ranks, strict=True)),
+        tracked=list(zip(tracked_ids, log_probs[0, tracked].tolist(), tracked_ranks, strict=True)),
     )
 
 

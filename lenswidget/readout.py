@@ -1,5 +1,6 @@
 """Cells to small arrays: what each says through the tail, exactly, in bounded memory."""
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Collection, Generator, Sequence
@@ -168,9 +169,8 @@ def _checked(
     cells = Cells.grid(rows(run, site, lens), range(run.seq)) if cells is None else Cells.of(cells)
     run.check(cells, site)
     check_carried(lens, np.unique(cells.layers).tolist(), run.n_layers)
-    run.check_tokens(k, track)
-    if isinstance(metrics, str) or not set(metrics) <= set(METRICS):
-        raise LensError(f"Asked for metrics {metrics!r}; pass a list of any of {', '.join(METRICS)}.")
+    ids = torch.tensor(run.check_tokens(k, track), dtype=torch.long, device="cpu")
+    metrics = as_metrics(metrics)
     if against is not None:
         _check_run(against, "compare with")
         if against.d_vocab != run.d_vocab:
@@ -185,8 +185,16 @@ def _checked(
             )
         against.check(cells, site)
         check_lens(lens, against.tail)
-    ids = torch.tensor(list(track), dtype=torch.long, device="cpu")
-    return Asked(run, cells, lens, site, k, ids, against, frozenset(metrics), logits)
+    return Asked(run, cells, lens, site, k, ids, against, metrics, logits)
+
+
+def as_metrics(metrics: Any) -> frozenset[str]:
+    """The names of metrics as a set; refuses what is no collection of them."""
+    with contextlib.suppress(TypeError):  # no collection, or one of what no set can hold
+        asked: frozenset[str] = frozenset(metrics)
+        if not isinstance(metrics, str) and asked <= set(METRICS):
+            return asked
+    raise LensError(f"Asked for metrics {metrics!r}; pass a list of any of {', '.join(METRICS)}.")
 
 
 def _check_run(run: Any, what: str = "read") -> None:
@@ -211,11 +219,13 @@ class _Arrays:
             self._arrays[name][order] = part
 
     def readout(self) -> Readout:
-        asked, arrays = self._asked, self._arrays
-        if not arrays:  # no cells: one that is thrown away tells the shapes
+        asked = self._asked
+        if not self._arrays:  # no cells: one that is thrown away tells the shapes
             row = torch.zeros(1, asked.run.d_vocab, device="cpu")
-            nothing = measure(Tile(row, 1), asked.k, asked.track, frozenset())
-            arrays = {name: values[:0].numpy() for name, values in nothing.items()}
+            itself = None if asked.against is None else slice(0, 1)
+            tile = Tile(row, 1, segments=[(0, 1, 0)], references=itself)
+            nothing = measure(tile, asked.k, asked.track, asked.metrics, logits=asked.logits)
+            self.store([], {name: values[:0] for name, values in nothing.items()})
         return Readout(
             run_id=asked.run.id,
             site=asked.site,
@@ -224,7 +234,7 @@ class _Arrays:
             positions=asked.cells.positions,
             tracked_ids=asked.track.numpy().astype(np.int32),
             tokenizer=asked.run.tokenizer,
-            **arrays,
+            **self._arrays,
         )
 
 

@@ -1,7 +1,8 @@
 """A run: one prompt through one model, kept as the residual streams that readouts decode."""
 
 import functools
-from collections.abc import Callable, Iterable
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,8 +126,8 @@ class Run:
             )
         cells.check(self.n_layers, self.seq, self.lowest_layer(site))
 
-    def check_tokens(self, k: Any, ids: Any = ()) -> None:
-        """Refuses a number of top tokens, or token ids, that the vocabulary does not have.
+    def check_tokens(self, k: Any, ids: Any = ()) -> list[int]:
+        """The token ids as plain integers; refuses ids, or a number of top tokens, beyond the vocabulary.
 
         Raises:
             CellError: says which.
@@ -135,7 +136,7 @@ class Run:
             raise CellError(
                 f"Asked for the {k!r} best tokens of {self.d_vocab}: choose k from 1 to {self.d_vocab}."
             )
-        check_ids(ids, self.d_vocab)
+        return check_ids(ids, self.d_vocab)
 
     def __repr__(self) -> str:
         return (
@@ -151,17 +152,22 @@ class Run:
             return self._streams[site]
 
 
-def check_ids(ids: Any, d_vocab: int) -> None:
-    """Refuses token ids that a vocabulary does not have.
+def check_ids(ids: Any, d_vocab: int) -> list[int]:
+    """Token ids as plain integers; refuses those that a vocabulary does not have.
 
     Raises:
         CellError: says which.
     """
-    if isinstance(ids, str) or not isinstance(ids, Iterable):
+    try:
+        found = None if isinstance(ids, str) else list(ids)  # once: a generator has no second time
+    except TypeError:
+        found = None
+    if found is None:
         raise CellError(f"Asked for tokens {ids!r:.80}: pass a list of token ids.")
-    for token_id in ids:
+    for token_id in found:
         if not _is_integer(token_id) or not 0 <= token_id < d_vocab:
             raise CellError(f"Asked for token {token_id!r}: pass ids, integers from 0 to {d_vocab - 1}.")
+    return [operator.index(token_id) for token_id in found]
 
 
 def _is_integer(value: Any) -> bool:
