@@ -61,13 +61,9 @@ def save(
     Returns:
         The path, absolute.
     Raises:
-        LensError: the folder is not there, `k` is out of range, or the grid cannot be read.
+        LensError: the path is no file's, `k` is out of range, or the grid cannot be read.
     """
-    target = Path(path).expanduser().absolute()
-    if not target.parent.is_dir():
-        raise LensError(
-            f"Cannot write {target}: the folder {target.parent} does not exist. Make it, or save elsewhere."
-        )
+    target = file_for(path)
     text = page(
         static_state(widget, k=k, progress=progress), esm=_source(widget, "_esm"), css=_source(widget, "_css")
     )
@@ -77,6 +73,22 @@ def save(
         scratch.replace(target)
     finally:
         scratch.unlink(missing_ok=True)
+    return target
+
+
+def file_for(path: str | Path) -> Path:
+    """The absolute path of a file that can be written, asked before the work that goes into it.
+
+    Raises:
+        LensError: its folder is not there, or it is a folder itself.
+    """
+    target = Path(path).expanduser().absolute()
+    if not target.parent.is_dir():
+        raise LensError(
+            f"Cannot write {target}: the folder {target.parent} does not exist. Make it, or save elsewhere."
+        )
+    if target.is_dir():
+        raise LensError(f"Cannot write {target}: it is a folder. Name a file in it.")
     return target
 
 

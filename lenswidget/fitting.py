@@ -1,6 +1,6 @@
 """What fits share: texts as token ids, progress, and a model that is put back as it was."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,22 +25,23 @@ def check_settings(least: int, **settings: Any) -> None:
             raise LensError(f"Asked to fit a lens with {name}={value!r}. Give an integer, {least} or more.")
 
 
-def encode(model: Any, texts: Sequence[Any], max_tokens: int) -> list[Tensor]:
+def encode(model: Any, texts: Any, max_tokens: int) -> list[Tensor]:
     """Token ids `[seq]` of each text, with the tokenizer's own special tokens, cut to `max_tokens`.
 
     Args:
         texts: strings, or token ids as lists or tensors.
     Raises:
-        PromptError: texts is one string or empty, or a string meets a model without a tokenizer.
+        PromptError: texts is one string, empty or no texts, or a string meets a model without a tokenizer.
     """
-    if isinstance(texts, str) or not len(texts):
+    several = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else []
+    if not several:
         raise PromptError(
-            f"Asked to fit a lens on {texts!r}; pass a list of texts, a few hundred for a good fit."
+            f"Asked to fit a lens on {texts!r:.80}; pass a list of texts, a few hundred for a good fit."
         )
     ids: list[Tensor] = []
-    for text in texts:
+    for text in several:
         if not isinstance(text, str):
-            ids.append(torch.as_tensor(text, dtype=torch.long, device="cpu").reshape(-1)[:max_tokens])
+            ids.append(_as_ids(text)[:max_tokens])
         elif model.tokenizer is None:
             raise PromptError(
                 "Asked to fit a lens on strings, but this model has no tokenizer; pass token ids."
@@ -49,6 +50,15 @@ def encode(model: Any, texts: Sequence[Any], max_tokens: int) -> list[Tensor]:
             found = model.tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
             ids.append(torch.tensor(found, dtype=torch.long, device="cpu"))
     return ids
+
+
+def _as_ids(text: Any) -> Tensor:
+    try:
+        return torch.as_tensor(text, dtype=torch.long, device="cpu").reshape(-1)
+    except (TypeError, ValueError, RuntimeError):
+        raise PromptError(
+            f"Asked to fit a lens on the text {text!r:.80}; pass strings, or lists of token ids."
+        ) from None
 
 
 def counted(total: int, progress: Progress, what: str, start: int = 0) -> Iterator[int]:

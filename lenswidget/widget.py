@@ -9,7 +9,15 @@ import traitlets as t
 
 from lenswidget import shown
 from lenswidget.arrays import Readout
-from lenswidget.choices import METRICS, MOST_ON_A_CARD, as_cards, as_pins, as_selection, as_trajectory
+from lenswidget.choices import (
+    METRICS,
+    MOST_ON_A_CARD,
+    as_cards,
+    as_pins,
+    as_selection,
+    as_state,
+    as_trajectory,
+)
 from lenswidget.errors import Cancelled, LensError
 from lenswidget.messages import as_asked, n_columns_at_first
 from lenswidget.session import Session
@@ -78,8 +86,8 @@ class LensWidget(anywidget.AnyWidget):
         state: dict[str, Any] | None = None,
         **choices: Any,
     ):
-        begin = {**(state or {}), **choices}
-        if unknown := sorted(set(begin) - set(self.trait_names())):
+        begin = {**as_state(state), **choices}
+        if unknown := sorted(set(begin) - (set(self.trait_names()) - {"prompt"})):
             known = ", ".join(self.trait_names(is_choice=True))
             raise LensError(f"The widget was given {', '.join(unknown)}, but what can be chosen is {known}.")
         session = Session(model, lens, lenses, strict=strict)
@@ -117,9 +125,12 @@ class LensWidget(anywidget.AnyWidget):
         return self.readout(**options).to_dataframe()
 
     def to_csv(self, path: str | Path, **options: Any) -> Path:
-        """Write `to_dataframe()` as a CSV file; returns its path."""
-        self.to_dataframe(**options).to_csv(path, index=False)
-        return Path(path)
+        """Write `to_dataframe()` as a CSV file; returns its path, absolute."""
+        from lenswidget.export import file_for
+
+        target = file_for(path)
+        self.to_dataframe(**options).to_csv(target, index=False)
+        return target
 
     def track(self, token: str | SupportsIndex, *, label: str | None = None) -> Readout:
         """Pin a token and read it at every layer and position.

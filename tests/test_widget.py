@@ -11,6 +11,7 @@ import torch
 from ipywidgets.widgets.widget import _instances
 
 import lenswidget as lw
+from lenswidget.choices import as_state
 from lenswidget.errors import CellError, LensError, PromptError
 from lenswidget.widget import LensWidget
 from lenswidget.wire import unpack
@@ -337,15 +338,23 @@ def test_a_choice_of_another_form_is_refused_and_loses_nothing(widget, name, goo
     assert getattr(widget, name) == good
 
 
+def test_an_id_that_is_in_a_pin_twice_is_summed_once(widget):
+    widget.pins = [{**PIN, "ids": [5, 7, 5]}]
+    assert widget.pins[0]["ids"] == [5, 7]
+
+
 def test_what_a_widget_does_not_have_is_refused_at_its_making(demo_model):
     for options, said in (
         ({"metrc": "kl"}, "given metrc, but what can be chosen is card_k, cards"),
         ({"state": {"colour": "red"}}, "given colour"),
+        ({"state": {"prompt": "Two"}}, "given prompt, but what can be chosen"),
         ({"state": {"lens": "tuned"}}, "No lens is called 'tuned' here: name one of logit"),
         ({"lens": "tuned"}, "is no lens"),
     ):
         with pytest.raises(LensError, match=said):
             LensWidget(demo_model, "One", **options)
+    with pytest.raises(LensError, match=r"Pass the state of another widget, w\.state"):
+        as_state(demo_model)
     with pytest.raises(LensError, match=r"a LlamaForCausalLM. Give it a LanguageModel: lw\.LanguageModel\("):
         LensWidget(demo_model.hf_model, "One")
 
