@@ -9,7 +9,7 @@ from lenswidget.card import decode
 from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import CellError, FidelityError, LensError, PromptError
-from lenswidget.lenses import as_lens, check_carried, covered_layers, lenses_by_name
+from lenswidget.lenses import CallableLens, as_lens, check_carried, covered_layers, lenses_by_name
 from lenswidget.messages import as_asked, card_message, readout_message, run_message
 from lenswidget.model import LanguageModel
 from lenswidget.readout import rows
@@ -171,8 +171,10 @@ class Session:
         """The trace that reproduces a card."""
         names = ("layer", "position", "site", "lens", "k", "temperature")
         cell = {name: getattr(request, name) for name in names}
-        load = snippets.load_code(self.model)
-        return {"code": snippets.cell_code(as_asked(self.run), load=load, **cell)}
+        is_function = isinstance(self.lens(request.lens), CallableLens)
+        load, dtype = snippets.load_code(self.model), self.run.model["dtype"]
+        code = snippets.cell_code(as_asked(self.run), load=load, dtype=dtype, is_function=is_function, **cell)
+        return {"code": code}
 
     def lens(self, name: str) -> Any:
         if name not in self.lenses:

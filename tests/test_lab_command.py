@@ -67,7 +67,7 @@ def test_lab_prints_an_address_that_answers_on_the_asked_port(tmp_path):
         assert [properties[name]["default"] for name in ("fetchNews", "checkForUpdates")] == ["false", False]
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.communicate(timeout=30)
+        server.communicate(timeout=120)
 
 
 @pytest.mark.parametrize("target", ["lab", "dev"])

@@ -7,12 +7,14 @@ import itertools
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from ipywidgets.widgets.widget import _instances
 
 import lenswidget as lw
 from lenswidget.choices import as_state
 from lenswidget.errors import CellError, LensError, PromptError
+from lenswidget.lenses import LogitLens
 from lenswidget.widget import LensWidget
 from lenswidget.wire import unpack
 
@@ -150,6 +152,16 @@ def test_another_number_of_tokens_decodes_the_open_card_again(widget, page):
     assert [token["id"] for token in before["tracked"]] == [7042]
 
 
+async def replied(widget):
+    """Lets the loop turn until every request has its reply."""
+
+    async def turns():
+        while widget._tasks._open:
+            await asyncio.sleep(0.001)
+
+    await asyncio.wait_for(turns(), 60)
+
+
 def test_a_stop_during_the_forward_discards_the_run(widget, page):
     before = (widget.prompt, widget.run, widget.snapshot)
 
@@ -157,7 +169,7 @@ def test_a_stop_during_the_forward_discards_the_run(widget, page):
         # what a kernel's loop does with messages that arrived during the forward: they come after it, in turn
         widget._receive(widget, {"id": "stopped", "kind": "run", "prompt": "One two"}, [])
         widget._receive(widget, {"id": "stop", "kind": "cancel", "target": "stopped"}, [])
-        await asyncio.sleep(0.1)
+        await replied(widget)
 
     asyncio.run(main())
     replies = {c["id"]: c for c, _ in page.sent if "kind" not in c}
@@ -174,13 +186,13 @@ def test_of_two_runs_the_later_is_shown_and_the_earlier_is_told(widget, page):
     async def main():
         widget._receive(widget, {"id": "a", "kind": "run", "prompt": "One two"}, [])
         widget._receive(widget, {"id": "b", "kind": "run", "prompt": "Three four"}, [])
-        await asyncio.sleep(0.1)
+        await replied(widget)
         widget._receive(widget, {"id": "c", "kind": "run", "prompt": "Five six"}, [])
         widget.prompt = "Seven eight"
-        await asyncio.sleep(0.1)
+        await replied(widget)
         widget._receive(widget, {"id": "d", "kind": "run", "prompt": "Nine ten"}, [])
         widget.close()
-        await asyncio.sleep(0.1)
+        await replied(widget)
 
     asyncio.run(main())
     replies = {c["id"]: c for c, _ in page.sent if "kind" not in c}
@@ -266,6 +278,23 @@ def test_copied_code_says_what_it_cannot_load(demo_model):
     names = {"model": own}
     exec(code, names)
     assert len(names["top"].indices) == 3
+
+
+@pytest.mark.parametrize("lens", [lambda layer, states: 2 * states, LogitLens("plain")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_copied_code_goes_through_the_lens_and_says_what_is_rounded(lens, dtype):
+    model = lw.LanguageModel(tiny.llama().to(dtype), tiny.tokenizer())
+    page = Page(LensWidget(model, "One two three", lenses={"mine": lens}))
+    asked = {"layer": 2, "position": 1, "site": "resid_post", "lens": "mine", "k": 3, "temperature": 1}
+    code = page.ask("code", **asked)[0]["value"]["code"]
+    assert ("modules round to bfloat16" in code) == (dtype is torch.bfloat16)
+    names = {"model": model, "lens": lens}
+    exec(code, names)
+    card = page.ask("decode", run_id=page.widget.run["id"], select=False, **asked)[0]["value"]
+    found = names["probs"][card["ids"]].log()
+    # the tail in 16 bits: 8 significant bits of logits near 1
+    atol = 2e-2 if dtype is torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found, torch.tensor(card["log_probs"]), rtol=0, atol=atol)
 
 
 def test_state_begins_another_widget(demo_model, widget):
