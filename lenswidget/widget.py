@@ -277,7 +277,8 @@ class LensWidget(anywidget.AnyWidget):
     def _snapshot(self) -> dict[str, Any]:
         """The whole grid where it is small; else as many of the newest columns as fit."""
         n_rows = len(self._session.layers(self.site, self.lens))
-        packed = self.packed_grid(newest=n_columns_at_first(n_rows, self.k))
+        n_tracked = len(self._reading["track"])
+        packed = self.packed_grid(newest=n_columns_at_first(n_rows, self.k, n_tracked))
         return {"header": packed.header, "buffers": packed.buffers}
 
     @property

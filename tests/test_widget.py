@@ -4,6 +4,7 @@ import asyncio
 import csv
 import gc
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -58,6 +59,15 @@ def test_first_state_is_enough_to_draw(demo_model, widget):
     assert arrays["ids"].shape == (31, len(ids), 5)
     assert demo_model.tokenizer.decode(arrays["ids"][-1, -1, :1].tolist()) == " Paris"
     assert sum(map(len, widget.snapshot["buffers"])) <= 50_000
+
+
+@pytest.mark.parametrize("n_pinned", [0, 30])
+@pytest.mark.parametrize("k", [1, 20])
+def test_the_snapshot_of_a_long_prompt_keeps_to_50_kb_whatever_is_pinned(demo_model, n_pinned, k):
+    pins = [{"ids": list(range(100, 100 + n_pinned)), "label": "many", "color": 0}] if n_pinned else []
+    snapshot = LensWidget(demo_model, "Tokyo 東京 and Paris, " * 20, pins=pins, k=k).snapshot
+    n_bytes = len(json.dumps(snapshot["header"])) + sum(map(len, snapshot["buffers"]))
+    assert 15_000 < n_bytes <= 50_000
 
 
 @pytest.mark.parametrize("view", [{}, {"site": "mlp_out", "lens": "upper"}])
