@@ -1,6 +1,6 @@
 """What a readout is asked for, checked before anything is computed."""
 
-from collections.abc import Collection
+import contextlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,7 +89,8 @@ def _run(run: Any, what: str) -> Run:
 
 
 def _metrics(metrics: Any) -> frozenset[str]:
-    is_list = isinstance(metrics, Collection) and not isinstance(metrics, str)
-    if not is_list or not all(name in METRICS for name in metrics):
-        raise LensError(f"Asked for metrics {metrics!r}; pass a list of any of {', '.join(METRICS)}.")
-    return frozenset(metrics)
+    with contextlib.suppress(TypeError):  # no collection, or one of what no set can hold
+        asked: frozenset[str] = frozenset(metrics)
+        if not isinstance(metrics, str) and asked <= set(METRICS):
+            return asked
+    raise LensError(f"Asked for metrics {metrics!r}; pass a list of any of {', '.join(METRICS)}.")

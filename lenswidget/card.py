@@ -4,7 +4,7 @@ A card never reuses the grid's numbers: it takes the cell's state, carries it th
 and reads the whole vocabulary, so that the two can be held against each other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,10 +27,12 @@ class Card:
         layer, position: the cell; layer -1 is the embedding.
         site, lens: what was read, and how it was carried to the tail.
         temperature: the logits are divided by it before the softmax; `logits` are as the tail gave them.
-        ids, log_probs, logits: the top k, most probable first, ties by the lower id; `[k]`.
+        ids, log_probs, logits: the top k, most probable first, ties by the lower id; `[k]`. None at all where
+            NaN or infinite states left no distribution; every other number is then NaN, and ranks are None.
         entropy_nats: of the whole distribution.
         layer_below: the row the cell is compared with, or None in the lowest row.
-        rank_below: rank of each top id in the row below, 0 is the top; `[k]`, None without a row below.
+        rank_below: rank of each top id in the row below, 0 is the top; `[k]`, None without a row below, or
+            where that is not finite.
         promoted, suppressed: `(id, change of probability)` of the ids that gained and lost most since then.
         tracked: `(id, log_prob, rank)` of the ids asked for.
     """
@@ -49,7 +51,7 @@ class Card:
     rank_below: Sequence[int | None]
     promoted: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     suppressed: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
-    tracked: list[tuple[int, float, int]] = field(default_factory=list[tuple[int, float, int]])
+    tracked: list[tuple[int, float, int | None]] = field(default_factory=list[tuple[int, float, int | None]])
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,7 +66,7 @@ def decode(
     site: str = "resid_post",
     k: int = 20,
     temperature: float = 1.0,
-    track: Sequence[int] = (),
+    track: Iterable[int] = (),
 ) -> Card:
     """Decode one cell of a run again: its state through the lens, the final norm and the unembed.
 
@@ -87,13 +89,18 @@ def decode(
     below = layer - 1 if layer - 1 in rows(run, site, asked.lens) else None
     layers = [layer] if below is None else [layer, below]
     logits = readout.logits(run, Cells.grid(layers, position), lens=asked.lens, site=site)
-    log_probs = torch.log_softmax(logits / temperature, dim=-1)
+    # less the largest first: a temperature near 0 would make infinities of them
+    log_probs = torch.log_softmax((logits - logits.amax(-1, keepdim=True)) / temperature, dim=-1)
     probs = log_probs.exp()
     n_tokens = run.n_tokens_shown(asked.k)  # ids without a token count in the softmax, and are not shown
-    ids = top_k(logits[:1, :n_tokens], asked.k)[0]
+    # a row that is not finite is NaN all through, and has no best
+    is_finite, *is_below_finite = (~log_probs[:, 0].isnan()).tolist()
+    none = torch.empty(0, dtype=torch.long, device=logits.device)
+    ids = top_k(logits[:1, :n_tokens], asked.k)[0] if is_finite else none
     promoted, suppressed = ([], []) if below is None else _moved(probs[:, :n_tokens])
+    ranks_below = ranks(logits[1], ids).tolist() if any(is_below_finite) else [None] * len(ids)
     tracked = asked.track.to(logits.device)
-    tracked_ranks = ranks(logits[0], tracked).tolist()
+    tracked_ranks = ranks(logits[0], tracked).tolist() if is_finite else [None] * len(tracked)
     return Card(
         run_id=run.id,
         layer=layer,
@@ -107,7 +114,7 @@ def decode(
         # 0 log 0 is 0: a probability that underflowed adds nothing
         entropy_nats=-torch.special.xlogy(probs[0], probs[0]).sum().item(),
         layer_below=below,
-        rank_below=[None] * asked.k if below is None else ranks(logits[1], ids).tolist(),
+        rank_below=ranks_below,
         promoted=promoted,
         suppressed=suppressed,
         tracked=list(zip(tracked.tolist(), log_probs[0, tracked].tolist(), tracked_ranks, strict=True)),

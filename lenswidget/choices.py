@@ -1,13 +1,13 @@
 """What a person chooses: the traits that hold it, and what is checked before one of them changes."""
 
 import operator
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import traitlets as t
 
-from lenswidget.errors import CellError
+from lenswidget.errors import CellError, LensError
 from lenswidget.session import Session
 from lenswidget.wire import check_temperature
 
@@ -98,6 +98,17 @@ class Choices(t.HasTraits):
         return True
 
 
+def as_state(value: Any) -> dict[str, Any]:
+    """The choices that a widget begins with; None is none.
+
+    Raises:
+        LensError: it is no mapping.
+    """
+    if value is None or isinstance(value, Mapping):
+        return dict(value or {})
+    raise LensError(f"The widget was given state={value!r:.80}. Pass the state of another widget, w.state.")
+
+
 def as_selection(value: Any) -> dict[str, int]:
     """A cell, `{"layer": i, "position": j}`, with plain integers.
 
@@ -129,7 +140,7 @@ def as_pins(values: Sequence[Any]) -> list[dict[str, Any]]:
     with _must_be('Each pin must be {"ids": [token ids], "label": text, "color": number}', values):
         pins = [
             {
-                "ids": _integers(pin["ids"]),
+                "ids": list(dict.fromkeys(_integers(pin["ids"]))),  # twice would count twice in the sum
                 "label": _text(pin["label"]),
                 "color": operator.index(pin["color"]),
             }

@@ -91,6 +91,8 @@ def _write(prompt: str, name: str | None, target: Path, *, k: int, device: str |
     _say(f"Loading {name or 'the demo model'} ...")
     import lenswidget as lw
 
+    if device:
+        _check_device(device)
     model: Any = lw.LanguageModel(name) if name else lw.demo_model()
     if device:
         model.hf_model.to(device)
@@ -101,6 +103,19 @@ def _write(prompt: str, name: str | None, target: Path, *, k: int, device: str |
     else:
         widget.save(target, k=k, progress=_bar)
     _say(f"Wrote {target} ({target.stat().st_size / 1000:,.0f} kB).")
+
+
+def _check_device(device: str) -> None:
+    """Refuses a device that this machine does not have, before a model is loaded for it."""
+    import torch
+
+    from lenswidget.errors import LensError
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has a kind for each reason
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise LensError(f"--device {device}: {reason}. Name another, or leave it out.") from None
 
 
 def _bar(done: int, total: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from lenswidget.asked import Asked
 from lenswidget.cells import Cells, Ints
 from lenswidget.head import Head, free_bytes
-from lenswidget.lenses import LogitLens
+from lenswidget.lenses import LogitLens, carry
 from lenswidget.measures import Exact, Tile
 from lenswidget.run import EMBED_SITE
 from lenswidget.topk import top_k
@@ -141,7 +141,7 @@ class Decoder:
             carried: Tensor | None = None
             for layer in np.unique(cells.layers).tolist():
                 rows = torch.from_numpy(np.flatnonzero(cells.layers == layer)).to(states.device)
-                part = lens.transport(layer, states[rows])
+                part = carry(lens, layer, states[rows])
                 carried = torch.empty_like(states, dtype=part.dtype) if carried is None else carried
                 carried = carried if carried.dtype == part.dtype else carried.to(torch.float32)
                 carried[rows] = part.to(carried.dtype)

@@ -177,8 +177,9 @@ def _fidelity(tail: Any, last: Tensor, own: Tensor, decoded: Tensor | None) -> F
         decoded: the same positions', where a readout has decoded them; else they are decoded now.
     """
     head = Head(tail)
-    # a model stored in 16 bits may give float32 logits, but they are no finer for it
-    own = own.to(head.stored_dtype or own.dtype)
+    # the coarser of the two: a model stored in 16 bits may give float32 logits, and one of float32, under
+    # autocast, 16 bits
+    own = own.to(max(head.stored_dtype or own.dtype, own.dtype, key=lambda dtype: torch.finfo(dtype).eps))
     if decoded is None:
         with full_float32(head.device):
             decoded = head(head.prepare(last[-len(own) :]))

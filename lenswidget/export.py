@@ -63,7 +63,7 @@ def save(
     Returns:
         The path, absolute.
     Raises:
-        LensError: the folder is not there, `k` is out of range, or the grid cannot be read.
+        LensError: the path is no file's, `k` is out of range, or the grid cannot be read.
     """
     target = file_at(path)
     text = page(

@@ -36,7 +36,7 @@ def encode(model: Any, texts: Any, max_tokens: int) -> list[Tensor]:
     listed = [] if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
     if not listed:
         raise PromptError(
-            f"Asked to fit a lens on {texts!r}; pass a list of texts, a few hundred for a good fit."
+            f"Asked to fit a lens on {texts!r:.80}; pass a list of texts, a few hundred for a good fit."
         )
     ids: list[Tensor] = []
     for text in listed:

@@ -1,7 +1,7 @@
 """The Jacobian lens: a stream is carried to the last block by the average effect that it has there."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ class JacobianLens:
     def fit(
         cls,
         model: Any,
-        texts: Sequence[Any],
+        texts: Iterable[Any],
         *,
         layers: Sequence[int] | None = None,
         skip_first: int = 16,

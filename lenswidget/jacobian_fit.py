@@ -4,7 +4,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +54,7 @@ class Fit:
     def prepare(
         cls,
         model: Any,
-        texts: Sequence[Any],
+        texts: Iterable[Any],
         layers: Sequence[int] | None,
         skip_first: int,
         max_tokens: int,

@@ -63,24 +63,29 @@ class CallableLens:
     function: Transport = field(repr=False)
     name: str
 
-    def transport(self, layer: int, states: States) -> States:
-        """`function(layer, states)` on float32 states.
+    def transport(self, layer: int, states: States) -> Any:
+        """`function(layer, states)` on float32 states."""
+        return self.function(layer, states.float())
 
-        Raises:
-            ShapeError: the function returned anything but a float tensor `[cells, d_model]`.
-        """
-        carried: Any = self.function(layer, states.float())
-        if (
-            not isinstance(carried, Tensor)
-            or carried.shape != states.shape
-            or not carried.is_floating_point()
-        ):
-            found = f"{carried.dtype} {list(carried.shape)}" if isinstance(carried, Tensor) else type(carried)
-            raise ShapeError(
-                f"Lens {self.name!r} was given states {list(states.shape)} of layer {layer} and returned "
-                f"{found}; return a float tensor of the shape it was given."
-            )
-        return carried
+
+def carry(lens: Lens, layer: int, states: States) -> States:
+    """`lens.transport(layer, states)`, `[cells, d_model]`.
+
+    Raises:
+        ShapeError: the lens returned anything but a float tensor of that shape and on that device.
+    """
+    carried: Any = lens.transport(layer, states)
+    if isinstance(carried, Tensor):
+        same = (carried.shape, carried.device) == (states.shape, states.device)
+        if same and carried.is_floating_point():
+            return carried
+        found = f"{carried.dtype} {list(carried.shape)} on {carried.device}"
+    else:
+        found = f"a {type(carried).__name__}"
+    raise ShapeError(
+        f"Lens {lens.name!r} was given states {list(states.shape)} of layer {layer} on {states.device} and "
+        f"returned {found}; return a float tensor of that shape, on that device."
+    )
 
 
 def as_lens(lens: Any) -> Lens:

@@ -12,12 +12,19 @@ from lenswidget.wire import ARRAYS, Packed, ReadRequest, json_number, label_to_l
 # VS Code moves about 1 MB a second between kernel and page, so what comes first must be small
 SNAPSHOT_BYTES = 50_000
 BYTES_PER_TOKEN = 14  # id, log-prob, and a label for about every other token
+BYTES_PER_TRACKED = 8  # log-prob and rank
 BYTES_PER_CELL = 8
 
 
-def n_columns_at_first(n_rows: int, k: int) -> int:
-    """How many positions of a grid of `n_rows` layers, with `k` tokens a cell, the page is sent at first."""
-    n_cells = SNAPSHOT_BYTES // (BYTES_PER_CELL + BYTES_PER_TOKEN * k)
+def n_columns_at_first(n_rows: int, k: int, n_tracked: int = 0) -> int:
+    """How many positions of a grid the page is sent at first.
+
+    Args:
+        n_rows: layers of the grid.
+        k: top tokens of a cell.
+        n_tracked: ids that are ranked in every cell.
+    """
+    n_cells = SNAPSHOT_BYTES // (BYTES_PER_CELL + BYTES_PER_TOKEN * k + BYTES_PER_TRACKED * n_tracked)
     return max(1, n_cells // n_rows)
 
 

@@ -159,11 +159,13 @@ class _Arrays:
             self._arrays[name][order] = part
 
     def readout(self) -> Readout:
-        asked, arrays = self._asked, self._arrays
-        if not arrays:  # no cells: one that is thrown away tells the shapes
+        asked = self._asked
+        if not self._arrays:  # no cells: one that is thrown away tells the shapes
             row = torch.zeros(1, asked.run.d_vocab, device="cpu")
-            nothing = measure(Tile(row, 1), asked.k, asked.track, frozenset())
-            arrays = {name: values[:0].numpy() for name, values in nothing.items()}
+            itself = None if asked.against is None else slice(0, 1)
+            tile = Tile(row, 1, segments=[(0, 1, 0)], references=itself)
+            nothing = measure(tile, asked.k, asked.track, asked.metrics, logits=asked.logits)
+            self.store([], {name: values[:0] for name, values in nothing.items()})
         return Readout(
             run_id=asked.run.id,
             site=asked.site,
@@ -172,5 +174,5 @@ class _Arrays:
             positions=asked.cells.positions,
             tracked_ids=asked.track.numpy().astype(np.int32),
             tokenizer=asked.run.tokenizer,
-            **arrays,
+            **self._arrays,
         )

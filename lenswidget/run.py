@@ -126,7 +126,7 @@ class Run:
         cells.check(self.n_layers, self.seq, self.lowest_layer(site))
 
     def check_tokens(self, k: Any, ids: Any = ()) -> list[int]:
-        """Refuses a number of top tokens, or token ids, that the vocabulary does not have; returns the ids.
+        """The token ids as plain integers; refuses ids, or a number of top tokens, beyond the vocabulary.
 
         Raises:
             CellError: says which.
@@ -152,13 +152,13 @@ class Run:
 
 
 def check_ids(ids: Any, d_vocab: int) -> list[int]:
-    """Token ids as a list, each one of the vocabulary's.
+    """Token ids as plain integers; refuses those that a vocabulary does not have.
 
     Raises:
         CellError: says which is not.
     """
     try:
-        listed = None if isinstance(ids, str) else list(ids)
+        listed = None if isinstance(ids, str) else list(ids)  # once: a generator has no second time
     except TypeError:
         listed = None
     if listed is None:

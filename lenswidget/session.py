@@ -9,7 +9,7 @@ from lenswidget.card import decode
 from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
 from lenswidget.errors import CellError, FidelityError, LensError, PromptError
-from lenswidget.lenses import as_lens, check_carried, check_lens, covered_layers, lenses_by_name
+from lenswidget.lenses import CallableLens, as_lens, check_carried, check_lens, covered_layers, lenses_by_name
 from lenswidget.messages import as_asked, card_message, readout_message, run_message
 from lenswidget.model import LanguageModel
 from lenswidget.run import check_ids
@@ -168,7 +168,15 @@ class Session:
 
     def code(self, request: DecodeRequest) -> dict[str, Any]:
         """The trace that reproduces a card."""
-        return {"code": cell_code(as_asked(self.run), load_code(self.model), request)}
+        is_function = isinstance(self.lens(request.lens), CallableLens)
+        code = cell_code(
+            as_asked(self.run),
+            request,
+            load=load_code(self.model),
+            dtype=self.run.model["dtype"],
+            is_function=is_function,
+        )
+        return {"code": code}
 
     def lens(self, name: str) -> Any:
         """The lens of that name."""

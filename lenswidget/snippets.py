@@ -5,28 +5,39 @@ from typing import Any
 from lenswidget.wire import DecodeRequest
 
 
-def cell_code(prompt: str | list[int], load: str, cell: DecodeRequest) -> str:
+def cell_code(
+    prompt: str | list[int], cell: DecodeRequest, *, load: str, dtype: str, is_function: bool
+) -> str:
     """Python source that decodes one cell with a trace and prints its top tokens.
 
     Args:
         prompt: what was run, as text or ids.
         load: `load_code(model)`.
         cell: as on the card.
+        dtype: what the model is stored in, "float32" say: a trace computes in it, a card in float32.
+        is_function: whether the lens is a function of `(layer, states)`.
     Returns:
         Source that takes the `model` that is there, or else loads it (one that was loaded outside, and a
-        fitted lens, must be there), and leaves `logits` `[d_vocab]`, `probs` `[d_vocab]` and `top` (values
-        and indices, `[k]`).
+        `lens` of your own, must be there), and leaves `logits` `[d_vocab]`, `probs` `[d_vocab]` and `top`
+        (values and indices, `[k]`).
     """
-    read = "model.layers.embed" if cell.layer < 0 else f"model.layers[{cell.layer}].{cell.site}"
-    is_plain = cell.lens == "logit"
-    carried = "states" if is_plain else f"lens.transport({cell.layer}, states)"
+    layer, lens = cell.layer, cell.lens
+    read = "model.layers.embed" if layer < 0 else f"model.layers[{layer}].{cell.site}"
+    is_plain = lens == "logit"
+    through = f"lens({layer}, states.float())" if is_function else f"lens.transport({layer}, states)"
+    carried = "states" if is_plain else through
     divided = "logits" if cell.temperature == 1 else f"logits / {cell.temperature!r}"
     lines = [
         *(["import lenswidget as lw"] if "lw." in load else []),
         "import torch",
         "",
         load,
-        *([] if is_plain else [f"# lens = ...  # the fitted lens shown as {cell.lens!r}"]),
+        *([] if is_plain else [f"# lens: your {'function' if is_function else 'lens'} shown as {lens!r}"]),
+        *(
+            [f"# the model's own modules round to {dtype}; the card is decoded in float32"]
+            if dtype in ("bfloat16", "float16")
+            else []
+        ),
         f"with torch.no_grad(), model.trace({prompt!r}):",
         f"    states = {read}[:, {cell.position}]",
         f"    logits = model.tail({carried})[0]",

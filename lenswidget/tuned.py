@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ class TunedLens:
     def fit(
         cls,
         model: Any,
-        texts: Sequence[Any],
+        texts: Iterable[Any],
         *,
         max_tokens: int = 128,
         n_steps: int = 60,
@@ -194,21 +194,23 @@ def _published(folder: Path) -> TunedLens:
     state = load_pickled(folder / "params.pt")
     names = {f"{index}.{part}" for index in range(n_layers) for part in ("weight", "bias")[: 1 + has_bias]}
     holds = set(state) == names if isinstance(state, dict) else False
-    if not holds or not all(isinstance(part, Tensor) for part in state.values()):
+    if not holds:
         found = sorted(state)[:4] if isinstance(state, dict) else type(state).__name__
         raise LensFileError(
             f"{folder}/params.pt should hold weights for {n_layers} layers (0.weight, 0.bias, ...), "
             f"as its config.json says, but holds {found}."
         )
+    for name, value in state.items():
+        shape = (d_model, d_model) if name.endswith("weight") else (d_model,)
+        found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        if found != list(shape):
+            raise LensFileError(
+                f"{folder}/params.pt holds {found} as {name}, but its config.json says d_model = {d_model}."
+            )
     weight = torch.stack([state[f"{index}.weight"].float() for index in range(n_layers)])
     bias = torch.zeros(n_layers, d_model, device="cpu")
     if has_bias:
         bias = torch.stack([state[f"{index}.bias"].float() for index in range(n_layers)])
-    if weight.shape[1:] != (d_model, d_model) or bias.shape[1:] != (d_model,):
-        raise LensFileError(
-            f"{folder}/params.pt holds matrices {list(weight.shape[1:])}, but its config.json says "
-            f"d_model = {d_model}."
-        )
     provenance = Provenance(model=str(config.get("base_model_name_or_path", "")), settings=config)
     return TunedLens(weight, bias, provenance, config.get("unembed_hash"))
 

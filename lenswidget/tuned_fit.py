@@ -1,6 +1,6 @@
 """Fitting a tuned lens: least squares in one pass over the texts, then some steps down the KL divergence."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +62,7 @@ class Moments:
 
 def fit(
     model: Any,
-    texts: Sequence[Any],
+    texts: Iterable[Any],
     max_tokens: int,
     n_steps: int,
     cells_per_step: int,

@@ -1,6 +1,6 @@
 """The widget: traits that Python and the page share, and the messages between them. No arithmetic here."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -9,7 +9,7 @@ import traitlets as t
 
 from lenswidget import shown
 from lenswidget.arrays import Readout
-from lenswidget.choices import SHARED, Choices
+from lenswidget.choices import SHARED, Choices, as_state
 from lenswidget.errors import Cancelled, LensError
 from lenswidget.messages import as_asked, n_columns_at_first
 from lenswidget.session import Session
@@ -59,12 +59,8 @@ class LensWidget(Choices, anywidget.AnyWidget):
         state: Any = None,
         **choices: Any,
     ):
-        if not isinstance(state or {}, Mapping):
-            raise LensError(
-                f"The widget was given state={state!r:.80}; pass the `state` of another, or leave it out."
-            )
-        begin: dict[str, Any] = {**(state or {}), **choices}
-        if unknown := sorted(map(str, set(begin) - set(self.trait_names()))):
+        begin = {**as_state(state), **choices}
+        if unknown := sorted(map(str, set(begin) - (set(self.trait_names()) - {"prompt"}))):
             known = ", ".join(self.trait_names(is_choice=True))
             raise LensError(f"The widget was given {', '.join(unknown)}, but what can be chosen is {known}.")
         session = Session(model, lens, lenses, strict=strict)
@@ -230,7 +226,8 @@ class LensWidget(Choices, anywidget.AnyWidget):
     def _snapshot(self) -> dict[str, Any]:
         """The whole grid where it is small; else as many of the newest columns as fit."""
         n_rows = len(self._session.layers(self.site, self.lens))
-        packed = self.packed_grid(newest=n_columns_at_first(n_rows, self.k))
+        n_tracked = len(self._reading["track"])
+        packed = self.packed_grid(newest=n_columns_at_first(n_rows, self.k, n_tracked))
         return {"header": packed.header, "buffers": packed.buffers}
 
     @t.observe("selection")

@@ -4,6 +4,7 @@ A packed readout is a JSON header and one little-endian buffer per array, each `
 The same packing serves replies, the snapshot that a saved notebook keeps, and exported files.
 """
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -140,8 +141,10 @@ def check_temperature(value: Any) -> float:
     Raises:
         LensError: not a finite number above 0.
     """
-    if isinstance(value, Real) and value is not True and math.isfinite(value) and float(value) > 0:
-        return float(value)
+    if isinstance(value, Real) and value is not True:
+        with contextlib.suppress(OverflowError):  # an integer that no float can hold
+            if math.isfinite(value) and float(value) > 0:
+                return float(value)
     raise LensError(
         f"The temperature is {value!r}. It must be a finite number above 0; 1 leaves logits as is."
     )

@@ -9,7 +9,8 @@ import socket
 import sys
 from pathlib import Path
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+HERE = Path(__file__).resolve().parent
+EXAMPLES, SETTINGS = HERE.parent / "examples", HERE / "lab_settings"
 FIRST_PORT = 8888
 
 
@@ -49,8 +50,8 @@ def main() -> None:
     command += [f"--ServerApp.root_dir={EXAMPLES}", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
     command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--log-level=WARN"]
     command += ["--LabApp.log_level=WARN"]
-    # Nothing here asks the network for news or a newer release; a dialog about news would cover the card.
-    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None"]
+    # Nothing here asks for news or a newer release, and no dialog asks whether to: it would cover the card.
+    command += [f"--LabApp.app_settings_dir={SETTINGS}"]
     # Defaults that are warned about: a timeout beyond the interval, a kernel's traffic in plain text.
     command += ["--ServerApp.tornado_settings={'ws_ping_timeout': 30000}"]
     command += ["--KernelManager.transport_encryption=auto"]

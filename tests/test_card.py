@@ -10,6 +10,7 @@ import torch
 import lenswidget as lw
 from lenswidget.card import decode, ranks
 from lenswidget.errors import CellError, LensError
+from lenswidget.wire import check_temperature
 
 PROMPT = "The Eiffel Tower is in the city of"
 
@@ -81,12 +82,6 @@ def test_temperature_divides_the_logits(run):
     assert warm.log_probs[0] - warm.log_probs[5] == pytest.approx(gap, abs=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
-def test_a_temperature_that_divides_nothing_is_refused(run, temperature):
-    with pytest.raises(LensError, match=r"temperature is .* above 0"):
-        decode(run, 0, 0, temperature=temperature)
-
-
 def test_a_grid_reads_only_rows_that_the_lens_carries(run):
     with pytest.raises(CellError, match="layer 9 through the lens 'upper'"):
         lw.read(run, [(12, 0), (9, 0)], lens=UpperLayers())
@@ -121,6 +116,36 @@ def test_cells_outside_the_run_are_refused(run, layer, position, options, said):
     with pytest.raises(CellError, match=said):
         decode(run, layer, position, **options)
     assert issubclass(CellError, LensError)
+
+
+def test_a_cell_that_is_not_finite_has_no_best_tokens_and_no_ranks(run):
+    streams = run._streams["resid_post"].clone()
+    streams[12 + 1, 4, 3] = torch.nan
+    spoiled = replace(run, _streams={"resid_post": streams})
+    card = decode(spoiled, 12, 4, track=(5,))
+    assert (card.ids, card.log_probs, card.logits, card.rank_below) == ([], [], [], [])
+    assert math.isnan(card.entropy_nats)
+    (token, log_prob, rank) = card.tracked[0]
+    assert (token, rank) == (5, None)
+    assert math.isnan(log_prob)
+    above, clean = decode(spoiled, 13, 4), decode(run, 13, 4)
+    assert (above.ids, above.log_probs) == (clean.ids, clean.log_probs)
+    assert above.rank_below == [None] * 20
+    assert (above.promoted, above.suppressed) == ([], [])
+
+
+def test_near_a_temperature_of_0_the_best_token_has_all_the_probability(run):
+    card = decode(run, 20, 8, temperature=1e-40)
+    assert card.ids == decode(run, 20, 8).ids
+    assert card.log_probs[:2] == [0.0, -math.inf]
+    assert card.entropy_nats == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf, 10**400, "1", None, True])
+def test_a_temperature_that_is_no_finite_number_above_0_is_refused(temperature):
+    with pytest.raises(LensError, match=r"temperature is .* above 0"):
+        check_temperature(temperature)
+    assert check_temperature(np.float32(2)) == 2
 
 
 def test_ranks_count_what_scores_strictly_higher():

@@ -51,6 +51,13 @@ def test_bad_usage_is_refused_before_a_model_is_loaded(arguments, words, capsys)
     assert words in capsys.readouterr().err
 
 
+def test_a_device_that_is_not_there_is_one_sentence_before_a_model_is_loaded(tmp_path, capsys):
+    assert cli.main(["hi", "--device", "abacus", "-o", str(tmp_path / "lens.html")]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("lenswidget: --device abacus: ")
+    assert last.endswith("Name another, or leave it out.")
+
+
 def test_a_model_that_is_not_there_is_one_sentence(tmp_path, capsys):
     missing = tmp_path / "no-such-model"
     assert cli.main(["hi", "--model", str(missing), "-o", str(tmp_path / "lens.html")]) == 1

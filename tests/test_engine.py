@@ -240,6 +240,14 @@ def test_logits_given_in_float32_are_trusted_no_further_than_the_weights_are_sto
     assert fidelity.ok
 
 
+def test_logits_that_autocast_rounded_are_trusted_no_further_than_that():
+    model = language_model(llama)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fidelity = LocalEngine(model).run(IDS).fidelity
+    assert 1e-4 < fidelity.max_abs_error < fidelity.tolerance < 0.05
+    assert LocalEngine(model).run(IDS).fidelity.tolerance < 1e-3
+
+
 def test_a_model_offloaded_by_accelerate_reads_the_same(tmp_path):
     accelerate = pytest.importorskip("accelerate")
     plain, spread = gpt2(), gpt2()

@@ -92,9 +92,14 @@ def test_nan_is_refused_rather_than_written_as_something_else():
         export.inline_json({"x": float("nan")})
 
 
-def test_saving_into_a_missing_folder_is_refused_before_anything_is_read(widget, tmp_path):
+@pytest.mark.parametrize("write", ["save", "to_csv"])
+def test_what_cannot_be_written_is_refused_before_anything_is_read(widget, tmp_path, write, monkeypatch):
+    monkeypatch.setattr(widget, "_session", None)  # whatever is read would fail otherwise
     with pytest.raises(lw.LensError, match="does not exist"):
-        widget.save(tmp_path / "nowhere" / "lens.html")
+        getattr(widget, write)(tmp_path / "nowhere" / "lens")
+    with pytest.raises(lw.LensError, match="it is a folder"):
+        getattr(widget, write)(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("k", [0, 101])

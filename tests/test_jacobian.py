@@ -21,6 +21,7 @@ from lenswidget.errors import (
     PromptError,
 )
 from lenswidget.fitted import Provenance
+from lenswidget.fitting import encode
 from lenswidget.jacobian import JacobianLens
 from lenswidget.jacobian_fit import Fit
 from lenswidget.lenses import covered_layers, load_lens
@@ -344,6 +345,13 @@ def test_bad_asks_are_refused_before_any_work(model, numbers):
         JacobianLens.fit(model, [numbers["text_0"][:17]], **QUIET)
     with pytest.raises(PromptError, match="pass a list of texts"):
         JacobianLens.fit(model, "one text", **QUIET)
+    for texts in ([], None, 5, iter([])):
+        with pytest.raises(PromptError, match="pass a list of texts"):
+            encode(model, texts, 8)
+    for text in (None, [1.5, "a"], object()):
+        with pytest.raises(CellError, match=r"a text of .* a list of integers"):
+            encode(model, [numbers["text_0"], text], 8)
+    assert [len(ids) for ids in encode(model, iter([numbers["text_0"], [1, 2]]), 8)] == [8, 2]
     with pytest.raises(PromptError, match="no tokenizer"):
         JacobianLens.fit(LanguageModel(small_gpt2(torch.float32), None), ["a text"], **QUIET)
 

@@ -1,5 +1,6 @@
 """`make lab`: says where JupyterLab is, serves the quickstart there, is plain about a port it cannot have."""
 
+import json
 import os
 import signal
 import socket
@@ -59,11 +60,14 @@ def test_lab_prints_an_address_that_answers_on_the_asked_port(tmp_path):
         contents = f"http://127.0.0.1:{port}/api/contents/quickstart.ipynb?token={token}"
         with urllib.request.urlopen(contents, timeout=60) as answer:
             assert b"lenswidget" in answer.read()
-        with urllib.request.urlopen(address, timeout=60) as answer:
-            assert b'"news": {"disabled": true}' in answer.read()
+        # what the page asks before it asks for news, or asks a person whether to
+        settings = f"http://127.0.0.1:{port}/lab/api/settings/@jupyterlab/apputils-extension:notification"
+        with urllib.request.urlopen(f"{settings}?token={token}", timeout=60) as answer:
+            properties = json.load(answer)["schema"]["properties"]
+        assert [properties[name]["default"] for name in ("fetchNews", "checkForUpdates")] == ["false", False]
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.communicate(timeout=30)
+        server.communicate(timeout=120)
 
 
 @pytest.mark.parametrize("target", ["lab", "dev"])

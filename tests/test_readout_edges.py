@@ -13,12 +13,13 @@ from test_readout import IDS, make
 from tiny import PROMPT, gpt2, language_model, llama
 
 from lenswidget import decoding, head
+from lenswidget.arrays import PER_CELL
 from lenswidget.asked import Asked
 from lenswidget.cells import Cells
 from lenswidget.engine import LocalEngine
-from lenswidget.errors import Cancelled, CellError, LensError
+from lenswidget.errors import Cancelled, CellError, LensError, ShapeError
 from lenswidget.jacobian import JacobianLens
-from lenswidget.lenses import load_lens
+from lenswidget.lenses import LogitLens, load_lens
 from lenswidget.measures import Tile, measure
 from lenswidget.model import LanguageModel
 from lenswidget.readout import read, read_slices
@@ -223,14 +224,24 @@ def test_progress_ends_with_all_cells_and_true_shows_a_bar(run, capsys):
         ({"track": [5003]}, CellError, "token 5003: pass ids, integers from 0 to 5002"),
         ({"metrics": ("entropy", "perplexity")}, LensError, "any of entropy, kl, agrees"),
         ({"metrics": "entropy"}, LensError, "pass a list"),
+        ({"track": torch.tensor(5)}, CellError, "tokens tensor(5): pass a list of token ids"),
         ({"against": "hello"}, LensError, "compare with 'hello', which is no run"),
         ({"site": "attn"}, CellError, "site 'attn'"),
         ({"lens": 3}, LensError, "lens=3 is no lens"),
+        ({"lens": LogitLens}, LensError, "is no lens. Pass None, a lens"),
     ],
 )
 def test_what_cannot_be_read_is_refused_in_one_sentence(run, options, kind, said):
     with pytest.raises(kind, match=re.escape(said)):
         read(run, **options)
+
+
+@pytest.mark.parametrize("metrics", ["kl", None, [["kl"]], ["kl", "perplexity"]])
+def test_what_is_no_list_of_metrics_is_refused(run, metrics):
+    with pytest.raises(LensError, match=r"pass a list of any of entropy, kl, agrees"):
+        Asked(run, metrics=metrics).checked()
+    once = (name for name in ("kl", "agrees"))
+    assert Asked(run, metrics=once).checked().metrics == {"kl", "agrees"}
 
 
 @pytest.mark.parametrize(
@@ -264,6 +275,43 @@ def test_what_is_no_run_is_refused():
         read("hello")
 
 
+def test_what_can_be_gone_through_only_once_is_read_as_a_list_is(run):
+    once = read(run, track=(i for i in (5, 6)), metrics=ALL)
+    listed = read(run, track=[5, 6], metrics=ALL)
+    assert once.tracked_ids.tolist() == [5, 6]
+    assert np.array_equal(once.tracked_ranks, listed.tracked_ranks)
+    np.testing.assert_allclose(once.tracked_log_probs, listed.tracked_log_probs, atol=1e-6)
+
+
+class Careless:
+    """A lens of someone's own, whose transport returns what `function` makes of the states."""
+
+    name = "careless"
+
+    def __init__(self, function):
+        self.transport = lambda layer, states: function(states)
+
+
+@pytest.mark.parametrize(
+    ("function", "found"),
+    [
+        (lambda h: h.mean(0, keepdim=True), "torch.float32 [1, 32] on cpu"),
+        (lambda h: h[0], "torch.float32 [32] on cpu"),
+        (lambda h: h[:, :5], "torch.float32 [11, 5] on cpu"),
+        (lambda h: h.long(), "torch.int64 [11, 32] on cpu"),
+        (lambda h: h.to("meta"), "torch.float32 [11, 32] on meta"),
+        (lambda h: h.numpy(), "a ndarray"),
+        (lambda h: (h,), "a tuple"),
+        (lambda h: None, "a NoneType"),
+    ],
+)
+def test_a_lens_that_returns_anything_but_states_is_named(run, function, found):
+    # what torch would otherwise spread over the cells, cut off, or take from memory never written
+    for lens in (Careless(function), lambda layer, states: function(states)):
+        with pytest.raises(ShapeError, match=re.escape(f"of layer -1 on cpu and returned {found}; ")):
+            read(run, lens=lens)
+
+
 def test_a_list_of_pairs_names_cells_as_well(run):
     pairs, cells = read(run, [(2, 5), (-1, 0)]), read(run, Cells([2, -1], [5, 0]))
     assert np.array_equal(pairs.ids, cells.ids)
@@ -271,10 +319,12 @@ def test_a_list_of_pairs_names_cells_as_well(run):
 
 
 def test_no_cells_give_an_empty_readout(run):
-    found = read(run, Cells([], []), metrics=ALL, track=[1])
+    asked = {"metrics": ALL, "track": [1], "logits": True, "against": run}
+    found, some = read(run, Cells([], []), **asked), read(run, Cells([0], [0]), **asked)
     assert len(found) == 0
-    assert found.ids.shape == (0, 5)
-    assert found.tracked_ranks.shape == (0, 1)
+    for name in PER_CELL:
+        none, one = getattr(found, name), getattr(some, name)
+        assert (none.dtype, none.shape) == (one.dtype, (0, *one.shape[1:]))
     assert repr(found) == "Readout(no cells, site resid_post, lens logit)"
 
 

@@ -14,7 +14,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
 @pytest.fixture(scope="module")
 def names():
     """What the page's code leaves behind, having run from top to bottom."""
-    found = {"hf_model": gpt2(), "tokenizer": tokenizer(), "prompt": PROMPT}
+    found = {"hf_model": gpt2(), "tokenizer": tokenizer()}
     for number, snippet in enumerate(SNIPPETS):
         exec(compile(snippet, f"docs/tracing.md, snippet {number}", "exec"), found)
     return found

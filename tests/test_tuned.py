@@ -156,6 +156,21 @@ def test_a_params_file_that_would_run_code_is_refused_and_runs_nothing(folder, m
     assert not (folder / "it-ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("1.weight", torch.eye(5), r"\[5, 5\] as 1.weight"),
+        ("0.bias", torch.zeros(3), r"\[3\] as 0.bias"),
+        ("1.weight", [1, 2], "list as 1.weight"),
+    ],
+)
+def test_a_params_file_that_is_no_stack_of_matrices_names_what_is_wrong(folder, name, value, said):
+    state = torch.load(folder / "params.pt", weights_only=True)
+    torch.save({**state, name: value}, folder / "params.pt")
+    with pytest.raises(LensFileError, match=f"params.pt holds {said}, but its config.json says d_model = "):
+        TunedLens.load(folder)
+
+
 def test_a_folder_or_file_that_holds_no_lens_says_what_it_lacks(folder, tmp_path):
     with pytest.raises(LensFileError, match="found nothing there"):
         load_lens(tmp_path / "nowhere")

@@ -4,14 +4,18 @@ import asyncio
 import csv
 import gc
 import itertools
+import json
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from ipywidgets.widgets.widget import _instances
 
 import lenswidget as lw
+from lenswidget.choices import as_state
 from lenswidget.errors import CellError, LensError, PromptError
+from lenswidget.lenses import LogitLens
 from lenswidget.widget import LensWidget
 from lenswidget.wire import unpack
 
@@ -55,6 +59,15 @@ def test_first_state_is_enough_to_draw(demo_model, widget):
     assert arrays["ids"].shape == (31, len(ids), 5)
     assert demo_model.tokenizer.decode(arrays["ids"][-1, -1, :1].tolist()) == " Paris"
     assert sum(map(len, widget.snapshot["buffers"])) <= 50_000
+
+
+@pytest.mark.parametrize("n_pinned", [0, 30])
+@pytest.mark.parametrize("k", [1, 20])
+def test_the_snapshot_of_a_long_prompt_keeps_to_50_kb_whatever_is_pinned(demo_model, n_pinned, k):
+    pins = [{"ids": list(range(100, 100 + n_pinned)), "label": "many", "color": 0}] if n_pinned else []
+    snapshot = LensWidget(demo_model, "Tokyo 東京 and Paris, " * 20, pins=pins, k=k).snapshot
+    n_bytes = len(json.dumps(snapshot["header"])) + sum(map(len, snapshot["buffers"]))
+    assert 15_000 < n_bytes <= 50_000
 
 
 @pytest.mark.parametrize("view", [{}, {"site": "mlp_out", "lens": "upper"}])
@@ -149,6 +162,16 @@ def test_another_number_of_tokens_decodes_the_open_card_again(widget, page):
     assert [token["id"] for token in before["tracked"]] == [7042]
 
 
+async def replied(widget):
+    """Lets the loop turn until every request has its reply."""
+
+    async def turns():
+        while widget._tasks._open:
+            await asyncio.sleep(0.001)
+
+    await asyncio.wait_for(turns(), 60)
+
+
 def test_a_stop_during_the_forward_discards_the_run(widget, page):
     before = (widget.prompt, widget.run, widget.snapshot)
 
@@ -156,7 +179,7 @@ def test_a_stop_during_the_forward_discards_the_run(widget, page):
         # what a kernel's loop does with messages that arrived during the forward: they come after it, in turn
         widget._receive(widget, {"id": "stopped", "kind": "run", "prompt": "One two"}, [])
         widget._receive(widget, {"id": "stop", "kind": "cancel", "target": "stopped"}, [])
-        await asyncio.sleep(0.1)
+        await replied(widget)
 
     asyncio.run(main())
     replies = {c["id"]: c for c, _ in page.sent if "kind" not in c}
@@ -173,13 +196,13 @@ def test_of_two_runs_the_later_is_shown_and_the_earlier_is_told(widget, page):
     async def main():
         widget._receive(widget, {"id": "a", "kind": "run", "prompt": "One two"}, [])
         widget._receive(widget, {"id": "b", "kind": "run", "prompt": "Three four"}, [])
-        await asyncio.sleep(0.1)
+        await replied(widget)
         widget._receive(widget, {"id": "c", "kind": "run", "prompt": "Five six"}, [])
         widget.prompt = "Seven eight"
-        await asyncio.sleep(0.1)
+        await replied(widget)
         widget._receive(widget, {"id": "d", "kind": "run", "prompt": "Nine ten"}, [])
         widget.close()
-        await asyncio.sleep(0.1)
+        await replied(widget)
 
     asyncio.run(main())
     replies = {c["id"]: c for c, _ in page.sent if "kind" not in c}
@@ -267,6 +290,23 @@ def test_copied_code_says_what_it_cannot_load(demo_model):
     assert len(names["top"].indices) == 3
 
 
+@pytest.mark.parametrize("lens", [lambda layer, states: 2 * states, LogitLens("plain")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_copied_code_goes_through_the_lens_and_says_what_is_rounded(lens, dtype):
+    model = lw.LanguageModel(tiny.llama().to(dtype), tiny.tokenizer())
+    page = Page(LensWidget(model, "One two three", lenses={"mine": lens}))
+    asked = {"layer": 2, "position": 1, "site": "resid_post", "lens": "mine", "k": 3, "temperature": 1}
+    code = page.ask("code", **asked)[0]["value"]["code"]
+    assert ("modules round to bfloat16" in code) == (dtype is torch.bfloat16)
+    names = {"model": model, "lens": lens}
+    exec(code, names)
+    card = page.ask("decode", run_id=page.widget.run["id"], select=False, **asked)[0]["value"]
+    found = names["probs"][card["ids"]].log()
+    # the tail in 16 bits: 8 significant bits of logits near 1
+    atol = 2e-2 if dtype is torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found, torch.tensor(card["log_probs"]), rtol=0, atol=atol)
+
+
 def test_state_begins_another_widget(demo_model, widget):
     widget.k, widget.metric, widget.selection = 3, "entropy", {"layer": 2, "position": 1}
     widget.track(" Paris")
@@ -337,15 +377,23 @@ def test_a_choice_of_another_form_is_refused_and_loses_nothing(widget, name, goo
     assert getattr(widget, name) == good
 
 
+def test_an_id_that_is_in_a_pin_twice_is_summed_once(widget):
+    widget.pins = [{**PIN, "ids": [5, 7, 5]}]
+    assert widget.pins[0]["ids"] == [5, 7]
+
+
 def test_what_a_widget_does_not_have_is_refused_at_its_making(demo_model):
     for options, said in (
         ({"metrc": "kl"}, "given metrc, but what can be chosen is card_k, cards"),
         ({"state": {"colour": "red"}}, "given colour"),
+        ({"state": {"prompt": "Two"}}, "given prompt, but what can be chosen"),
         ({"state": {"lens": "tuned"}}, "No lens is called 'tuned' here: name one of logit"),
         ({"lens": "tuned"}, "is no lens"),
     ):
         with pytest.raises(LensError, match=said):
             LensWidget(demo_model, "One", **options)
+    with pytest.raises(LensError, match=r"Pass the state of another widget, w\.state"):
+        as_state(demo_model)
     with pytest.raises(LensError, match=r"a LlamaForCausalLM. Give it a LanguageModel: lw\.LanguageModel\("):
         LensWidget(demo_model.hf_model, "One")
 

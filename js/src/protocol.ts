@@ -113,7 +113,11 @@ export interface Card extends CardRef {
   readonly layer_below: number | null;
   readonly promoted: readonly Moved[];
   readonly suppressed: readonly Moved[];
-  readonly tracked: readonly { readonly id: number; readonly log_prob: JsonNumber; readonly rank: number }[];
+  readonly tracked: readonly {
+    readonly id: number;
+    readonly log_prob: JsonNumber;
+    readonly rank: number | null;
+  }[];
 }
 
 /** A pinned token, or several surface forms whose probabilities are summed. */
