@@ -1,7 +1,6 @@
 """Which cells a readout is asked for: layer and position pairs, as two flat arrays."""
 
 import operator
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -43,8 +42,8 @@ class Cells:
         return cls.grid(range(-1, run.n_layers), range(run.seq))
 
     @classmethod
-    def grid(cls, layers: int | Iterable[int], positions: int | Iterable[int]) -> "Cells":
-        """All pairs, layer by layer: `[len(layers) * len(positions)]` cells."""
+    def grid(cls, layers: Any, positions: Any) -> "Cells":
+        """All pairs, layer by layer, `[len(layers) * len(positions)]` cells, of integers or one of each."""
         rows, columns = integers("layers", layers), integers("positions", positions)
         return cls(np.repeat(rows, len(columns)), np.tile(columns, len(rows)))
 

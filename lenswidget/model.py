@@ -199,7 +199,7 @@ def _loaded(kind: Any, name: str, **options: Any) -> Any:
         reason = str(error).strip().partition("\n")[0].rstrip(".: ")
         raise ModelError(
             f"{kind.__name__} could not load {name!r} ({reason}). Give a name of the Hugging Face hub, "
-            "a folder with a causal language model and its tokenizer, or a model that is loaded already."
+            "a folder that holds a causal language model with its tokenizer, or a model that is loaded."
         ) from error
 
 

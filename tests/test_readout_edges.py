@@ -260,6 +260,16 @@ def test_what_is_of_another_type_is_refused_in_one_sentence(run, check, said):
         check(run)
 
 
+def test_numbers_of_any_library_and_in_any_container_are_taken(run):
+    cells, plain = Cells.grid(np.int64(1), (j for j in range(3))), Cells([1, 1, 1], [0, 1, 2])
+    assert (cells.layers.tolist(), cells.positions.tolist()) == ([1, 1, 1], [0, 1, 2])
+    found = read(run, cells, k=2, track=(i for i in (3, 4)))
+    expected = read(run, plain, k=2, track=[3, 4])
+    assert found.tracked_ids.tolist() == [3, 4]
+    assert np.array_equal(found.tracked_ranks, expected.tracked_ranks)
+    assert np.array_equal(found.ids, expected.ids)
+
+
 def test_a_reference_of_another_shape_is_refused(run):
     with pytest.raises(LensError, match="vocabulary of 5003 with one of 300"):
         read(run, against=LocalEngine(language_model()).run(PROMPT))

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from lenswidget.errors import LensError
 from lenswidget.tokens import Label
-from lenswidget.wire import DecodeRequest, ReadRequest, json_number, pack, unpack
+from lenswidget.wire import DecodeRequest, ReadRequest, check_temperature, json_number, pack, unpack
 
 
 @st.composite
@@ -38,11 +38,17 @@ def test_labels_travel_by_id():
     assert packed.header["labels"] == {"7": ["␣a", "text", " a"]}
 
 
-@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "1", None])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "1", None, True, False])
 def test_a_temperature_that_is_none_is_refused(value):
     message = {"run_id": "r", "layer": 1, "position": 0, "site": "resid_post", "lens": "logit", "k": 5}
     with pytest.raises(LensError, match=r"temperature is .* above 0"):
         DecodeRequest.parse({**message, "temperature": value})
+
+
+def test_a_temperature_of_numpy_becomes_a_plain_number():
+    found = [check_temperature(value) for value in (2, np.float32(2.0), np.float64(2.0), np.int64(2))]
+    assert found == [2.0] * 4
+    assert {type(value) for value in found} == {float}
 
 
 @pytest.mark.parametrize("field", ["run_id", "layers", "k"])
