@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from harness import output_page
 from harness.notebook import Notebook, write_notebook
-from harness.pages import chromium, watched_page
+from harness.pages import PATIENCE_MS, chromium, watched_page
 from harness.servers import jupyter
+from playwright.sync_api import expect
+
+expect.set_options(timeout=PATIENCE_MS)
 
 SHOTS = Path(__file__).parent / "shots"
 

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from harness.lens import Lens
+from harness.pages import frames, until_still
 from playwright.sync_api import expect
 from widget_page import CODE, PROMPT, widget_in_lab
 
@@ -79,7 +80,7 @@ def test_rows_that_a_lens_cannot_carry_look_not_computed_in_every_metric(browser
         expect(widget.cell(25, 3)).not_to_have_class(re.compile("is-missing"))
         for metric in ("prob", "entropy", "kl", "rank", "agrees", "log_prob"):
             widget.control("Colour").select_option(metric)
-            expect(widget.cell(20, 3)).not_to_have_class(re.compile("is-missing"), timeout=15_000)
+            expect(widget.cell(20, 3)).not_to_have_class(re.compile("is-missing"))
             for layer in (19, 5, -1):
                 cell = widget.cell(layer, 3)
                 expect(cell).to_have_class(re.compile("is-missing"))
@@ -104,13 +105,13 @@ def test_a_long_prompt_has_an_overview_that_leads_anywhere(browser, lab, shot):
             "document.querySelector('.lw-grid').scrollLeft / document.querySelector('.lw-grid').scrollWidth"
         )
         widget.page.wait_for_function(f"() => {scrolled} > 0.6")
+        until_still(widget.page, scrolled)
         frame = strip.locator("i").bounding_box()
         assert abs(frame["x"] + frame["width"] / 2 - (box["x"] + 0.75 * box["width"])) < 8
         widget.page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 10, steps=5)
         widget.page.mouse.up()
         widget.page.wait_for_function(f"() => {scrolled} < 0.3")
-        widget.page.wait_for_function("() => !document.querySelector('.lw-body .is-missing')", timeout=60_000)
-        widget.page.wait_for_timeout(400)
+        widget.page.wait_for_function("() => !document.querySelector('.lw-body .is-missing')")
         # drawn where it is known, in the cell's own colour; clear where it is not
         colour = """([position, layer]) => {
           const canvas = document.querySelector(".lw-overview canvas");
@@ -120,7 +121,9 @@ def test_a_long_prompt_has_an_overview_that_leads_anywhere(browser, lab, shot):
         }"""
         seen = int(widget.root.locator(".lw-body [role=gridcell]").nth(8).get_attribute("aria-colindex")) - 2
         own = widget.cell(29, seen).evaluate("e => getComputedStyle(e).backgroundColor")
-        assert widget.page.evaluate(colour, [seen, 29]) == [*map(int, re.findall(r"\d+", own)), 255]
+        drawn = [*map(int, re.findall(r"\d+", own)), 255]
+        is_drawn = f"([at, drawn]) => ({colour})(at).join() === drawn.join()"
+        widget.page.wait_for_function(is_drawn, arg=[[seen, 29], drawn])
         assert widget.page.evaluate(colour, [60, 10])[3] in (0, 255)
         assert strip.get_attribute("aria-hidden") == "true"
         shot(widget.page, "widget-overview")
@@ -141,45 +144,37 @@ def test_in_a_narrow_notebook_a_click_brings_the_card_into_view_and_no_further(b
         cell.click()
         card = widget.decoded_card(26, 2)
         expect(card.get_by_role("heading").first).to_be_in_viewport(ratio=1)
-        widget.page.wait_for_timeout(600)
         expect(card.locator("tbody tr").nth(1)).to_be_in_viewport()
+        top = "document.querySelector('[data-card=main]').getBoundingClientRect().top"
+        before = until_still(widget.page, top)
         assert widget.page.evaluate("document.activeElement?.role") == "gridcell"
         shot(widget.page, "widget-narrow")
-        top = "document.querySelector('[data-card=main]').getBoundingClientRect().top"
-        before = widget.page.evaluate(top)
         # what is in view stays where it is
         widget.execute("w.selection = {'layer': 20, 'position': 2}")
         widget.decoded_card(20, 2)
-        widget.page.wait_for_timeout(600)
-        assert abs(widget.page.evaluate(top) - before) < 2
+        assert abs(until_still(widget.page, top) - before) < 2
 
 
-BUSY = """([code]) => { window.isDone = false;
-  window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({ code })
-    .done.then(() => { window.isDone = true; }); }"""
-
-
-def test_a_click_is_answered_while_a_cell_runs_that_leaves_the_model_alone(browser, lab):
+def test_a_click_is_answered_while_a_cell_runs_that_leaves_the_model_alone(browser, lab, tmp_path):
     with widget_in_lab(browser, lab, "sleeping.ipynb") as widget:
-        widget.page.evaluate(BUSY, ["import time; time.sleep(5)"])
-        widget.page.wait_for_timeout(300)
+        widget.hold(tmp_path)
         widget.open_card(21, 3)
         assert widget.page.evaluate("window.isDone") is False
+        (tmp_path / "end").touch()
+        widget.page.wait_for_function("() => window.isDone")
 
 
-def test_while_a_cell_uses_the_model_clicks_wait_and_the_latest_wins(browser, lab):
+def test_while_a_cell_uses_the_model_clicks_wait_and_the_latest_wins(browser, lab, tmp_path):
     with widget_in_lab(browser, lab, "busy.ipynb") as widget:
         widget.execute(
-            "import time; asked = []; decode = w._session.decode\n"
+            "asked = []; decode = w._session.decode\n"
             "def counted(request):\n    asked.append(request.layer); return decode(request)\n"
             "w._session.decode = counted"
         )
-        long = "with model.trace('Hi'):\n    model.model.layers[0].output\n    time.sleep(8)"
-        widget.page.evaluate(BUSY, [long])
-        widget.page.wait_for_timeout(400)
+        widget.hold(tmp_path, with_model=True)
         for layer in (19, 21, 23, 25):
             widget.cell(layer, 3).click()
-            widget.page.wait_for_timeout(60)
+            frames(widget.page)
         expect(widget.root.locator(".lw-state")).to_have_text("Waiting for the kernel")
         # what the grid knows is on show meanwhile, marked as such
         card = widget.card()
@@ -191,6 +186,7 @@ def test_while_a_cell_uses_the_model_clicks_wait_and_the_latest_wins(browser, la
                ).observe(document.querySelector(".lw-side"),
                           { subtree: true, childList: true, attributes: true }); }"""
         )
+        (tmp_path / "end").touch()
         widget.decoded_card(25, 3)
         assert widget.value("asked") == [19, 25]
         assert set(widget.page.evaluate("[...window.seen]")) <= {"Decoded cell, layer 25, position 3"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.notebook import Notebook, write_notebook
-from harness.pages import PageLog, watched_page
-from playwright.sync_api import Browser, Locator, Page
+from harness.pages import PATIENCE_MS, PageLog, frames, watched_page
+from playwright.sync_api import Browser, Locator, Page, expect
 
 PROMPT = "The Eiffel Tower is in the city of"
 CODE = f"""import lenswidget as lw
@@ -18,6 +19,15 @@ model = lw.demo_model()
 w = model.lens({PROMPT!r})
 w"""
 READY_MS = 180_000
+
+
+# A cell that is at work from when `begun` is there until `end` is.
+UNTIL_TOLD = """import pathlib, time
+pathlib.Path("{folder}/begun").touch()
+while not pathlib.Path("{folder}/end").exists(): time.sleep(0.05)"""
+EXECUTE_UNAWAITED = """([code]) => { window.isDone = false;
+  window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({ code })
+    .done.then(() => { window.isDone = true; }); }"""
 
 
 class WidgetPage:
@@ -32,7 +42,7 @@ class WidgetPage:
     def value(self, expression: str) -> Any:
         return self.notebook.value(expression)
 
-    def becomes(self, expression: str, expected: Any, timeout_s: float = 15) -> None:
+    def becomes(self, expression: str, expected: Any, timeout_s: float = PATIENCE_MS / 1000) -> None:
         """Waits until Python has it: the host holds back a view's changes while the kernel is busy."""
         end = time.monotonic() + timeout_s
         while (found := self.value(expression)) != expected:
@@ -41,6 +51,18 @@ class WidgetPage:
 
     def execute(self, code: str) -> str:
         return self.notebook.execute(code)
+
+    def hold(self, folder: Path, *, with_model: bool = False) -> None:
+        """Keeps the kernel at work until there is a file `end` in the folder; `window.isDone` then."""
+        code = UNTIL_TOLD.format(folder=folder)
+        if with_model:
+            held = textwrap.indent(code, "    ")
+            code = f"with model.trace('Hi'):\n    model.model.layers[0].output\n{held}"
+        self.page.evaluate(EXECUTE_UNAWAITED, [code])
+        end = time.monotonic() + PATIENCE_MS / 1000
+        while not (folder / "begun").exists():
+            assert time.monotonic() < end, "the kernel has not begun"
+            self.page.wait_for_timeout(50)
 
     def cell(self, layer: int, position: int, n_layers: int = 30) -> Locator:
         """The grid's cell, with all layers and tokens on show and layers as rows."""
@@ -77,7 +99,9 @@ class WidgetPage:
             "w.orientation = 'layers'; w.hide_special = False; w.column_width_px = 72; w.rank_token = None;"
             f"w.trajectory = {{'metric': 'prob', 'positions': []}}; w.card_k = 20; w.prompt = {PROMPT!r}"
         )
-        self.page.wait_for_timeout(150)
+        expect(self.card()).to_have_count(0)
+        expect(self.root.locator(".lw-info strong")).to_have_text("“␣Paris”")
+        frames(self.page)
 
 
 @contextmanager

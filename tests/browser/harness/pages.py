@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ FLAGS = (
     # A second lock on the door: no name resolves but the machine's own.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )
+# What is waited for comes at once on an idle machine; beside other tests on two slow cores it may take long.
+PATIENCE_MS = 60_000
 LOCAL_SCHEMES = ("blob", "data", "about", "file", "chrome")
 
 
@@ -54,6 +57,27 @@ class PageLog:
         return [line for line in (*self.uncaught, *self.console) if "lenswidget" in line.lower()]
 
 
+def frames(page: Page, n: int = 2) -> None:
+    """Waits until the page has drawn what it holds, however slow it is."""
+    page.evaluate(
+        "async n => { for (let i = 0; i < n; i++) await new Promise(requestAnimationFrame); }",
+        n,
+    )
+
+
+def until_still(page: Page, measure: str) -> Any:
+    """Waits until a number of the page stays the same for a while, as after a smooth scroll; the number."""
+    end = time.monotonic() + PATIENCE_MS / 1000
+    last, same = page.evaluate(measure), 0
+    while same < 4:
+        assert time.monotonic() < end, f"{measure} does not come to rest"
+        page.wait_for_timeout(100)
+        frames(page)
+        now = page.evaluate(measure)
+        last, same = now, same + 1 if now == last else 0
+    return last
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
     path = subprocess.run(
@@ -71,6 +95,7 @@ def chromium() -> Iterator[Browser]:
 def watched_page(browser: Browser, **options: Any) -> Iterator[tuple[Page, PageLog]]:
     """A page in a context of its own; leaving it asserts that nothing left the machine."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 960}, **options})
+    context.set_default_timeout(PATIENCE_MS)
     log = PageLog()
     context.on("page", log.watch)
     page = context.new_page()
