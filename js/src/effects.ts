@@ -45,6 +45,9 @@ export class Effects {
       case "track":
         this.decode(action.key);
         break;
+      case "recast":
+        this.decode(keyOf({ ...action.ref, ...action.change }));
+        break;
       case "traits":
         this.#followKernel(before, after);
         break;

@@ -57,7 +57,7 @@ export function shownPositions(run: Pick<RunInfo, "tokens" | "special">, hide_sp
 }
 
 /** Columns of the default width narrow to no less than this, if that shows them all; a chosen width stays. */
-const FIT_FROM_PX = 48;
+const FIT_FROM_PX = 40;
 
 export function shapeOf(
   run: Pick<RunInfo, "n_layers" | "tokens" | "special">,

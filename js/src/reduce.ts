@@ -1,4 +1,4 @@
-import type { Card, CellRef, Pin, RunInfo, Traits } from "./protocol.ts";
+import type { Card, CardRef, CellRef, Pin, RunInfo, Traits } from "./protocol.ts";
 import { N_PIN_COLORS } from "./scales.ts";
 import { isInside, promptText, runOf, sameCell } from "./selectors.ts";
 import { type CardState, keyOf, MAIN, type State } from "./state.ts";
@@ -13,7 +13,9 @@ export type Action =
   | { type: "close"; key: string }
   | { type: "keep" }
   /** Change how a card is decoded; it is asked for again. */
-  | { type: "ask"; key: string; change: Partial<Pick<CardState, "k" | "temperature" | "site" | "lens">> }
+  | { type: "ask"; key: string; change: Asked }
+  /** The same of a card that is kept. */
+  | { type: "recast"; ref: CardRef; change: Asked }
   | { type: "decoded"; key: string; card: Card }
   | { type: "failed"; key: string; error: string }
   | { type: "search"; key: string; query: string }
@@ -30,6 +32,9 @@ export type Action =
   | { type: "arrived" }
   | { type: "card"; key: string; patch: Partial<CardState> }
   | { type: "local"; patch: Partial<Omit<State, "traits" | "cards">> };
+
+/** How a card is decoded. */
+export type Asked = Partial<Pick<CardState, "k" | "temperature" | "site" | "lens">>;
 
 export function blankCard(traits: Traits, ref?: Partial<Pick<CardState, "site" | "lens">>): CardState {
   return {
@@ -135,6 +140,25 @@ function keep(state: State): State {
   return withCard({ ...state, traits: { ...state.traits, cards: [...cards, ref] } }, keyOf(ref), main);
 }
 
+function ask(state: State, key: string, change: Asked): State {
+  return withCard(state, key, {
+    ...change,
+    isPending: state.connection !== "offline",
+    code: null,
+    note: null,
+  });
+}
+
+/** A kept card is what `cards` says, so what changes on it changes there, and with it its key. */
+function recast(state: State, ref: CardRef, change: Asked): State {
+  const next = { ...ref, ...change };
+  const [from, to] = [keyOf(ref), keyOf(next)];
+  const others = state.traits.cards.filter((other) => keyOf(other) !== to);
+  const cards = others.map((other) => (keyOf(other) === from ? next : other));
+  const traits = { ...state.traits, cards };
+  return ask(withCard({ ...withoutCard(state, from), traits }, to, state.cards[from] ?? {}), to, change);
+}
+
 function pin(state: State, ids: readonly number[], label: string): State {
   const { pins } = state.traits;
   const index = pins.findIndex((other) => ids.every((id) => other.ids.includes(id)));
@@ -167,12 +191,9 @@ export function reduce(state: State, action: Action): State {
     case "keep":
       return keep(state);
     case "ask":
-      return withCard(state, action.key, {
-        ...action.change,
-        isPending: state.connection !== "offline",
-        code: null,
-        note: null,
-      });
+      return ask(state, action.key, action.change);
+    case "recast":
+      return recast(state, action.ref, action.change);
     case "decoded":
       return decoded(state, action.key, action.card);
     case "failed":

@@ -93,8 +93,9 @@ export const TRAIT_NAMES = Object.keys(DEFAULTS) as readonly (keyof Traits)[];
 /** The card that follows the selection. */
 export const MAIN = "main";
 
-export function keyOf(ref: CardRef): string {
-  return `${ref.layer}:${ref.position}:${ref.site}:${ref.lens}`;
+/** Names a kept card by all that it is asked with: one that is decoded otherwise is another. */
+export function keyOf({ layer, position, site, lens, k, temperature }: CardRef): string {
+  return [layer, position, site, lens, k, temperature].join(":");
 }
 
 export function initialState(traits: Traits): State {

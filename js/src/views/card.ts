@@ -12,6 +12,7 @@ import {
   toNumber,
 } from "../format.ts";
 import type { Card, CardRef, Label, Moved, RunInfo } from "../protocol.ts";
+import type { Asked } from "../reduce.ts";
 import { pinColor } from "../scales.ts";
 import { isNext, pinOf } from "../selectors.ts";
 import { type CardState, keyOf, MAIN } from "../state.ts";
@@ -170,8 +171,9 @@ function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Ch
   ];
 }
 
-function switches(app: App, key: string, state: CardState, run: RunInfo): Child {
-  const ask = (change: Partial<CardState>) => app.dispatch({ type: "ask", key, change });
+function switches(app: App, key: string, ref: CardRef, state: CardState, run: RunInfo): Child {
+  const ask = (change: Asked) =>
+    app.dispatch(key === MAIN ? { type: "ask", key, change } : { type: "recast", ref, change });
   const disabled = app.get().connection === "offline";
   const withOwn = (values: readonly number[], own: number) =>
     [...new Set([...values, own])].sort((a, b) => a - b);
@@ -190,10 +192,10 @@ function switches(app: App, key: string, state: CardState, run: RunInfo): Child 
   );
 }
 
-function heading(app: App, key: string, ref: CardRef, run: RunInfo): Child {
+function heading(app: App, key: string, ref: CardRef, { k, temperature }: CardState, run: RunInfo): Child {
   const isMain = key === MAIN;
-  const { cards } = app.get().traits;
-  const isKept = isMain && cards.some((card) => keyOf(card) === keyOf(ref));
+  const own = keyOf({ ...ref, k, temperature });
+  const isKept = isMain && app.get().traits.cards.some((card) => keyOf(card) === own);
   const phrase = layerPhrase(ref.layer);
   return h(
     "header.lw-cardhead",
@@ -227,13 +229,12 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
   return h(
     "section.lw-card",
     {
-      key,
       "data-card": key,
       "aria-label": `Decoded cell, ${layerPhrase(ref.layer)}, position ${ref.position}`,
       "aria-busy": String(state.isPending),
     },
-    heading(app, key, ref, run),
-    switches(app, key, state, run),
+    heading(app, key, ref, state, run),
+    switches(app, key, ref, state, run),
     state.error && h("p.lw-error", { role: "alert" }, state.error),
     card ? facts(app, state, card) : state.isPending && h("p.lw-facts lw-dim", "decoding…"),
     card

@@ -52,7 +52,7 @@ export class GridView {
     this.#app = app;
     this.#settledAt = settledLayers(app);
     this.overview = new Overview(app, (part) => {
-      const { size_px, whole, isAcross } = alongOf(this.#shape as Shape, this.#scroll());
+      const { size_px, whole, isAcross } = alongOf(this.#shape as Shape, this.scroll());
       const at = part * whole - size_px / 2;
       this.#goTo({ ...this.#at, ...(isAcross ? { left: at } : { top: at }) });
     });
@@ -96,7 +96,8 @@ export class GridView {
     this.draw();
   }
 
-  #scroll(): Scroll {
+  /** What is in view. */
+  scroll(): Scroll {
     return { ...this.#at, ...this.#size };
   }
 
@@ -124,7 +125,7 @@ export class GridView {
     if (!this.#shape) return;
     const { row, col } = placeOf(this.#shape, cell);
     if (row < 0 || col < 0) return;
-    this.#goTo(scrollTo(this.#shape, this.#scroll(), row, col));
+    this.#goTo(scrollTo(this.#shape, this.scroll(), row, col));
     this.#wantsFocus = true;
     this.draw();
   }
@@ -145,8 +146,8 @@ export class GridView {
     const hadFocus = hasFocus(this.element);
     this.#reshape(run);
     const shape = this.#shape as Shape;
-    const window = windowOf(shape, this.#scroll());
-    this.#app.setViewport(viewportOf(shape, this.#scroll()));
+    const window = windowOf(shape, this.scroll());
+    this.#app.setViewport(viewportOf(shape, this.scroll()));
     this.#drawHead(run, shape, window);
     this.#rows = fitRows(this.#body, this.#rows, window, shape.row_px);
     const focus = this.#focusPlace(shape);
@@ -165,7 +166,7 @@ export class GridView {
       focused = this.#drawRow(row, run, shape, window, focus, isDue) ?? focused;
     }
     this.#keepFocus(focused, hadFocus);
-    const { at, size_px, whole } = alongOf(shape, this.#scroll());
+    const { at, size_px, whole } = alongOf(shape, this.scroll());
     this.overview.draw(shape, at / whole, (at + size_px) / whole);
   }
 

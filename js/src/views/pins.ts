@@ -90,7 +90,7 @@ function positionChips(app: App, run: RunInfo, positions: readonly number[]): Ch
       );
     }),
     isFollowing &&
-      button("hold", () => set(positions), {
+      button("Hold", () => set(positions), {
         look: "lw-small",
         title: "Keep charting this position (t adds one)",
       }),

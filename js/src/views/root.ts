@@ -17,6 +17,8 @@ import { Tooltip } from "./tooltip.ts";
 
 /** Of a card that much must be in view: its head and the first tokens. */
 const SEEN_PX = 130;
+/** As wide as charts are on paper, whose width no script can ask for. */
+const PAPER_PX = 680;
 const EVENTS = ["click", "change", "input", "keydown"];
 
 /** The whole widget in an element: its sections, and the events that need more than a handler. */
@@ -187,8 +189,9 @@ export class Root {
     patch(this.#side, [help(app), this.#mainCard(), !run && h("p.lw-dim", "No run yet.")]);
     if (state.n_opened > this.#n_opened && !state.isPatient) this.#reveal(state.n_opened);
     patch(this.#kept, [run && keptCards(state).map((ref) => cardView(app, keyOf(ref), ref, run))]);
-    patch(this.#below, [run && pinsView(app, run, Math.max(280, this.#width_px - 26))]);
-    patch(this.#over, [menu(app, () => savePng(app, this.element))]);
+    const width_px = matchMedia("print").matches ? PAPER_PX : this.#width_px;
+    patch(this.#below, [run && pinsView(app, run, Math.max(280, width_px - 26))]);
+    patch(this.#over, [menu(app, () => savePng(app, this.element, this.grid.scroll()))]);
     const text = said || (focus ? describe(app, focus) : "");
     if (this.#line.textContent !== text) this.#line.textContent = text;
     this.#tooltip.draw();

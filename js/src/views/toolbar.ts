@@ -83,7 +83,7 @@ export function controls(app: App): Child {
       strides.map((n) => [String(n), n === 1 ? "all" : `every ${n}`] as const),
       (stride) => put({ stride: Number(stride) }),
     ),
-    select("Down", traits.orientation, ["layers", "tokens"], (orientation) =>
+    select("Rows", traits.orientation, ["layers", "tokens"], (orientation) =>
       put({ orientation: orientation as Traits["orientation"] }),
     ),
     run.special.some(Boolean) &&
