@@ -22,7 +22,7 @@ const OURS = `
   pending progress alive overheard arrived query patch chroma addLabels version look expanded hues index isPatient n_opened
   kernelCard tellSelection isStale follow hide dash ink css draw grid last cell note cols col row lines node page
   tops scalar overview isAcross size_px pick want poke measured ranks notes width_px tile card decode
-  stops tick
+  stops tick format shape viewport wishes whole failed takeFocus
 `;
 const parts = [
   {

@@ -1,3 +1,4 @@
+import { clamp } from "./format.ts";
 import type { CellRef, RunInfo, Traits } from "./protocol.ts";
 
 /** What the rows and columns of the grid are. `rows` and `cols` hold layers or positions, in visual order. */
@@ -58,6 +59,8 @@ export function shownPositions(run: Pick<RunInfo, "tokens" | "special">, hide_sp
 
 /** Columns of the default width narrow to no less than this, if that shows them all; a chosen width stays. */
 const FIT_FROM_PX = 40;
+/** The most that a scrollbar takes. */
+export const SCROLLBAR_PX = 14;
 
 export function shapeOf(
   run: Pick<RunInfo, "n_layers" | "tokens" | "special">,
@@ -69,8 +72,8 @@ export function shapeOf(
   const transposed = traits.orientation === "tokens";
   const cols = transposed ? layers.reverse() : positions;
   const head_col_px = transposed ? 132 : 58;
-  const wide = Math.min(MAX_COL_PX, Math.max(MIN_COL_PX, traits.column_width_px));
-  const fitting = ((width_px - head_col_px - 2) / cols.length) | 0;
+  const wide = clamp(traits.column_width_px, MIN_COL_PX, MAX_COL_PX);
+  const fitting = ((width_px - SCROLLBAR_PX - head_col_px - 2) / cols.length) | 0;
   return {
     rows: transposed ? positions : layers,
     cols,
@@ -106,14 +109,13 @@ export function maxHeight(shape: Shape, width_px: number, wanted_px: number): nu
 export function windowOf(shape: Shape, scroll: Scroll, overscan = true): Window {
   const rows = overscan ? OVERSCAN_ROWS : 0;
   const cols = overscan ? OVERSCAN_COLS : 0;
-  const clamp = (value: number, max: number) => Math.max(0, Math.min(max, value));
   const height = Math.max(0, scroll.height - shape.head_row_px);
   const width = Math.max(0, scroll.width - shape.head_col_px);
   return {
-    r0: clamp(Math.floor(scroll.top / shape.row_px) - rows, shape.rows.length),
-    r1: clamp(Math.ceil((scroll.top + height) / shape.row_px) + rows, shape.rows.length),
-    c0: clamp(Math.floor(scroll.left / shape.col_px) - cols, shape.cols.length),
-    c1: clamp(Math.ceil((scroll.left + width) / shape.col_px) + cols, shape.cols.length),
+    r0: clamp(Math.floor(scroll.top / shape.row_px) - rows, 0, shape.rows.length),
+    r1: clamp(Math.ceil((scroll.top + height) / shape.row_px) + rows, 0, shape.rows.length),
+    c0: clamp(Math.floor(scroll.left / shape.col_px) - cols, 0, shape.cols.length),
+    c1: clamp(Math.ceil((scroll.left + width) / shape.col_px) + cols, 0, shape.cols.length),
   };
 }
 

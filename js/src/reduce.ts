@@ -1,6 +1,6 @@
 import type { Card, CardRef, CellRef, Pin, RunInfo, Traits } from "./protocol.ts";
 import { N_PIN_COLORS } from "./scales.ts";
-import { isInside, promptText, runOf, sameCell } from "./selectors.ts";
+import { isInside, isOffline, promptText, runOf, sameCell } from "./selectors.ts";
 import { type CardState, keyOf, MAIN, type State } from "./state.ts";
 
 export type Action =
@@ -36,12 +36,12 @@ export type Action =
 /** How a card is decoded. */
 export type Asked = Partial<Pick<CardState, "k" | "temperature" | "site" | "lens">>;
 
-export function blankCard(traits: Traits, ref?: Partial<Pick<CardState, "site" | "lens">>): CardState {
+export function blankCard({ card_k, site, lens }: Traits): CardState {
   return {
-    k: traits.card_k,
+    k: card_k,
     temperature: 1,
-    site: ref?.site ?? traits.site,
-    lens: ref?.lens ?? traits.lens,
+    site,
+    lens,
     card: null,
     isPending: false,
     error: null,
@@ -116,10 +116,10 @@ function open(state: State, cell: CellRef): State {
     ...state,
     focus: cell,
     said: "",
-    isPatient: state.connection !== "offline",
+    isPatient: !isOffline(state),
     n_opened: state.n_opened + 1,
     traits: { ...state.traits, selection: cell },
-    cards: { ...state.cards, [MAIN]: { ...main, tracked, isPending: state.connection !== "offline" } },
+    cards: { ...state.cards, [MAIN]: { ...main, tracked, isPending: !isOffline(state) } },
   };
 }
 
@@ -143,7 +143,7 @@ function keep(state: State): State {
 function ask(state: State, key: string, change: Asked): State {
   return withCard(state, key, {
     ...change,
-    isPending: state.connection !== "offline",
+    isPending: !isOffline(state),
     code: null,
     note: null,
   });

@@ -14,7 +14,7 @@ import {
 import type { Card, CardRef, Label, Moved, RunInfo } from "../protocol.ts";
 import type { Asked } from "../reduce.ts";
 import { pinColor } from "../scales.ts";
-import { isNext, pinOf } from "../selectors.ts";
+import { isNext, isOffline, pinOf } from "../selectors.ts";
 import { type CardState, keyOf, MAIN } from "../state.ts";
 import { storedCard } from "../stored.ts";
 import { combine } from "../trajectories.ts";
@@ -28,7 +28,7 @@ const TEMPERATURES = [0.5, 0.7, 1, 1.5, 2];
 const CHART_PX = 320;
 
 function pinButton(app: App, id: number, label: Label): Child {
-  const pinned = pinOf(app.get().traits.pins, id);
+  const pinned = pinOf(app.traits().pins, id);
   const color = pinned ? pinColor(pinned.color, app.theme()) : "";
   return h("button", {
     type: "button",
@@ -174,7 +174,7 @@ function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Ch
 function switches(app: App, key: string, ref: CardRef, state: CardState, run: RunInfo): Child {
   const ask = (change: Asked) =>
     app.dispatch(key === MAIN ? { type: "ask", key, change } : { type: "recast", ref, change });
-  const disabled = app.get().connection === "offline";
+  const disabled = isOffline(app.get());
   const withOwn = (values: readonly number[], own: number) =>
     [...new Set([...values, own])].sort((a, b) => a - b);
   return h(
@@ -195,14 +195,14 @@ function switches(app: App, key: string, ref: CardRef, state: CardState, run: Ru
 function heading(app: App, key: string, ref: CardRef, { k, temperature }: CardState, run: RunInfo): Child {
   const isMain = key === MAIN;
   const own = keyOf({ ...ref, k, temperature });
-  const isKept = isMain && app.get().traits.cards.some((card) => keyOf(card) === own);
+  const isKept = isMain && app.traits().cards.some((card) => keyOf(card) === own);
   const phrase = layerPhrase(ref.layer);
   return h(
     "header.lw-cardhead",
     h(
       "h3",
       `${phrase[0]?.toUpperCase()}${phrase.slice(1)}`,
-      h("span.lw-dim", ` · position ${ref.position} after\u00a0`),
+      h("span.lw-dim", ` · position ${ref.position}\u00a0`),
       promptChip(run, ref.position),
     ),
     isMain &&

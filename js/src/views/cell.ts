@@ -1,7 +1,8 @@
 import type { App } from "../app.ts";
+import type { Cells } from "../cells.ts";
 import { shownLayers } from "../layout.ts";
 import { cellValue, METRICS } from "../metrics.ts";
-import type { CellRef, Label, RunInfo, Traits } from "../protocol.ts";
+import type { CellRef, Label, Traits } from "../protocol.ts";
 import { colorAt, pinColor } from "../scales.ts";
 import { isNext, pinOf, sameCell, sameItems, settledLayer } from "../selectors.ts";
 
@@ -44,15 +45,15 @@ export function settledLayers(app: App): (position: number) => number | undefine
 /** All of a cell's look from the state; pure. */
 export function lookOf(
   app: App,
-  run: RunInfo,
+  cells: Cells,
   traits: Traits,
   cell: CellRef,
   settled: number | undefined,
 ): Look {
-  const cells = app.cells();
+  const { run } = cells;
   const { layer, position } = cell;
-  const top = cells?.top(traits, layer, position);
-  const value = cells ? cellValue(cells, traits, layer, position) : undefined;
+  const top = cells.top(traits, layer, position);
+  const value = cellValue(cells, traits, layer, position);
   const names = ["lw-cell"];
   if (sameCell(traits.selection, cell)) names.push("is-selected");
   let background = "";
@@ -66,7 +67,7 @@ export function lookOf(
     background = color.css;
     ink = color.ink;
   }
-  if (top && cells) {
+  if (top) {
     const kind = cells.label(top.id)[1];
     if (kind !== "text") names.push(`is-${kind}`);
     if (isNext(run, position, top.id)) names.push("is-next");
@@ -77,6 +78,6 @@ export function lookOf(
       names.push("is-pinned");
     }
   }
-  const text = top && cells && traits.column_width_px >= TEXT_FROM_PX ? brief(cells.label(top.id)) : "";
+  const text = top && traits.column_width_px >= TEXT_FROM_PX ? brief(cells.label(top.id)) : "";
   return { text, className: names.join(" "), background, ink, pin };
 }

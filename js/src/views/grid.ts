@@ -1,4 +1,5 @@
 import type { App } from "../app.ts";
+import type { Cells } from "../cells.ts";
 import { div, hasFocus } from "../dom.ts";
 import { atEnd, on } from "../events.ts";
 import { layerName } from "../format.ts";
@@ -7,6 +8,7 @@ import {
   cellAt,
   maxHeight,
   placeOf,
+  SCROLLBAR_PX,
   type Scroll,
   type Shape,
   scrollTo,
@@ -16,7 +18,7 @@ import {
   windowOf,
 } from "../layout.ts";
 import type { CellRef, RunInfo } from "../protocol.ts";
-import { promptLabel, promptWords, runOf, sameItems } from "../selectors.ts";
+import { promptLabel, promptWords, sameItems } from "../selectors.ts";
 import { brief, lookOf, settledLayers } from "./cell.ts";
 import { type CellNode, fitCells, fitRows, makeRow, paint, type RowNode } from "./gridrow.ts";
 import { Overview } from "./overview.ts";
@@ -24,7 +26,6 @@ import { Overview } from "./overview.ts";
 type Place = ReturnType<typeof placeOf>;
 
 const WANTED_HEIGHT_PX = 714;
-const SCROLLBAR_PX = 14;
 
 /** The grid: only what is in view is in the page, and it scrolls natively under headers that stay. */
 export class GridView {
@@ -39,6 +40,8 @@ export class GridView {
   #at = { left: 0, top: 0 };
   #wantsFocus = false;
   #scrollFrame = 0;
+  /** Of the scrollbar below: nothing where it lies over the page. */
+  #bar_px = SCROLLBAR_PX;
   #height = 0;
   #drawnKey: unknown[] = [];
   /** The places of the focus and the selection as they were drawn. */
@@ -87,10 +90,9 @@ export class GridView {
   #resized(): void {
     const { clientWidth: width, clientHeight: height } = this.element;
     if (!width) return;
-    if (!this.#size.width) {
-      // a host that windows its cells takes the widget out of the page and back, which forgets the scroll
-      this.element.scrollTo(this.#at);
-    }
+    // a host that windows its cells takes the widget out of the page and back, which forgets the scroll
+    if (!this.#size.width) this.element.scrollTo(this.#at);
+    if (this.element.matches(".is-wide")) this.#bar_px = this.element.offsetHeight - height - 2;
     if (width === this.#size.width && height === this.#size.height) return;
     this.#size = { width, height };
     this.draw();
@@ -126,6 +128,11 @@ export class GridView {
     const { row, col } = placeOf(this.#shape, cell);
     if (row < 0 || col < 0) return;
     this.#goTo(scrollTo(this.#shape, this.scroll(), row, col));
+    this.takeFocus();
+  }
+
+  /** Have the focus where it was, in view or not. */
+  takeFocus(): void {
     this.#wantsFocus = true;
     this.draw();
   }
@@ -139,9 +146,10 @@ export class GridView {
   /** Draw what is in view. While nothing but the scroll has changed, only cells that came into view are written. */
   draw(): void {
     const state = this.#app.get();
-    const run = runOf(state.traits);
-    this.element.hidden = !run;
-    if (!run) return;
+    const cells = this.#app.cells();
+    this.element.hidden = !cells;
+    if (!cells) return;
+    const { run } = cells;
     // asked first: what scrolls out of view takes the focus with it
     const hadFocus = hasFocus(this.element);
     this.#reshape(run);
@@ -163,7 +171,7 @@ export class GridView {
     for (const row of this.#rows) {
       const cols = touched.filter((place) => place?.row === row.row).map((place) => place?.col);
       const isDue = ({ col, last }: CellNode) => !onlyNew || !last || cols.includes(col);
-      focused = this.#drawRow(row, run, shape, window, focus, isDue) ?? focused;
+      focused = this.#drawRow(row, cells, shape, window, focus, isDue) ?? focused;
     }
     this.#keepFocus(focused, hadFocus);
     const { at, size_px, whole } = alongOf(shape, this.scroll());
@@ -178,17 +186,17 @@ export class GridView {
 
   /** The focused cell may leave the page while it scrolls: the grid itself then holds the focus and the keys. */
   #keepFocus(focused: CellNode | undefined, hadFocus: boolean): void {
-    this.element.tabIndex = focused ? -1 : 0;
-    if (focused && (this.#wantsFocus || hadFocus)) {
-      this.#wantsFocus = false;
-      const root = this.element.getRootNode() as Document | ShadowRoot;
-      if (root.activeElement !== focused.element) focused.element.focus({ preventScroll: true });
-    } else if (!focused && hadFocus) this.element.focus({ preventScroll: true });
+    const { element } = this;
+    element.tabIndex = focused ? -1 : 0;
+    const { activeElement } = element.getRootNode() as Document | ShadowRoot;
+    const holder = focused?.element ?? element;
+    if ((this.#wantsFocus || hadFocus) && activeElement !== holder) holder.focus({ preventScroll: true });
+    this.#wantsFocus = false;
   }
 
   /** Sizes that follow from the traits; rows are laid out anew when they change. */
   #reshape(run: RunInfo): void {
-    const { traits } = this.#app.get();
+    const traits = this.#app.traits();
     const { stride, hide_special, orientation, column_width_px, site } = traits;
     const { width } = this.#size;
     const key = [run, stride, hide_special, orientation, column_width_px, site, width];
@@ -206,7 +214,7 @@ export class GridView {
     }
     const shape = this.#shape as Shape;
     const whole =
-      shape.head_row_px + shape.rows.length * shape.row_px + 2 + (this.#isWide(shape) ? SCROLLBAR_PX : 0);
+      shape.head_row_px + shape.rows.length * shape.row_px + 2 + (this.#isWide(shape) ? this.#bar_px : 0);
     const height = Math.min(maxHeight(shape, width, WANTED_HEIGHT_PX), whole);
     if (height === this.#height) return;
     this.#height = height;
@@ -253,14 +261,14 @@ export class GridView {
 
   #drawRow(
     node: RowNode,
-    run: RunInfo,
+    cells: Cells,
     shape: Shape,
     window: Window,
     focus: Place,
     isDue: (cell: CellNode) => boolean,
   ): CellNode | undefined {
-    const { traits } = this.#app.get();
-    this.#drawRowHead(node, run, shape);
+    const traits = this.#app.traits();
+    this.#drawRowHead(node, cells.run, shape);
     fitCells(node, "gridcell", window, shape.col_px);
     let focused: CellNode | undefined;
     for (const cell of node.cells) {
@@ -269,7 +277,7 @@ export class GridView {
       const isFocused = node.row === focus.row && cell.col === focus.col;
       if (isFocused) focused = cell;
       if (!isDue(cell)) continue;
-      paint(cell, lookOf(this.#app, run, traits, ref, this.#settledAt(ref.position)), isFocused);
+      paint(cell, lookOf(this.#app, cells, traits, ref, this.#settledAt(ref.position)), isFocused);
     }
     return focused;
   }

@@ -2,19 +2,17 @@ import type { App } from "../app.ts";
 import type { Cells } from "../cells.ts";
 import { type Child, h } from "../dom.ts";
 import { METRICS, nameOf, ticksOf } from "../metrics.ts";
-import type { RunInfo } from "../protocol.ts";
 import { ramp } from "../scales.ts";
-import { runOf } from "../selectors.ts";
 
 /** What a swatch means, and how it looks: as a cell of that class, on that background, with a pin's stripe. */
 export type Key = readonly [text: string, className: string, background: string, pin?: string];
 
 /** What the colours and marks mean; a number that is only yes or no has swatches and no scale. */
-export function legendOf(app: App, cells: Cells, run: RunInfo) {
-  const { traits } = app.get();
+export function legendOf(app: App, cells: Cells) {
+  const traits = app.traits();
   const { metric, site, stride } = traits;
   const spec = METRICS[metric];
-  const ticks = ticksOf(spec, run);
+  const ticks = ticksOf(spec, cells.run);
   const colors = ramp(spec.scale, app.theme()).map(({ css }) => css);
   const keys: Key[] = [
     ["not computed", "is-missing", ""],
@@ -29,10 +27,9 @@ export function legendOf(app: App, cells: Cells, run: RunInfo) {
 }
 
 export function legend(app: App): Child {
-  const run = runOf(app.get().traits);
   const cells = app.cells();
-  if (!run || !cells) return null;
-  const { name, ticks, scale, keys } = legendOf(app, cells, run);
+  if (!cells) return null;
+  const { name, ticks, scale, keys } = legendOf(app, cells);
   return h(
     "div.lw-legend",
     { role: "group", "aria-label": `Legend: ${name}` },

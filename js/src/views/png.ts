@@ -1,10 +1,9 @@
 import type { App } from "../app.ts";
 import type { Cells } from "../cells.ts";
-import { layerName } from "../format.ts";
+import { clamp, layerName } from "../format.ts";
 import { cellAt, type Scroll, type Shape, shapeOf } from "../layout.ts";
-import type { RunInfo } from "../protocol.ts";
 import { pinColor } from "../scales.ts";
-import { promptLabel, promptText, runOf } from "../selectors.ts";
+import { promptLabel, promptText } from "../selectors.ts";
 import { brief, type Look, lookOf, settledLayers } from "./cell.ts";
 import { type Key, legendOf } from "./legend.ts";
 
@@ -25,7 +24,7 @@ type Pen = CanvasRenderingContext2D;
 /** What the picture is of, and with what it is drawn. */
 interface Sheet {
   readonly app: App;
-  readonly run: RunInfo;
+  readonly cells: Cells;
   readonly shape: Shape;
   readonly pen: Pen;
   readonly ink: string;
@@ -83,25 +82,25 @@ function drawCell(
 }
 
 function drawCells(sheet: Sheet, top: number): void {
-  const { app, run, shape } = sheet;
+  const { app, cells, shape } = sheet;
   const settledAt = settledLayers(app);
   const { col_px, row_px, head_col_px, head_row_px } = shape;
   shape.rows.forEach((_, row) => {
     shape.cols.forEach((_, col) => {
       const cell = cellAt(shape, row, col);
       if (!cell) return;
-      const look = lookOf(app, run, app.get().traits, cell, settledAt(cell.position));
+      const look = lookOf(app, cells, app.traits(), cell, settledAt(cell.position));
       const y = top + head_row_px + row * row_px;
       drawCell(sheet, look, PAD + head_col_px + col * col_px, y, col_px - 1, row_px - 1);
     });
   });
 }
 
-function drawHeads({ pen, run, shape }: Sheet, top: number): void {
+function drawHeads({ pen, cells, shape }: Sheet, top: number): void {
   const { col_px, row_px, head_col_px, head_row_px, rowsAre, rows, cols } = shape;
   const isAcross = rowsAre === "layers";
   const name = (value: number, isLayer: boolean) =>
-    isLayer ? layerName(value) : brief(promptLabel(run, value));
+    isLayer ? layerName(value) : brief(promptLabel(cells.run, value));
   cols.forEach((value, col) => {
     const x = PAD + head_col_px + (col + 0.5) * col_px;
     write(pen, name(value, !isAcross), x, top + head_row_px - 8, col_px - 6, "center");
@@ -109,7 +108,7 @@ function drawHeads({ pen, run, shape }: Sheet, top: number): void {
   });
   rows.forEach((value, row) => {
     const y = top + head_row_px + row * row_px + 14;
-    write(pen, name(value, isAcross), PAD + head_col_px - 8, y, head_col_px - 36, "right");
+    write(pen, name(value, isAcross), PAD + head_col_px - 8, y, head_col_px - (isAcross ? 12 : 44), "right");
     if (!isAcross) write(pen, String(value), PAD, y, 28, "left");
   });
 }
@@ -128,8 +127,8 @@ function linesOf(pen: Pen, text: string, width_px: number): string[] {
 }
 
 /** The prompt, and what is shown of it; says where it ends. */
-function drawTitle({ app, run, shape, pen, font, width_px }: Sheet): number {
-  const { traits } = app.get();
+function drawTitle({ app, cells: { run }, shape, pen, font, width_px }: Sheet): number {
+  const traits = app.traits();
   const room_px = width_px - 2 * PAD;
   let y = PAD;
   const line = (text: string) => {
@@ -149,11 +148,12 @@ function drawTitle({ app, run, shape, pen, font, width_px }: Sheet): number {
 
 /** What colours and marks mean, in as many lines as it takes; says where it ends. */
 function drawLegend(sheet: Sheet, top: number): number {
-  const { app, run, pen, ink, width_px } = sheet;
-  const { traits } = app.get();
+  const { app, cells, pen, ink, width_px } = sheet;
   const theme = app.theme();
-  const { name, scale, ticks, keys } = legendOf(app, app.cells() as Cells, run);
-  const pins = traits.pins.map(({ label, color }): Key => [label, "is-pinned", "", pinColor(color, theme)]);
+  const { name, scale, ticks, keys } = legendOf(app, cells);
+  const pins = app
+    .traits()
+    .pins.map(({ label, color }): Key => [`pinned: ${label}`, "is-pinned", "", pinColor(color, theme)]);
   let x = PAD;
   let y = top;
   pen.fillStyle = ink;
@@ -176,7 +176,7 @@ function drawLegend(sheet: Sheet, top: number): number {
     }
     drawCell(sheet, { className, background, pin: pin ?? "", ink, text: "" }, x, y, 22, 12);
     pen.fillStyle = ink;
-    write(pen, text, x + 28, y + 10, RAMP_PX, "left");
+    write(pen, text, x + 28, y + 10, width_px, "left");
     x += needed_px;
   }
   return y + LINE_PX;
@@ -184,19 +184,18 @@ function drawLegend(sheet: Sheet, top: number): number {
 
 /** So many of the rows or columns as fit, from what is in view. */
 function cut(items: readonly number[], first: number, most: number): readonly number[] {
-  const from = Math.max(0, Math.min(first, items.length - most));
+  const from = clamp(first, 0, items.length - most);
   return items.slice(from, from + most);
 }
 
 /** A picture of the grid that says what it is, drawn at twice the size so that text stays crisp, and saved as a file. */
 export function savePng(app: App, root: HTMLElement, { left, top }: Scroll): void {
-  const { traits } = app.get();
-  const run = runOf(traits);
+  const cells = app.cells();
   const canvas = document.createElement("canvas");
   const pen = canvas.getContext("2d");
-  if (!run || !pen) return;
+  if (!cells || !pen) return;
   const { color: ink, backgroundColor, fontFamily: font } = getComputedStyle(root);
-  const whole = shapeOf(run, traits);
+  const whole = shapeOf(cells.run, app.traits());
   const { rows, cols, col_px, row_px, head_col_px, head_row_px } = whole;
   const shape = {
     ...whole,
@@ -205,7 +204,7 @@ export function savePng(app: App, root: HTMLElement, { left, top }: Scroll): voi
   };
   const width_px = 2 * PAD + Math.max(MIN_PX, head_col_px + shape.cols.length * col_px);
   const grid_px = head_row_px + shape.rows.length * row_px + PAD;
-  const sheet = { app, run, shape, pen, ink, font, width_px };
+  const sheet = { app, cells, shape, pen, ink, font, width_px };
   /** Title and legend; says how tall all is. */
   const draw = () => {
     pen.scale(SCALE, SCALE);

@@ -196,7 +196,7 @@ export class Root {
     if (this.#line.textContent !== text) this.#line.textContent = text;
     this.#tooltip.draw();
     // a control that went away, or can be used no more, leaves its focus to the grid
-    if (hadFocus && !hasFocus(this.element)) this.#focusGrid();
+    if (hadFocus && !hasFocus(this.element)) this.grid.takeFocus();
   }
 
   /** In a narrow or low notebook a card may open out of sight: bring its head in view, and no more than that. */
