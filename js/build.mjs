@@ -17,12 +17,12 @@ const shared = {
 // which every saved widget carries. A trait, a message field or a name of the DOM must never be among them.
 const OURS = `
   traits dispatch connection isPending isExact isCancelled transport trajectories col_px row_px head_row_px
-  head_col_px rowsAre nearLayers nearPositions flush setViewport setTheme offerText local draft notice running
+  head_col_px isAcross nearLayers nearPositions flush setViewport setTheme offerText local draft notice running
   panel said ticks vnode props fields tiles needs unit request reply currentShape pageRows cellOf element cells
   pending progress alive overheard arrived query patch chroma addLabels version look expanded hues index isPatient n_opened
   kernelCard tellSelection isStale follow hide dash ink css draw grid last cell note cols col row lines node page
-  tops scalar overview isAcross size_px pick want poke measured ranks notes width_px tile card decode
-  stops tick format shape viewport wishes whole failed takeFocus
+  tops scalar overview size_px pick want poke measured ranks notes width_px tile card decode
+  stops tick format shape viewport wishes whole failed takeFocus room_px surface
 `;
 const parts = [
   {

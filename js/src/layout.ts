@@ -5,7 +5,8 @@ import type { CellRef, RunInfo, Traits } from "./protocol.ts";
 export interface Shape {
   readonly rows: readonly number[];
   readonly cols: readonly number[];
-  readonly rowsAre: "layers" | "positions";
+  /** Positions run across, and rows are layers; else it is turned. */
+  readonly isAcross: boolean;
   readonly col_px: number;
   readonly row_px: number;
   readonly head_row_px: number;
@@ -65,7 +66,7 @@ export const SCROLLBAR_PX = 14;
 export function shapeOf(
   run: Pick<RunInfo, "n_layers" | "tokens" | "special">,
   traits: Pick<Traits, "stride" | "hide_special" | "orientation" | "column_width_px" | "site">,
-  width_px = 0,
+  room_px = 0,
 ): Shape {
   const layers = shownLayers(run.n_layers, traits.stride, traits.site);
   const positions = shownPositions(run, traits.hide_special);
@@ -73,11 +74,11 @@ export function shapeOf(
   const cols = transposed ? layers.reverse() : positions;
   const head_col_px = transposed ? 132 : 58;
   const wide = clamp(traits.column_width_px, MIN_COL_PX, MAX_COL_PX);
-  const fitting = ((width_px - SCROLLBAR_PX - head_col_px - 2) / cols.length) | 0;
+  const fitting = ((room_px - SCROLLBAR_PX - head_col_px - 2) / cols.length) | 0;
   return {
     rows: transposed ? positions : layers,
     cols,
-    rowsAre: transposed ? "positions" : "layers",
+    isAcross: !transposed,
     col_px: wide === DEFAULT_COL_PX && fitting >= FIT_FROM_PX ? Math.min(wide, fitting) : wide,
     row_px: ROW_PX,
     head_row_px: transposed ? 24 : 38,
@@ -85,16 +86,21 @@ export function shapeOf(
   };
 }
 
+/** How wide the grid may be in a widget of some width: what the cards beside it leave, as the style has it. */
+export function roomIn(width_px: number): number {
+  return width_px - (width_px > 760 ? 344 + 12 : 0);
+}
+
 export function cellAt(shape: Shape, row: number, col: number): CellRef | undefined {
   const a = shape.rows[row];
   const b = shape.cols[col];
   if (a === undefined || b === undefined) return undefined;
-  return shape.rowsAre === "layers" ? { layer: a, position: b } : { layer: b, position: a };
+  return shape.isAcross ? { layer: a, position: b } : { layer: b, position: a };
 }
 
 /** Row and column of a cell; -1 where it is not on show. */
 export function placeOf(shape: Shape, cell: CellRef): { row: number; col: number } {
-  const [row, col] = shape.rowsAre === "layers" ? [cell.layer, cell.position] : [cell.position, cell.layer];
+  const [row, col] = shape.isAcross ? [cell.layer, cell.position] : [cell.position, cell.layer];
   return { row: shape.rows.indexOf(row), col: shape.cols.indexOf(col) };
 }
 
@@ -136,12 +142,12 @@ export function scrollTo(
   };
 }
 
-/** How far the positions go, how much of that is in view from where, and whether they run across. */
+/** How far the positions go, how much of that is in view, and from where. */
 export function alongOf(shape: Shape, { left, top, width, height }: Scroll) {
-  const { rowsAre, cols, rows, col_px, row_px, head_col_px, head_row_px } = shape;
-  return rowsAre === "layers"
-    ? { at: left, size_px: width - head_col_px, whole: cols.length * col_px, isAcross: true }
-    : { at: top, size_px: height - head_row_px, whole: rows.length * row_px, isAcross: false };
+  const { isAcross, cols, rows, col_px, row_px, head_col_px, head_row_px } = shape;
+  return isAcross
+    ? { at: left, size_px: width - head_col_px, whole: cols.length * col_px }
+    : { at: top, size_px: height - head_row_px, whole: rows.length * row_px };
 }
 
 /** What a grid shows: layers last first, positions in order, with what lies around them. */
@@ -160,7 +166,7 @@ export function viewportOf(shape: Shape, scroll: Scroll): Viewport {
   const clip = (items: readonly number[], from: number, to: number) => items.slice(Math.max(0, from), to);
   const inView = [clip(shape.rows, r0, r1), clip(shape.cols, c0, c1)] as const;
   const near = [clip(shape.rows, r0 - rows, r1 + rows), clip(shape.cols, c0 - cols, c1 + cols)] as const;
-  const i = shape.rowsAre === "layers" ? 0 : 1;
+  const i = shape.isAcross ? 0 : 1;
   const lastFirst = (layers: readonly number[]) => [...layers].sort((a, b) => b - a);
   return {
     layers: lastFirst(inView[i]),

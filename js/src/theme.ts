@@ -19,8 +19,7 @@ export function hostTheme(): Theme {
 function saysDark(): boolean | undefined {
   const { body, documentElement } = document;
   const vscode =
-    body.dataset.vscodeThemeKind ??
-    /\bvscode-(dark|light|high-contrast(?:-light)?)\b/.exec(body.className)?.[0];
+    body.dataset.vscodeThemeKind ?? /\bvscode-(dark|light|high-contrast\S*)/.exec(body.className)?.[0];
   if (vscode) return /dark|contrast$/.test(vscode);
   if (body.dataset.jpThemeLight) return body.dataset.jpThemeLight === "false";
   const marker = documentElement.getAttribute("theme") ?? body.dataset.theme;

@@ -138,9 +138,14 @@ function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Ch
   const { layer, position } = card;
   const lines: Line[] = [];
   const items = state.tracked.map((id, dash) => {
-    const found = card.tracked.find((entry) => entry.id === id);
     const label = cells.label(id);
     const track = app.trajectories.track(cells, state, position, id);
+    // a card that the kernel made by itself, as the site changed, knows nothing of a search
+    const found =
+      card.tracked.find((entry) => entry.id === id) ??
+      (track.isExact && card.temperature === 1
+        ? { log_prob: track.log_probs[layer + 1], rank: track.ranks[layer + 1] }
+        : null);
     lines.push({
       name: label[0],
       color: "currentColor",

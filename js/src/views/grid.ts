@@ -2,7 +2,6 @@ import type { App } from "../app.ts";
 import type { Cells } from "../cells.ts";
 import { div, hasFocus } from "../dom.ts";
 import { atEnd, on } from "../events.ts";
-import { layerName } from "../format.ts";
 import {
   alongOf,
   cellAt,
@@ -18,9 +17,9 @@ import {
   windowOf,
 } from "../layout.ts";
 import type { CellRef, RunInfo } from "../protocol.ts";
-import { promptLabel, promptWords, sameItems } from "../selectors.ts";
-import { brief, lookOf, settledLayers } from "./cell.ts";
-import { type CellNode, fitCells, fitRows, makeRow, paint, type RowNode } from "./gridrow.ts";
+import { sameItems } from "../selectors.ts";
+import { lookOf, settledLayers } from "./cell.ts";
+import { type CellNode, fitCells, fitRows, makeRow, paint, type RowNode, writeHead } from "./gridrow.ts";
 import { Overview } from "./overview.ts";
 
 type Place = ReturnType<typeof placeOf>;
@@ -33,6 +32,8 @@ export class GridView {
   readonly #body = div("lw-body", "rowgroup");
   readonly #head = makeRow("columnheader");
   #rows: RowNode[] = [];
+  /** How wide it may be. */
+  room_px = 0;
   #shape: Shape | null = null;
   #shapeKey: unknown[] = [];
   #size = { width: 0, height: 0 };
@@ -55,9 +56,10 @@ export class GridView {
     this.#app = app;
     this.#settledAt = settledLayers(app);
     this.overview = new Overview(app, (part) => {
-      const { size_px, whole, isAcross } = alongOf(this.#shape as Shape, this.scroll());
+      const shape = this.#shape as Shape;
+      const { size_px, whole } = alongOf(shape, this.scroll());
       const at = part * whole - size_px / 2;
-      this.#goTo({ ...this.#at, ...(isAcross ? { left: at } : { top: at }) });
+      this.#goTo({ ...this.#at, ...(shape.isAcross ? { left: at } : { top: at }) });
     });
 
     const { element } = this;
@@ -198,13 +200,13 @@ export class GridView {
   #reshape(run: RunInfo): void {
     const traits = this.#app.traits();
     const { stride, hide_special, orientation, column_width_px, site } = traits;
-    const { width } = this.#size;
-    const key = [run, stride, hide_special, orientation, column_width_px, site, width];
+    const { room_px } = this;
+    const key = [run, stride, hide_special, orientation, column_width_px, site, room_px];
     if (!sameItems(key, this.#shapeKey)) {
       const before = this.#shape;
       const left = before ? this.#at.left / before.col_px : 0;
       this.#shapeKey = key;
-      this.#shape = shapeOf(run, traits, width);
+      this.#shape = shapeOf(run, traits, room_px);
       for (const row of [this.#head, ...this.#rows]) {
         for (const { element } of row.cells) element.remove();
         row.cells = [];
@@ -215,7 +217,7 @@ export class GridView {
     const shape = this.#shape as Shape;
     const whole =
       shape.head_row_px + shape.rows.length * shape.row_px + 2 + (this.#isWide(shape) ? this.#bar_px : 0);
-    const height = Math.min(maxHeight(shape, width, WANTED_HEIGHT_PX), whole);
+    const height = Math.min(maxHeight(shape, this.#size.width, WANTED_HEIGHT_PX), whole);
     if (height === this.#height) return;
     this.#height = height;
     this.element.style.height = `${height}px`;
@@ -223,7 +225,7 @@ export class GridView {
   }
 
   #isWide({ head_col_px, cols, col_px }: Shape): boolean {
-    return head_col_px + cols.length * col_px > this.#size.width;
+    return head_col_px + cols.length * col_px + SCROLLBAR_PX + 2 > this.room_px;
   }
 
   #layOut(run: RunInfo, shape: Shape): void {
@@ -238,24 +240,18 @@ export class GridView {
     body.style.height = `${shape.rows.length * shape.row_px}px`;
     element.ariaRowCount = String(shape.rows.length + 1);
     element.ariaColCount = String(shape.cols.length + 1);
-    element.classList.toggle("is-transposed", shape.rowsAre === "positions");
+    element.classList.toggle("is-transposed", !shape.isAcross);
     element.classList.toggle("is-wide", this.#isWide(shape));
     element.classList.toggle("is-tiny", shape.col_px < 44);
-    this.#head.header.textContent = shape.rowsAre === "layers" ? "layer" : `token · ${run.tokens.length}`;
+    this.#head.header.textContent = shape.isAcross ? "layer" : `token · ${run.tokens.length}`;
   }
 
-  #drawHead(run: RunInfo, shape: Shape, window: Window): void {
-    fitCells(this.#head, "columnheader", window, shape.col_px);
+  #drawHead(run: RunInfo, { isAcross, cols, col_px }: Shape, window: Window): void {
+    fitCells(this.#head, "columnheader", window, col_px);
     for (const cell of this.#head.cells) {
       if (cell.last) continue;
       cell.last = "drawn";
-      const value = shape.cols[cell.col] ?? 0;
-      const isToken = shape.rowsAre === "layers";
-      const label = promptLabel(run, value);
-      cell.text.data = isToken ? brief(label) : layerName(value);
-      cell.element.className = `lw-colhead${isToken && label[1] !== "text" ? ` is-${label[1]}` : ""}`;
-      cell.element.dataset.at = isToken ? String(value) : "";
-      cell.element.title = isToken ? promptWords(run, value) : "";
+      writeHead(cell.element, "lw-colhead", run, cols[cell.col] ?? 0, !isAcross);
     }
   }
 
@@ -268,7 +264,7 @@ export class GridView {
     isDue: (cell: CellNode) => boolean,
   ): CellNode | undefined {
     const traits = this.#app.traits();
-    this.#drawRowHead(node, cells.run, shape);
+    writeHead(node.header, "lw-rowhead", cells.run, shape.rows[node.row] ?? 0, shape.isAcross);
     fitCells(node, "gridcell", window, shape.col_px);
     let focused: CellNode | undefined;
     for (const cell of node.cells) {
@@ -280,21 +276,5 @@ export class GridView {
       paint(cell, lookOf(this.#app, cells, traits, ref, this.#settledAt(ref.position)), isFocused);
     }
     return focused;
-  }
-
-  #drawRowHead({ header, row }: RowNode, run: RunInfo, shape: Shape): void {
-    const value = shape.rows[row] ?? 0;
-    let text = layerName(value);
-    let kind = value === run.n_layers - 1 ? "last" : "";
-    if (shape.rowsAre === "positions") {
-      const label = promptLabel(run, value);
-      text = brief(label);
-      kind = label[1];
-    }
-    const className = `lw-rowhead${kind && kind !== "text" ? ` is-${kind}` : ""}`;
-    if (header.textContent !== text) header.textContent = text;
-    if (header.className !== className) header.className = className;
-    const at = shape.rowsAre === "positions" ? String(value) : "";
-    if (header.dataset.at !== at) header.dataset.at = at;
   }
 }

@@ -5,7 +5,7 @@ import { METRICS, nameOf, ticksOf } from "../metrics.ts";
 import { ramp } from "../scales.ts";
 
 /** What a swatch means, and how it looks: as a cell of that class, on that background, with a pin's stripe. */
-export type Key = readonly [text: string, className: string, background: string, pin?: string];
+export type Key = readonly [text: string, className: string, surface: string, pin?: string];
 
 /** What the colours and marks mean; a number that is only yes or no has swatches and no scale. */
 export function legendOf(app: App, cells: Cells) {

@@ -60,7 +60,7 @@ export class Overview {
     const app = this.#app;
     const traits = app.traits();
     const cells = app.cells();
-    const isAcross = shape.rowsAre === "layers";
+    const { isAcross } = shape;
     const positions = isAcross ? shape.cols : shape.rows;
     const layers = [...(isAcross ? shape.rows : shape.cols)].sort((a, b) => b - a);
     const canvas = this.#canvas;
@@ -74,9 +74,9 @@ export class Overview {
       for (let y = 0; y < height; y++) {
         const position = positions[Math.floor((x * positions.length) / width)] as number;
         const layer = layers[Math.floor((y * layers.length) / height)] as number;
-        const { background } = lookOf(app, cells, traits, { layer, position }, undefined);
-        if (!background) continue;
-        pen.fillStyle = background;
+        const { surface } = lookOf(app, cells, traits, { layer, position }, undefined);
+        if (!surface) continue;
+        pen.fillStyle = surface;
         pen.fillRect(x, y, 1, 1);
       }
     }

@@ -1,10 +1,10 @@
 import type { App } from "../app.ts";
 import type { Cells } from "../cells.ts";
-import { clamp, layerName } from "../format.ts";
+import { clamp } from "../format.ts";
 import { cellAt, type Scroll, type Shape, shapeOf } from "../layout.ts";
 import { pinColor } from "../scales.ts";
-import { promptLabel, promptText } from "../selectors.ts";
-import { brief, type Look, lookOf, settledLayers } from "./cell.ts";
+import { promptText } from "../selectors.ts";
+import { headOf, type Look, lookOf, settledLayers } from "./cell.ts";
 import { type Key, legendOf } from "./legend.ts";
 
 const SCALE = 2;
@@ -46,7 +46,7 @@ function write(pen: Pen, text: string, x: number, y: number, width_px: number, a
 /** A cell with its marks, or a swatch of the legend. */
 function drawCell(
   { pen, ink, shape }: Sheet,
-  { className, background, ink: own, pin, text }: Look,
+  { className, surface, ink: own, pin, text }: Look,
   x: number,
   y: number,
   width_px: number,
@@ -57,7 +57,7 @@ function drawCell(
     pen.fillRect(...box);
   };
   const is = (mark: string) => className.includes(`is-${mark}`);
-  if (background) fill(background, x, y, width_px, height_px);
+  if (surface) fill(surface, x, y, width_px, height_px);
   pen.beginPath();
   if (is("missing") || is("nan")) {
     // a stroke through it: it must not look like a low value
@@ -75,7 +75,7 @@ function drawCell(
     pen.fill();
   }
   if (is("settled")) {
-    if (shape.rowsAre === "layers") pen.fillRect(x, y + height_px - 2, width_px, 2);
+    if (shape.isAcross) pen.fillRect(x, y + height_px - 2, width_px, 2);
     else pen.fillRect(x + 5, y, 2, height_px);
   }
   write(pen, text, x + width_px / 2, y + 14, width_px - 8, "center");
@@ -97,10 +97,8 @@ function drawCells(sheet: Sheet, top: number): void {
 }
 
 function drawHeads({ pen, cells, shape }: Sheet, top: number): void {
-  const { col_px, row_px, head_col_px, head_row_px, rowsAre, rows, cols } = shape;
-  const isAcross = rowsAre === "layers";
-  const name = (value: number, isLayer: boolean) =>
-    isLayer ? layerName(value) : brief(promptLabel(cells.run, value));
+  const { col_px, row_px, head_col_px, head_row_px, isAcross, rows, cols } = shape;
+  const name = (value: number, isLayer: boolean) => headOf(cells.run, value, isLayer).text;
   cols.forEach((value, col) => {
     const x = PAD + head_col_px + (col + 0.5) * col_px;
     write(pen, name(value, !isAcross), x, top + head_row_px - 8, col_px - 6, "center");
@@ -138,7 +136,7 @@ function drawTitle({ app, cells: { run }, shape, pen, font, width_px }: Sheet): 
   pen.font = `600 14px ${font}`;
   linesOf(pen, promptText(traits), room_px).forEach(line);
   pen.font = `12px ${font}`;
-  const positions = shape.rowsAre === "layers" ? shape.cols : shape.rows;
+  const positions = shape.isAcross ? shape.cols : shape.rows;
   const n = run.tokens.length;
   const part =
     positions.length < n ? `positions ${positions[0]} to ${positions.at(-1)} of ${n}` : `${n} tokens`;
@@ -168,13 +166,13 @@ function drawLegend(sheet: Sheet, top: number): number {
     y += LINE_PX;
   }
   y += LINE_PX;
-  for (const [text, className, background, pin] of [...keys, ...pins]) {
+  for (const [text, className, surface, pin] of [...keys, ...pins]) {
     const needed_px = 48 + pen.measureText(text).width;
     if (x > PAD && x + needed_px > width_px) {
       x = PAD;
       y += LINE_PX;
     }
-    drawCell(sheet, { className, background, pin: pin ?? "", ink, text: "" }, x, y, 22, 12);
+    drawCell(sheet, { className, surface, pin: pin ?? "", ink, text: "" }, x, y, 22, 12);
     pen.fillStyle = ink;
     write(pen, text, x + 28, y + 10, width_px, "left");
     x += needed_px;

@@ -1,6 +1,7 @@
 import type { App } from "../app.ts";
 import { type Child, delegate, div, h, hasFocus, patch } from "../dom.ts";
 import { atEnd, on } from "../events.ts";
+import { roomIn } from "../layout.ts";
 import { keptCards, runOf, sameCell, sameItems } from "../selectors.ts";
 import { keyOf, MAIN } from "../state.ts";
 import { followTheme } from "../theme.ts";
@@ -19,6 +20,8 @@ import { Tooltip } from "./tooltip.ts";
 const SEEN_PX = 130;
 /** As wide as charts are on paper, whose width no script can ask for. */
 const PAPER_PX = 680;
+/** Of the widget, left and right. */
+const PADDING_PX = 24;
 const EVENTS = ["click", "change", "input", "keydown"];
 
 /** The whole widget in an element: its sections, and the events that need more than a handler. */
@@ -167,6 +170,7 @@ export class Root {
     const width = this.element.clientWidth;
     if (!width || width === this.#width_px) return;
     this.#width_px = width;
+    this.grid.room_px = roomIn(width - PADDING_PX);
     this.#app.flush();
   }
 
@@ -190,7 +194,7 @@ export class Root {
     if (state.n_opened > this.#n_opened && !state.isPatient) this.#reveal(state.n_opened);
     patch(this.#kept, [run && keptCards(state).map((ref) => cardView(app, keyOf(ref), ref, run))]);
     const width_px = matchMedia("print").matches ? PAPER_PX : this.#width_px;
-    patch(this.#below, [run && pinsView(app, run, Math.max(280, width_px - 26))]);
+    patch(this.#below, [run && pinsView(app, run, Math.max(280, width_px - PADDING_PX))]);
     patch(this.#over, [menu(app, () => savePng(app, this.element, this.grid.scroll()))]);
     const text = said || (focus ? describe(app, focus) : "");
     if (this.#line.textContent !== text) this.#line.textContent = text;
