@@ -139,6 +139,12 @@ export class GridView {
     this.draw();
   }
 
+  /** Turned round, what was in view lies elsewhere. */
+  #goToFocus(shape: Shape): void {
+    const { row, col } = this.#focusPlace(shape);
+    this.#goTo(scrollTo(shape, { ...this.#size, left: 0, top: 0 }, row, col));
+  }
+
   #goTo(at: { left: number; top: number }): void {
     const { element } = this;
     element.scrollTo(at);
@@ -212,7 +218,8 @@ export class GridView {
         row.cells = [];
       }
       this.#layOut(run, this.#shape);
-      if (before && left) this.#goTo({ left: left * this.#shape.col_px, top: this.#at.top });
+      if (before && before.isAcross !== this.#shape.isAcross) this.#goToFocus(this.#shape);
+      else if (left) this.#goTo({ left: left * this.#shape.col_px, top: this.#at.top });
     }
     const shape = this.#shape as Shape;
     const whole =
