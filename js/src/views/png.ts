@@ -112,7 +112,7 @@ function drawHeads({ pen, cells, shape }: Sheet, top: number): void {
 }
 
 /** A text in lines that fit; the last of them is cut where there are too many. */
-function linesOf(pen: Pen, text: string, width_px: number): string[] {
+export function linesOf(pen: Pick<Pen, "measureText">, text: string, width_px: number): string[] {
   const lines = [""];
   // a line may end at a space, and within Chinese or Japanese anywhere
   for (const piece of text.replaceAll("\n", "⏎ ").split(/(?<=\s|[\u2e80-\uffef])/)) {
