@@ -1,6 +1,6 @@
 import type { App } from "../app.ts";
 import type { Cells } from "../cells.ts";
-import { clamp } from "../format.ts";
+import { clamp, tokenCount } from "../format.ts";
 import { cellAt, type Scroll, type Shape, shapeOf } from "../layout.ts";
 import { pinColor } from "../scales.ts";
 import { promptText } from "../selectors.ts";
@@ -139,7 +139,7 @@ function drawTitle({ app, cells: { run }, shape, pen, font, width_px }: Sheet): 
   const positions = shape.isAcross ? shape.cols : shape.rows;
   const n = run.tokens.length;
   const part =
-    positions.length < n ? `positions ${positions[0]} to ${positions.at(-1)} of ${n}` : `${n} tokens`;
+    positions.length < n ? `positions ${positions[0]} to ${positions.at(-1)} of ${n}` : tokenCount(n);
   line([run.model, run.dtype, traits.site, `${traits.lens} lens`, part].join(" · "));
   return y + PAD;
 }

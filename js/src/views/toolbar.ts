@@ -1,6 +1,6 @@
 import type { App } from "../app.ts";
 import { type Child, h } from "../dom.ts";
-import { asPercent, quoted, toNumber } from "../format.ts";
+import { asPercent, quoted, tokenCount, toNumber } from "../format.ts";
 import { METRICS, rankedToken } from "../metrics.ts";
 import type { Metric, RunInfo, Traits } from "../protocol.ts";
 import { isOffline, NO_LABEL, runOf } from "../selectors.ts";
@@ -193,7 +193,7 @@ export function infoLine(app: App): Child {
         { title: `${run.n_layers} layers, ${run.d_vocab} tokens in the vocabulary` },
         `${run.model} · ${run.dtype}${run.quantization ? ` · ${run.quantization}` : ""}`,
       ),
-    run && h("span", `${run.tokens.length} token${run.tokens.length > 1 ? "s" : ""}`),
+    run && h("span", tokenCount(run.tokens.length)),
     run && prediction(run),
     h("span.lw-gap", {}),
     run && badge(run),
