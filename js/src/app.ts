@@ -3,11 +3,11 @@ import { Effects, refOf } from "./effects.ts";
 import { atEnd } from "./events.ts";
 import type { Viewport } from "./layout.ts";
 import { createLoader } from "./loader.ts";
-import type { Binary, Card, ReadoutHeader, RunInfo, Traits } from "./protocol.ts";
+import type { Binary, Card, ReadoutHeader, Traits } from "./protocol.ts";
 import { readTile } from "./readout.ts";
 import { type Action, reduce } from "./reduce.ts";
 import type { Theme } from "./scales.ts";
-import { chartedPositions, runOf } from "./selectors.ts";
+import { chartedPositions, isOffline, runOf } from "./selectors.ts";
 import { initialState, type State } from "./state.ts";
 import { createStore } from "./store.ts";
 import { listen, push, readTraits } from "./sync.ts";
@@ -24,11 +24,13 @@ export interface App {
   readonly trajectories: Trajectories;
   readonly signal: AbortSignal;
   get(): State;
+  traits(): Traits;
   dispatch(action: Action): void;
   /** Change traits; they go to the kernel. */
   set(traits: Partial<Traits>): void;
   /** Change what is this view's own. */
   local(patch: Local): void;
+  /** The cells of the run on show. */
   cells(): Cells | null;
   theme(): Theme;
   setTheme(theme: Theme): void;
@@ -126,10 +128,10 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   function ask(): void {
     const state = store.get();
     const { traits, connection, focus } = state;
-    if (connection === "offline" || connection === "gone" || !cells) return;
+    if (isOffline(state) || connection === "gone" || !cells) return;
     loader.poke(cells, traits, viewport);
     const { site, lens, pins } = traits;
-    const positions = chartedPositions(traits, focus, cells.run as RunInfo);
+    const positions = chartedPositions(traits, focus, cells.run);
     const wishes: Wish[] = [{ site, lens, positions, ids: [...new Set(pins.flatMap((pin) => pin.ids))] }];
     for (const [key, { site, lens, tracked: ids }] of Object.entries(state.cards)) {
       const ref = refOf(state, key);
@@ -150,6 +152,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     trajectories,
     signal,
     get: store.get,
+    traits: () => store.get().traits,
     dispatch: store.dispatch,
     set: (traits) => store.dispatch({ type: "set", traits }),
     local,

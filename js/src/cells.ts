@@ -42,7 +42,7 @@ export class Cells {
   readonly #size: number;
   readonly #seq: number;
 
-  constructor(readonly run: Pick<RunInfo, "id" | "n_layers" | "tokens" | "labels">) {
+  constructor(readonly run: RunInfo) {
     this.#seq = run.tokens.length;
     this.#size = (run.n_layers + 1) * this.#seq;
     this.addLabels(run.labels);

@@ -1,8 +1,8 @@
 import type { App } from "./app.ts";
 import type { Card, CardRef, CellRef, Match } from "./protocol.ts";
 import type { Action } from "./reduce.ts";
-import { keptCards, runOf, sameCell } from "./selectors.ts";
-import { type CardState, DEFAULTS, keyOf, LOOKS, MAIN, type State } from "./state.ts";
+import { isOffline, keptCards, runOf, sameCell } from "./selectors.ts";
+import { type CardState, keyOf, LOOKS, MAIN, type State } from "./state.ts";
 import { storedCard } from "./stored.ts";
 import type { KernelError } from "./transport.ts";
 
@@ -45,6 +45,9 @@ export class Effects {
       case "track":
         this.decode(action.key);
         break;
+      case "recast":
+        this.decode(keyOf({ ...action.ref, ...action.change }));
+        break;
       case "traits":
         this.#followKernel(before, after);
         break;
@@ -52,10 +55,7 @@ export class Effects {
         if (action.traits.site !== undefined || action.traits.lens !== undefined) this.#followLens(after);
         break;
       case "reset":
-        app.dispatch({
-          type: "set",
-          traits: Object.fromEntries(LOOKS.map((name) => [name, DEFAULTS[name]])),
-        });
+        app.set(LOOKS);
         break;
       case "search":
         void this.#search(action.key, action.query);
@@ -83,7 +83,7 @@ export class Effects {
     const ref = refOf(state, key);
     const card = state.cards[key];
     if (!run || !ref || !card) return;
-    if (state.connection === "offline") {
+    if (isOffline(state)) {
       const stored = storedCard(app.cells(), run, { ...ref, site: card.site, lens: card.lens }, card);
       if (stored) app.dispatch({ type: "decoded", key, card: stored });
       else app.dispatch({ type: "failed", key, error: `This cell is not stored. ${NEEDS_KERNEL}` });
@@ -120,9 +120,7 @@ export class Effects {
 
   /** Does the kernel speak of a cell that is no longer the one wanted? It hears of that one only after its reply. */
   isStale(cell: CellRef | null): boolean {
-    return (
-      this.#asking.has(MAIN) && (this.#again.has(MAIN) || !sameCell(cell, this.#app.get().traits.selection))
-    );
+    return this.#asking.has(MAIN) && (this.#again.has(MAIN) || !sameCell(cell, this.#app.traits().selection));
   }
 
   #followKernel(before: State, after: State): void {
@@ -139,9 +137,10 @@ export class Effects {
   }
 
   /** The kernel decodes the selected cell again when site or lens change; without one, what is stored is shown. */
-  #followLens({ traits: { site, lens }, cards, connection }: State): void {
-    if (!cards[MAIN]) return;
-    if (connection === "offline") this.#app.dispatch({ type: "ask", key: MAIN, change: { site, lens } });
+  #followLens(state: State): void {
+    const { site, lens } = state.traits;
+    if (!state.cards[MAIN]) return;
+    if (isOffline(state)) this.#app.dispatch({ type: "ask", key: MAIN, change: { site, lens } });
     else this.#app.dispatch({ type: "card", key: MAIN, patch: { site, lens, isPending: true } });
   }
 
@@ -151,8 +150,7 @@ export class Effects {
     const keep = (matches: readonly Match[] | null, note: string | null) =>
       app.dispatch({ type: "card", key, patch: { matches, note } });
     if (!query) return keep(null, null);
-    if (app.get().connection === "offline")
-      return keep(this.#storedMatches(query), `Stored tokens. ${NEEDS_KERNEL}`);
+    if (isOffline(app.get())) return keep(this.#storedMatches(query), `Stored tokens. ${NEEDS_KERNEL}`);
     try {
       const { value } = await app.transport.request("search", { text: query, k: N_MATCHES }).reply;
       if (app.get().cards[key]?.query === query)
@@ -174,8 +172,8 @@ export class Effects {
 
   async #run(): Promise<void> {
     const app = this.#app;
-    const { draft, connection, running } = app.get();
-    if (connection === "offline") return app.local({ notice: NEEDS_KERNEL });
+    const { draft, running } = app.get();
+    if (isOffline(app.get())) return app.local({ notice: NEEDS_KERNEL });
     if (running) return;
     const pending = app.transport.request("run", { prompt: draft });
     app.local({ running: pending.id, notice: null, said: "Running the model" });
@@ -197,7 +195,7 @@ export class Effects {
   /** Add to a pin the other surface forms of its token: those alike but for case and space. */
   async #group(index: number): Promise<void> {
     const app = this.#app;
-    const pin = app.get().traits.pins[index];
+    const pin = app.traits().pins[index];
     const raw = app
       .cells()
       ?.label(pin?.ids[0] ?? -1)[2]
@@ -205,13 +203,12 @@ export class Effects {
     if (!pin || !raw) return;
     const alike = ({ label }: Match) => label[2].trim().toLowerCase() === raw.toLowerCase();
     try {
-      const matches =
-        app.get().connection === "offline"
-          ? this.#storedMatches(raw)
-          : (await app.transport.request("search", { text: raw, k: FORMS_ASKED }).reply).value.matches;
+      const matches = isOffline(app.get())
+        ? this.#storedMatches(raw)
+        : (await app.transport.request("search", { text: raw, k: FORMS_ASKED }).reply).value.matches;
       const forms = matches.filter(alike).map(({ id }) => id);
       const ids = [...new Set([...pin.ids, ...forms])];
-      const pins = app.get().traits.pins.map((other) => (other === pin ? { ...pin, ids } : other));
+      const pins = app.traits().pins.map((other) => (other === pin ? { ...pin, ids } : other));
       app.set({ pins });
       app.local({ said: `${ids.length} forms are summed` });
     } catch (error) {
@@ -227,7 +224,7 @@ export class Effects {
     const say = (note: string, code: string | null = null) =>
       app.dispatch({ type: "card", key, patch: { note, code } });
     if (!ref) return;
-    if (state.connection === "offline") return say(NEEDS_KERNEL);
+    if (isOffline(state)) return say(NEEDS_KERNEL);
     const { site, lens, k, temperature } = card;
     const ask = { layer: ref.layer, position: ref.position, site, lens, k, temperature };
     try {

@@ -57,6 +57,10 @@ export function layerPhrase(layer: number): string {
   return layer < 0 ? "embedding" : `layer ${layer}`;
 }
 
+export function tokenCount(n: number): string {
+  return `${n} token${n > 1 ? "s" : ""}`;
+}
+
 /** How a token is spoken of in a sentence. */
 export function quoted(label: Label): string {
   const [text, kind] = label;

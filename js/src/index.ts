@@ -1,5 +1,6 @@
 import { createApp } from "./app.ts";
 import type { Traits } from "./protocol.ts";
+import { isOffline } from "./selectors.ts";
 import { staticModel } from "./static.ts";
 import type { HostModel } from "./transport.ts";
 import { Root } from "./views/root.ts";
@@ -11,10 +12,10 @@ function mount(model: HostModel, el: HTMLElement): () => void {
   const app = createApp(model, () => root?.draw(), controller.signal);
   root = new Root(app, el);
   // a view that comes later, or is read from a file, has the cards too
-  const { selection, decoded } = app.get().traits;
+  const { selection, decoded } = app.traits();
   app.dispatch({ type: "traits", traits: { selection, decoded } });
   app.flush();
-  if (app.get().connection !== "offline") app.transport.request("ping", {}).reply.catch(() => {});
+  if (!isOffline(app.get())) app.transport.request("ping", {}).reply.catch(() => {});
   return () => controller.abort();
 }
 

@@ -1,10 +1,12 @@
+import { clamp } from "./format.ts";
 import type { CellRef, RunInfo, Traits } from "./protocol.ts";
 
 /** What the rows and columns of the grid are. `rows` and `cols` hold layers or positions, in visual order. */
 export interface Shape {
   readonly rows: readonly number[];
   readonly cols: readonly number[];
-  readonly rowsAre: "layers" | "positions";
+  /** Positions run across, and rows are layers; else it is turned. */
+  readonly isAcross: boolean;
   readonly col_px: number;
   readonly row_px: number;
   readonly head_row_px: number;
@@ -57,24 +59,26 @@ export function shownPositions(run: Pick<RunInfo, "tokens" | "special">, hide_sp
 }
 
 /** Columns of the default width narrow to no less than this, if that shows them all; a chosen width stays. */
-const FIT_FROM_PX = 48;
+const FIT_FROM_PX = 40;
+/** The most that a scrollbar takes. */
+export const SCROLLBAR_PX = 14;
 
 export function shapeOf(
   run: Pick<RunInfo, "n_layers" | "tokens" | "special">,
   traits: Pick<Traits, "stride" | "hide_special" | "orientation" | "column_width_px" | "site">,
-  width_px = 0,
+  room_px = 0,
 ): Shape {
   const layers = shownLayers(run.n_layers, traits.stride, traits.site);
   const positions = shownPositions(run, traits.hide_special);
   const transposed = traits.orientation === "tokens";
   const cols = transposed ? layers.reverse() : positions;
   const head_col_px = transposed ? 132 : 58;
-  const wide = Math.min(MAX_COL_PX, Math.max(MIN_COL_PX, traits.column_width_px));
-  const fitting = ((width_px - head_col_px - 2) / cols.length) | 0;
+  const wide = clamp(traits.column_width_px, MIN_COL_PX, MAX_COL_PX);
+  const fitting = ((room_px - SCROLLBAR_PX - head_col_px - 2) / cols.length) | 0;
   return {
     rows: transposed ? positions : layers,
     cols,
-    rowsAre: transposed ? "positions" : "layers",
+    isAcross: !transposed,
     col_px: wide === DEFAULT_COL_PX && fitting >= FIT_FROM_PX ? Math.min(wide, fitting) : wide,
     row_px: ROW_PX,
     head_row_px: transposed ? 24 : 38,
@@ -82,16 +86,21 @@ export function shapeOf(
   };
 }
 
+/** How wide the grid may be in a widget of some width: what the cards beside it leave, as the style has it. */
+export function roomIn(width_px: number): number {
+  return width_px - (width_px > 760 ? 344 + 12 : 0);
+}
+
 export function cellAt(shape: Shape, row: number, col: number): CellRef | undefined {
   const a = shape.rows[row];
   const b = shape.cols[col];
   if (a === undefined || b === undefined) return undefined;
-  return shape.rowsAre === "layers" ? { layer: a, position: b } : { layer: b, position: a };
+  return shape.isAcross ? { layer: a, position: b } : { layer: b, position: a };
 }
 
 /** Row and column of a cell; -1 where it is not on show. */
 export function placeOf(shape: Shape, cell: CellRef): { row: number; col: number } {
-  const [row, col] = shape.rowsAre === "layers" ? [cell.layer, cell.position] : [cell.position, cell.layer];
+  const [row, col] = shape.isAcross ? [cell.layer, cell.position] : [cell.position, cell.layer];
   return { row: shape.rows.indexOf(row), col: shape.cols.indexOf(col) };
 }
 
@@ -106,14 +115,13 @@ export function maxHeight(shape: Shape, width_px: number, wanted_px: number): nu
 export function windowOf(shape: Shape, scroll: Scroll, overscan = true): Window {
   const rows = overscan ? OVERSCAN_ROWS : 0;
   const cols = overscan ? OVERSCAN_COLS : 0;
-  const clamp = (value: number, max: number) => Math.max(0, Math.min(max, value));
   const height = Math.max(0, scroll.height - shape.head_row_px);
   const width = Math.max(0, scroll.width - shape.head_col_px);
   return {
-    r0: clamp(Math.floor(scroll.top / shape.row_px) - rows, shape.rows.length),
-    r1: clamp(Math.ceil((scroll.top + height) / shape.row_px) + rows, shape.rows.length),
-    c0: clamp(Math.floor(scroll.left / shape.col_px) - cols, shape.cols.length),
-    c1: clamp(Math.ceil((scroll.left + width) / shape.col_px) + cols, shape.cols.length),
+    r0: clamp(Math.floor(scroll.top / shape.row_px) - rows, 0, shape.rows.length),
+    r1: clamp(Math.ceil((scroll.top + height) / shape.row_px) + rows, 0, shape.rows.length),
+    c0: clamp(Math.floor(scroll.left / shape.col_px) - cols, 0, shape.cols.length),
+    c1: clamp(Math.ceil((scroll.left + width) / shape.col_px) + cols, 0, shape.cols.length),
   };
 }
 
@@ -134,12 +142,12 @@ export function scrollTo(
   };
 }
 
-/** How far the positions go, how much of that is in view from where, and whether they run across. */
+/** How far the positions go, how much of that is in view, and from where. */
 export function alongOf(shape: Shape, { left, top, width, height }: Scroll) {
-  const { rowsAre, cols, rows, col_px, row_px, head_col_px, head_row_px } = shape;
-  return rowsAre === "layers"
-    ? { at: left, size_px: width - head_col_px, whole: cols.length * col_px, isAcross: true }
-    : { at: top, size_px: height - head_row_px, whole: rows.length * row_px, isAcross: false };
+  const { isAcross, cols, rows, col_px, row_px, head_col_px, head_row_px } = shape;
+  return isAcross
+    ? { at: left, size_px: width - head_col_px, whole: cols.length * col_px }
+    : { at: top, size_px: height - head_row_px, whole: rows.length * row_px };
 }
 
 /** What a grid shows: layers last first, positions in order, with what lies around them. */
@@ -158,7 +166,7 @@ export function viewportOf(shape: Shape, scroll: Scroll): Viewport {
   const clip = (items: readonly number[], from: number, to: number) => items.slice(Math.max(0, from), to);
   const inView = [clip(shape.rows, r0, r1), clip(shape.cols, c0, c1)] as const;
   const near = [clip(shape.rows, r0 - rows, r1 + rows), clip(shape.cols, c0 - cols, c1 + cols)] as const;
-  const i = shape.rowsAre === "layers" ? 0 : 1;
+  const i = shape.isAcross ? 0 : 1;
   const lastFirst = (layers: readonly number[]) => [...layers].sort((a, b) => b - a);
   return {
     layers: lastFirst(inView[i]),

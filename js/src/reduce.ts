@@ -1,6 +1,6 @@
-import type { Card, CellRef, Pin, RunInfo, Traits } from "./protocol.ts";
+import type { Card, CardRef, CellRef, Pin, RunInfo, Traits } from "./protocol.ts";
 import { N_PIN_COLORS } from "./scales.ts";
-import { isInside, promptText, runOf, sameCell } from "./selectors.ts";
+import { isInside, isOffline, promptText, runOf, sameCell } from "./selectors.ts";
 import { type CardState, keyOf, MAIN, type State } from "./state.ts";
 
 export type Action =
@@ -13,7 +13,9 @@ export type Action =
   | { type: "close"; key: string }
   | { type: "keep" }
   /** Change how a card is decoded; it is asked for again. */
-  | { type: "ask"; key: string; change: Partial<Pick<CardState, "k" | "temperature" | "site" | "lens">> }
+  | { type: "ask"; key: string; change: Asked }
+  /** The same of a card that is kept. */
+  | { type: "recast"; ref: CardRef; change: Asked }
   | { type: "decoded"; key: string; card: Card }
   | { type: "failed"; key: string; error: string }
   | { type: "search"; key: string; query: string }
@@ -31,12 +33,15 @@ export type Action =
   | { type: "card"; key: string; patch: Partial<CardState> }
   | { type: "local"; patch: Partial<Omit<State, "traits" | "cards">> };
 
-export function blankCard(traits: Traits, ref?: Partial<Pick<CardState, "site" | "lens">>): CardState {
+/** How a card is decoded. */
+export type Asked = Partial<Pick<CardState, "k" | "temperature" | "site" | "lens">>;
+
+export function blankCard({ card_k, site, lens }: Traits): CardState {
   return {
-    k: traits.card_k,
+    k: card_k,
     temperature: 1,
-    site: ref?.site ?? traits.site,
-    lens: ref?.lens ?? traits.lens,
+    site,
+    lens,
     card: null,
     isPending: false,
     error: null,
@@ -111,10 +116,10 @@ function open(state: State, cell: CellRef): State {
     ...state,
     focus: cell,
     said: "",
-    isPatient: state.connection !== "offline",
+    isPatient: !isOffline(state),
     n_opened: state.n_opened + 1,
     traits: { ...state.traits, selection: cell },
-    cards: { ...state.cards, [MAIN]: { ...main, tracked, isPending: state.connection !== "offline" } },
+    cards: { ...state.cards, [MAIN]: { ...main, tracked, isPending: !isOffline(state) } },
   };
 }
 
@@ -133,6 +138,25 @@ function keep(state: State): State {
   const ref = { ...selection, site, lens, k, temperature };
   if (cards.some((other) => keyOf(other) === keyOf(ref))) return state;
   return withCard({ ...state, traits: { ...state.traits, cards: [...cards, ref] } }, keyOf(ref), main);
+}
+
+function ask(state: State, key: string, change: Asked): State {
+  return withCard(state, key, {
+    ...change,
+    isPending: !isOffline(state),
+    code: null,
+    note: null,
+  });
+}
+
+/** A kept card is what `cards` says, so what changes on it changes there, and with it its key. */
+function recast(state: State, ref: CardRef, change: Asked): State {
+  const next = { ...ref, ...change };
+  const [from, to] = [keyOf(ref), keyOf(next)];
+  const others = state.traits.cards.filter((other) => keyOf(other) !== to);
+  const cards = others.map((other) => (keyOf(other) === from ? next : other));
+  const traits = { ...state.traits, cards };
+  return ask(withCard({ ...withoutCard(state, from), traits }, to, state.cards[from] ?? {}), to, change);
 }
 
 function pin(state: State, ids: readonly number[], label: string): State {
@@ -167,12 +191,9 @@ export function reduce(state: State, action: Action): State {
     case "keep":
       return keep(state);
     case "ask":
-      return withCard(state, action.key, {
-        ...action.change,
-        isPending: state.connection !== "offline",
-        code: null,
-        note: null,
-      });
+      return ask(state, action.key, action.change);
+    case "recast":
+      return recast(state, action.ref, action.change);
     case "decoded":
       return decoded(state, action.key, action.card);
     case "failed":

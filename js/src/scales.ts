@@ -3,6 +3,8 @@
  * alone carries the order, hue only helps: whatever is confused about hue, the order is not.
  */
 
+import { clamp } from "./format.ts";
+
 export type Theme = "light" | "dark";
 export type ScaleName = "probability" | "spread" | "distance" | "rank" | "agreement";
 
@@ -63,7 +65,7 @@ export function oklchToRgb(l: number, c: number, h: number): [number, number, nu
     chroma = Math.max(0, chroma - 0.005);
     linear = oklchToLinear(l, chroma, h);
   }
-  return linear.map((x) => Math.round(255 * encode(Math.min(1, Math.max(0, x))))) as [number, number, number];
+  return linear.map((x) => Math.round(255 * encode(clamp(x, 0, 1)))) as [number, number, number];
 }
 
 function makeRamp(name: ScaleName, theme: Theme): readonly Color[] {
@@ -99,7 +101,7 @@ export function ramp(name: ScaleName, theme: Theme): readonly Color[] {
 /** The colour at `t` in [0, 1] (clamped). */
 export function colorAt(name: ScaleName, theme: Theme, t: number): Color {
   const colors = ramp(name, theme);
-  const color = colors[Math.round(Math.min(1, Math.max(0, t)) * STEPS)];
+  const color = colors[Math.round(clamp(t, 0, 1) * STEPS)];
   if (!color) throw new Error(`No colour at ${t}`);
   return color;
 }

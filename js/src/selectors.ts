@@ -7,6 +7,11 @@ export function runOf(traits: Pick<Traits, "run">): RunInfo | null {
   return "id" in traits.run ? (traits.run as RunInfo) : null;
 }
 
+/** A view of what is stored: a file, or a notebook without its kernel. */
+export function isOffline({ connection }: { readonly connection: string }): boolean {
+  return connection === "offline";
+}
+
 export const NO_LABEL: Label = ["", "none", ""];
 
 /** The label of a position's token. */

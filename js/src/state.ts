@@ -51,12 +51,8 @@ export interface State {
 
 export const IDLE: Status = { state: "idle", text: "", done: 0, total: 0 };
 
-export const DEFAULTS: Traits = {
-  run: {},
-  snapshot: {},
-  prompt: "",
-  selection: null,
-  decoded: null,
+/** How things are looked at, as "reset" puts it back; not what was run, pinned or opened. */
+export const LOOKS = {
   metric: "prob",
   k: 5,
   card_k: 20,
@@ -66,35 +62,30 @@ export const DEFAULTS: Traits = {
   orientation: "layers",
   hide_special: false,
   column_width_px: DEFAULT_COL_PX,
+  rank_token: null,
+  trajectory: { metric: "prob", positions: [] },
+} as const;
+
+export const DEFAULTS: Traits = {
+  ...LOOKS,
+  run: {},
+  snapshot: {},
+  prompt: "",
+  selection: null,
+  decoded: null,
   pins: [],
   cards: [],
-  trajectory: { metric: "prob", positions: [] },
-  rank_token: null,
   status: IDLE,
 };
-
-/** What "reset" puts back: how things are looked at, not what was run, pinned or opened. */
-export const LOOKS = [
-  "metric",
-  "k",
-  "card_k",
-  "site",
-  "lens",
-  "stride",
-  "orientation",
-  "hide_special",
-  "column_width_px",
-  "rank_token",
-  "trajectory",
-] as const satisfies readonly (keyof Traits)[];
 
 export const TRAIT_NAMES = Object.keys(DEFAULTS) as readonly (keyof Traits)[];
 
 /** The card that follows the selection. */
 export const MAIN = "main";
 
-export function keyOf(ref: CardRef): string {
-  return `${ref.layer}:${ref.position}:${ref.site}:${ref.lens}`;
+/** Names a kept card by all that it is asked with: one that is decoded otherwise is another. */
+export function keyOf({ layer, position, site, lens, k, temperature }: CardRef): string {
+  return [layer, position, site, lens, k, temperature].join(":");
 }
 
 export function initialState(traits: Traits): State {

@@ -1,6 +1,7 @@
 // @vitest-environment happy-dom
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { createApp } from "../src/app.ts";
+import { keyOf } from "../src/state.ts";
 import { FakeKernel } from "./fakekernel.ts";
 
 beforeEach(() => void vi.useFakeTimers());
@@ -30,4 +31,30 @@ test("a kernel that went while it was asked stays gone, and nothing waits for it
   kernel.emit("comm_live_update");
   await vi.advanceTimersByTimeAsync(2000);
   expect(app.get()).toMatchObject({ connection: "gone", running: null });
+});
+
+test("a kept card asks the kernel for what it became, once, and follows what the kernel says of it", async () => {
+  const kernel = new FakeKernel();
+  const app = createApp(kernel, () => {}, new AbortController().signal);
+  const ref = { layer: 3, position: 2, site: "resid_post", lens: "logit", k: 5, temperature: 1 };
+  const asked = () => kernel.sent.filter(({ kind }) => kind === "decode");
+  const settle = () => vi.advanceTimersByTimeAsync(50);
+  kernel.change({ cards: [ref] });
+  await settle();
+  expect(asked()).toHaveLength(1);
+  app.dispatch({ type: "recast", ref, change: { temperature: 2 } });
+  await settle();
+  const warm = { ...ref, temperature: 2 };
+  expect(asked()).toHaveLength(2);
+  expect(asked()[1]).toMatchObject({ ...warm, select: false });
+  // pushed to the kernel, and what it echoes is no news
+  expect(kernel.get("cards")).toEqual([warm]);
+  kernel.change({ cards: [{ ...warm }] });
+  await settle();
+  expect(asked()).toHaveLength(2);
+  expect(Object.values(app.get().cards).map(({ card }) => card?.temperature)).toEqual([2]);
+  kernel.change({ cards: [{ ...warm, k: 3 }] });
+  await settle();
+  expect(asked()).toHaveLength(3);
+  expect(app.get().cards[keyOf({ ...warm, k: 3 })]?.card?.ids).toHaveLength(3);
 });

@@ -4,6 +4,7 @@ import {
   MAX_CELLS,
   maxHeight,
   placeOf,
+  roomIn,
   scrollTo,
   shapeOf,
   shownLayers,
@@ -58,10 +59,15 @@ test.each([24, 72, 400])("at %i px a column, what is in the page stays bounded",
 
 test("columns give way a little where that shows them all, and only then", () => {
   const few = { ...run, tokens: run.tokens.slice(0, 9), special: [] };
-  expect(shapeOf(few, DEFAULTS, 58 + 2 + 9 * 60).col_px).toBe(60);
-  expect(shapeOf(few, DEFAULTS, 58 + 2 + 9 * 40).col_px).toBe(DEFAULTS.column_width_px);
+  // beside the header, the frame and a scrollbar
+  expect(shapeOf(few, DEFAULTS, 58 + 2 + 14 + 9 * 60).col_px).toBe(60);
+  expect(shapeOf(few, DEFAULTS, 58 + 2 + 14 + 9 * 40 - 1).col_px).toBe(DEFAULTS.column_width_px);
   expect(shapeOf(few, DEFAULTS, 2000).col_px).toBe(DEFAULTS.column_width_px);
   expect(shapeOf(few, { ...DEFAULTS, column_width_px: 80 }, 58 + 2 + 9 * 60).col_px).toBe(80);
+});
+
+test("the grid has all of a narrow widget, and what the card leaves of a wide one", () => {
+  expect([350, 760, 761, 1400].map(roomIn)).toEqual([350, 760, 405, 1044]);
 });
 
 test("scrolling to a cell in view moves nothing", () => {

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { Cells } from "../src/cells.ts";
 import { percent, rankText, signedPercent, toNumber } from "../src/format.ts";
-import type { RunInfo, Traits } from "../src/protocol.ts";
+import type { CardRef, RunInfo, Traits } from "../src/protocol.ts";
 import { readTile } from "../src/readout.ts";
 import { type Action, reduce } from "../src/reduce.ts";
 import { initialState, keyOf, MAIN, type State } from "../src/state.ts";
@@ -44,7 +44,7 @@ test("a decode of an earlier run is not shown", () => {
 
 test("keeping a card leaves it when another cell is opened", () => {
   const kept = play(start(), { type: "open", cell }, { type: "decoded", key: MAIN, card }, { type: "keep" });
-  const key = keyOf({ ...cell, site: "resid_post", lens: "logit" });
+  const key = keyOf(kept.traits.cards[0] as CardRef);
   const next = play(kept, { type: "open", cell: { layer: 1, position: 1 } });
   expect(next.cards[key]?.card).toBe(card);
   expect(next.traits.cards).toHaveLength(1);
@@ -71,6 +71,33 @@ test("a kept card keeps how it was decoded, and its code goes when it is decoded
   expect(warm.cards[MAIN]?.code).toBeNull();
   expect(play(warm, { type: "keep" }).traits.cards).toEqual([
     { ...cell, site: "resid_post", lens: "logit", k: 7, temperature: 2 },
+  ]);
+});
+
+test("a kept card that is decoded otherwise is so in the trait, in its place, with what was found on it", () => {
+  const kept = play(
+    start(),
+    { type: "open", cell: { layer: 1, position: 1 } },
+    { type: "keep" },
+    { type: "open", cell },
+    { type: "decoded", key: MAIN, card },
+    { type: "track", key: MAIN, id: 7 },
+    { type: "keep" },
+  );
+  const [other, ref] = kept.traits.cards as [CardRef, CardRef];
+  const warm = play(kept, { type: "recast", ref, change: { temperature: 2 } });
+  const now = { ...ref, temperature: 2 };
+  expect(warm.traits.cards).toEqual([other, now]);
+  expect(warm.cards[keyOf(now)]).toMatchObject({ temperature: 2, isPending: true, card, tracked: [7] });
+  expect(warm.cards[keyOf(ref)]).toBeUndefined();
+  expect(warm.traits.selection).toEqual(cell);
+  // the same cell may be kept twice, at two temperatures, and never twice alike
+  const both = play(warm, { type: "keep" });
+  expect(both.traits.cards).toEqual([other, now, ref]);
+  expect(play(both, { type: "keep" }).traits.cards).toHaveLength(3);
+  expect(play(both, { type: "recast", ref: now, change: { temperature: 1 } }).traits.cards).toEqual([
+    other,
+    ref,
   ]);
 });
 

@@ -232,6 +232,56 @@ def test_cards_are_kept_side_by_side_and_leave_the_selection_alone(widget):
     widget.becomes("w.selection", {"layer": 22, "position": 5})
 
 
+def test_a_kept_card_that_is_decoded_otherwise_is_so_in_the_trait_and_the_other_way_round(widget):
+    widget.open_card(25, 8)
+    widget.page.keyboard.press("k")
+    widget.execute("w.selection = {'layer': 12, 'position': 3}")
+    widget.decoded_card(12, 3)
+    kept = widget.root.locator(".lw-kept .lw-card")
+    as_kept = {"layer": 25, "position": 8, "site": "resid_post", "lens": "logit", "k": 20, "temperature": 1}
+    widget.becomes("w.cards", [as_kept])
+    temperature = kept.get_by_label("Temp.", exact=True)
+    temperature.focus()
+    temperature.select_option("2")
+    expect(kept).to_contain_text("temperature 2")
+    expect(temperature).to_be_focused()
+    kept.get_by_label("Top", exact=True).select_option("5")
+    expect(kept.locator("tbody tr")).to_have_count(5)
+    widget.becomes("w.cards", [{**as_kept, "k": 5, "temperature": 2}])
+    # a search made on it stays, whatever it is read by
+    kept.get_by_label("Find any token").fill(" London")
+    kept.locator(".lw-match").first.click()
+    kept.get_by_label("Site", exact=True).select_option("mlp_out")
+    widget.becomes("w.cards[0]['site']", "mlp_out")
+    expect(kept).to_have_attribute("aria-busy", "false")
+    expect(kept.locator(".lw-tracked li")).to_contain_text("London")
+    # another widget begins with it as it now is
+    widget.execute("again = model.lens(w.prompt, state=w.state)")
+    assert widget.value("again.cards") == [{**as_kept, "k": 5, "temperature": 2, "site": "mlp_out"}]
+    widget.execute(
+        "again.close(); w.cards = [{**w.cards[0], 'temperature': 0.5, 'k': 7, 'site': 'resid_post'}]"
+    )
+    expect(kept).to_contain_text("temperature 0.5")
+    expect(kept.locator("tbody tr")).to_have_count(7)
+    expect(kept).to_have_count(1)
+    widget.becomes("w.selection", {"layer": 12, "position": 3})
+
+
+def test_a_token_that_was_searched_for_keeps_its_numbers_when_the_site_changes(widget):
+    card = widget.open_card(20, 8)
+    card.get_by_label("Find any token").fill(" London")
+    card.locator(".lw-match").first.click()
+    expect(card.locator(".lw-tracked .lw-num").last).to_contain_text("#")
+    widget.control("Site").select_option("mlp_out")
+    widget.becomes("w.decoded['site']", "mlp_out")
+    widget.execute(
+        "token = model.tokenizer.encode(' London')[0]; run = model.run(w.prompt);"
+        "logits = model.tail(run.states('mlp_out', [20], [8]))[0]"
+    )
+    rank = widget.value("int((logits > logits[token]).sum())")
+    expect(card.locator(".lw-tracked .lw-num").last).to_have_text(f"#{rank + 1:,}")
+
+
 def test_the_code_that_a_card_copies_gives_the_card(widget):
     widget.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     card = widget.open_card(12, 6)
@@ -333,7 +383,7 @@ def test_layout_controls_reach_python_and_back(widget):
     heads = widget.root.locator(".lw-body .lw-rowhead")
     widget.page.wait_for_function("() => document.querySelectorAll('.lw-body .lw-rowhead').length === 9")
     assert heads.all_inner_texts() == ["29", "25", "21", "17", "13", "9", "5", "1", "embed"]
-    widget.control("Down").select_option("tokens")
+    widget.control("Rows").select_option("tokens")
     widget.page.wait_for_function("() => document.querySelector('.lw-grid.is-transposed')")
     assert widget.root.locator(".lw-colhead").all_inner_texts()[:2] == ["embed", "1"]
     widget.becomes("[w.stride, w.orientation]", [4, "tokens"])

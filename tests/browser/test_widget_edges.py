@@ -277,7 +277,7 @@ def test_it_prints_whole_and_without_its_controls(browser, lab, shot):
         expect(widget.cell(29, 7)).not_to_have_css("background-color", dark)
         expect(widget.root).to_have_attribute("data-theme", "light")
         expect(widget.root.locator(".lw-state")).to_be_hidden()
-        expect(widget.root.locator(".lw-controls")).to_be_hidden()
+        expect(widget.root.get_by_title("More")).to_be_hidden()
         expect(widget.root.get_by_role("button", name="Run", exact=True)).to_be_hidden()
         expect(widget.root.locator(".lw-legend")).to_be_visible()
         expect(widget.cell(-1, 8)).to_be_visible()

@@ -12,8 +12,9 @@ import {
   toNumber,
 } from "../format.ts";
 import type { Card, CardRef, Label, Moved, RunInfo } from "../protocol.ts";
+import type { Asked } from "../reduce.ts";
 import { pinColor } from "../scales.ts";
-import { isNext, pinOf } from "../selectors.ts";
+import { isNext, isOffline, pinOf } from "../selectors.ts";
 import { type CardState, keyOf, MAIN } from "../state.ts";
 import { storedCard } from "../stored.ts";
 import { combine } from "../trajectories.ts";
@@ -27,7 +28,7 @@ const TEMPERATURES = [0.5, 0.7, 1, 1.5, 2];
 const CHART_PX = 320;
 
 function pinButton(app: App, id: number, label: Label): Child {
-  const pinned = pinOf(app.get().traits.pins, id);
+  const pinned = pinOf(app.traits().pins, id);
   const color = pinned ? pinColor(pinned.color, app.theme()) : "";
   return h("button", {
     type: "button",
@@ -137,9 +138,14 @@ function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Ch
   const { layer, position } = card;
   const lines: Line[] = [];
   const items = state.tracked.map((id, dash) => {
-    const found = card.tracked.find((entry) => entry.id === id);
     const label = cells.label(id);
     const track = app.trajectories.track(cells, state, position, id);
+    // a card that the kernel made by itself, as the site changed, knows nothing of a search
+    const found =
+      card.tracked.find((entry) => entry.id === id) ??
+      (track.isExact && card.temperature === 1
+        ? { log_prob: track.log_probs[layer + 1], rank: track.ranks[layer + 1] }
+        : null);
     lines.push({
       name: label[0],
       color: "currentColor",
@@ -170,9 +176,10 @@ function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Ch
   ];
 }
 
-function switches(app: App, key: string, state: CardState, run: RunInfo): Child {
-  const ask = (change: Partial<CardState>) => app.dispatch({ type: "ask", key, change });
-  const disabled = app.get().connection === "offline";
+function switches(app: App, key: string, ref: CardRef, state: CardState, run: RunInfo): Child {
+  const ask = (change: Asked) =>
+    app.dispatch(key === MAIN ? { type: "ask", key, change } : { type: "recast", ref, change });
+  const disabled = isOffline(app.get());
   const withOwn = (values: readonly number[], own: number) =>
     [...new Set([...values, own])].sort((a, b) => a - b);
   return h(
@@ -190,17 +197,17 @@ function switches(app: App, key: string, state: CardState, run: RunInfo): Child 
   );
 }
 
-function heading(app: App, key: string, ref: CardRef, run: RunInfo): Child {
+function heading(app: App, key: string, ref: CardRef, { k, temperature }: CardState, run: RunInfo): Child {
   const isMain = key === MAIN;
-  const { cards } = app.get().traits;
-  const isKept = isMain && cards.some((card) => keyOf(card) === keyOf(ref));
+  const own = keyOf({ ...ref, k, temperature });
+  const isKept = isMain && app.traits().cards.some((card) => keyOf(card) === own);
   const phrase = layerPhrase(ref.layer);
   return h(
     "header.lw-cardhead",
     h(
       "h3",
       `${phrase[0]?.toUpperCase()}${phrase.slice(1)}`,
-      h("span.lw-dim", ` · position ${ref.position} after\u00a0`),
+      h("span.lw-dim", ` · position ${ref.position}\u00a0`),
       promptChip(run, ref.position),
     ),
     isMain &&
@@ -227,13 +234,12 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
   return h(
     "section.lw-card",
     {
-      key,
       "data-card": key,
       "aria-label": `Decoded cell, ${layerPhrase(ref.layer)}, position ${ref.position}`,
       "aria-busy": String(state.isPending),
     },
-    heading(app, key, ref, run),
-    switches(app, key, state, run),
+    heading(app, key, ref, state, run),
+    switches(app, key, ref, state, run),
     state.error && h("p.lw-error", { role: "alert" }, state.error),
     card ? facts(app, state, card) : state.isPending && h("p.lw-facts lw-dim", "decoding…"),
     card

@@ -1,15 +1,17 @@
 import type { App } from "../app.ts";
+import type { Cells } from "../cells.ts";
+import { layerName } from "../format.ts";
 import { shownLayers } from "../layout.ts";
 import { cellValue, METRICS } from "../metrics.ts";
 import type { CellRef, Label, RunInfo, Traits } from "../protocol.ts";
 import { colorAt, pinColor } from "../scales.ts";
-import { isNext, pinOf, sameCell, sameItems, settledLayer } from "../selectors.ts";
+import { isNext, pinOf, promptLabel, promptWords, sameCell, sameItems, settledLayer } from "../selectors.ts";
 
 /** How one cell of the grid looks. */
 export interface Look {
   readonly text: string;
   readonly className: string;
-  readonly background: string;
+  readonly surface: string;
   readonly ink: string;
   readonly pin: string;
 }
@@ -20,6 +22,16 @@ const TEXT_FROM_PX = 30;
 /** A label as it stands in a narrow cell: a leading space is a small mark, not a letter's width. */
 export function brief([text, kind]: Label): string {
   return kind === "text" && text.length > 1 && text.startsWith("␣") ? `·${text.slice(1)}` : text;
+}
+
+/** What a header says: a layer's number, or a token of the prompt beside its position. */
+export function headOf(run: RunInfo, value: number, isLayer: boolean) {
+  if (isLayer) {
+    const kind = value === run.n_layers - 1 ? "last" : "layer";
+    return { text: layerName(value), kind, at: "", title: "" };
+  }
+  const label = promptLabel(run, value);
+  return { text: brief(label), kind: label[1], at: String(value), title: promptWords(run, value) };
 }
 
 /** Gives a column's settled layer, worked out once per change of what is shown. */
@@ -44,18 +56,18 @@ export function settledLayers(app: App): (position: number) => number | undefine
 /** All of a cell's look from the state; pure. */
 export function lookOf(
   app: App,
-  run: RunInfo,
+  cells: Cells,
   traits: Traits,
   cell: CellRef,
   settled: number | undefined,
 ): Look {
-  const cells = app.cells();
+  const { run } = cells;
   const { layer, position } = cell;
-  const top = cells?.top(traits, layer, position);
-  const value = cells ? cellValue(cells, traits, layer, position) : undefined;
+  const top = cells.top(traits, layer, position);
+  const value = cellValue(cells, traits, layer, position);
   const names = ["lw-cell"];
   if (sameCell(traits.selection, cell)) names.push("is-selected");
-  let background = "";
+  let surface = "";
   let ink = "";
   let pin = "";
   if (value === undefined) names.push("is-missing");
@@ -63,10 +75,10 @@ export function lookOf(
   else {
     const spec = METRICS[traits.metric];
     const color = colorAt(spec.scale, app.theme(), spec.position(value, run.d_vocab));
-    background = color.css;
+    surface = color.css;
     ink = color.ink;
   }
-  if (top && cells) {
+  if (top) {
     const kind = cells.label(top.id)[1];
     if (kind !== "text") names.push(`is-${kind}`);
     if (isNext(run, position, top.id)) names.push("is-next");
@@ -77,6 +89,6 @@ export function lookOf(
       names.push("is-pinned");
     }
   }
-  const text = top && cells && traits.column_width_px >= TEXT_FROM_PX ? brief(cells.label(top.id)) : "";
-  return { text, className: names.join(" "), background, ink, pin };
+  const text = top && traits.column_width_px >= TEXT_FROM_PX ? brief(cells.label(top.id)) : "";
+  return { text, className: names.join(" "), surface, ink, pin };
 }

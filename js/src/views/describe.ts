@@ -2,7 +2,7 @@ import type { App } from "../app.ts";
 import { asPercent, layerPhrase, quoted } from "../format.ts";
 import { cellValue, inWords } from "../metrics.ts";
 import type { CellRef, RunInfo } from "../protocol.ts";
-import { isNext, promptWords, runOf } from "../selectors.ts";
+import { isNext, promptWords } from "../selectors.ts";
 
 /** Where a cell is: "layer 20, position 8 after “␣of”". */
 export function whereIs(run: RunInfo, { layer, position }: CellRef): string {
@@ -11,10 +11,10 @@ export function whereIs(run: RunInfo, { layer, position }: CellRef): string {
 
 /** A cell in one sentence, for the line under the grid, which is also the live region. */
 export function describe(app: App, cell: CellRef): string {
-  const { traits } = app.get();
-  const run = runOf(traits);
+  const traits = app.traits();
   const cells = app.cells();
-  if (!run || !cells) return "";
+  if (!cells) return "";
+  const { run } = cells;
   const { layer, position } = cell;
   const where = whereIs(run, cell);
   const top = cells.top(traits, layer, position);

@@ -1,12 +1,13 @@
 import type { App } from "../app.ts";
+import type { Cells } from "../cells.ts";
 import { div, hasFocus } from "../dom.ts";
 import { atEnd, on } from "../events.ts";
-import { layerName } from "../format.ts";
 import {
   alongOf,
   cellAt,
   maxHeight,
   placeOf,
+  SCROLLBAR_PX,
   type Scroll,
   type Shape,
   scrollTo,
@@ -16,15 +17,14 @@ import {
   windowOf,
 } from "../layout.ts";
 import type { CellRef, RunInfo } from "../protocol.ts";
-import { promptLabel, promptWords, runOf, sameItems } from "../selectors.ts";
-import { brief, lookOf, settledLayers } from "./cell.ts";
-import { type CellNode, fitCells, fitRows, makeRow, paint, type RowNode } from "./gridrow.ts";
+import { sameItems } from "../selectors.ts";
+import { lookOf, settledLayers } from "./cell.ts";
+import { type CellNode, fitCells, fitRows, makeRow, paint, type RowNode, writeHead } from "./gridrow.ts";
 import { Overview } from "./overview.ts";
 
 type Place = ReturnType<typeof placeOf>;
 
 const WANTED_HEIGHT_PX = 714;
-const SCROLLBAR_PX = 14;
 
 /** The grid: only what is in view is in the page, and it scrolls natively under headers that stay. */
 export class GridView {
@@ -32,6 +32,8 @@ export class GridView {
   readonly #body = div("lw-body", "rowgroup");
   readonly #head = makeRow("columnheader");
   #rows: RowNode[] = [];
+  /** How wide it may be. */
+  room_px = 0;
   #shape: Shape | null = null;
   #shapeKey: unknown[] = [];
   #size = { width: 0, height: 0 };
@@ -39,6 +41,8 @@ export class GridView {
   #at = { left: 0, top: 0 };
   #wantsFocus = false;
   #scrollFrame = 0;
+  /** Of the scrollbar below: nothing where it lies over the page. */
+  #bar_px = SCROLLBAR_PX;
   #height = 0;
   #drawnKey: unknown[] = [];
   /** The places of the focus and the selection as they were drawn. */
@@ -52,9 +56,10 @@ export class GridView {
     this.#app = app;
     this.#settledAt = settledLayers(app);
     this.overview = new Overview(app, (part) => {
-      const { size_px, whole, isAcross } = alongOf(this.#shape as Shape, this.#scroll());
+      const shape = this.#shape as Shape;
+      const { size_px, whole } = alongOf(shape, this.scroll());
       const at = part * whole - size_px / 2;
-      this.#goTo({ ...this.#at, ...(isAcross ? { left: at } : { top: at }) });
+      this.#goTo({ ...this.#at, ...(shape.isAcross ? { left: at } : { top: at }) });
     });
 
     const { element } = this;
@@ -87,16 +92,16 @@ export class GridView {
   #resized(): void {
     const { clientWidth: width, clientHeight: height } = this.element;
     if (!width) return;
-    if (!this.#size.width) {
-      // a host that windows its cells takes the widget out of the page and back, which forgets the scroll
-      this.element.scrollTo(this.#at);
-    }
+    // a host that windows its cells takes the widget out of the page and back, which forgets the scroll
+    if (!this.#size.width) this.element.scrollTo(this.#at);
+    if (this.element.matches(".is-wide")) this.#bar_px = this.element.offsetHeight - height - 2;
     if (width === this.#size.width && height === this.#size.height) return;
     this.#size = { width, height };
     this.draw();
   }
 
-  #scroll(): Scroll {
+  /** What is in view. */
+  scroll(): Scroll {
     return { ...this.#at, ...this.#size };
   }
 
@@ -124,9 +129,20 @@ export class GridView {
     if (!this.#shape) return;
     const { row, col } = placeOf(this.#shape, cell);
     if (row < 0 || col < 0) return;
-    this.#goTo(scrollTo(this.#shape, this.#scroll(), row, col));
+    this.#goTo(scrollTo(this.#shape, this.scroll(), row, col));
+    this.takeFocus();
+  }
+
+  /** Have the focus where it was, in view or not. */
+  takeFocus(): void {
     this.#wantsFocus = true;
     this.draw();
+  }
+
+  /** Turned round, what was in view lies elsewhere. */
+  #goToFocus(shape: Shape): void {
+    const { row, col } = this.#focusPlace(shape);
+    this.#goTo(scrollTo(shape, { ...this.#size, left: 0, top: 0 }, row, col));
   }
 
   #goTo(at: { left: number; top: number }): void {
@@ -138,15 +154,16 @@ export class GridView {
   /** Draw what is in view. While nothing but the scroll has changed, only cells that came into view are written. */
   draw(): void {
     const state = this.#app.get();
-    const run = runOf(state.traits);
-    this.element.hidden = !run;
-    if (!run) return;
+    const cells = this.#app.cells();
+    this.element.hidden = !cells;
+    if (!cells) return;
+    const { run } = cells;
     // asked first: what scrolls out of view takes the focus with it
     const hadFocus = hasFocus(this.element);
     this.#reshape(run);
     const shape = this.#shape as Shape;
-    const window = windowOf(shape, this.#scroll());
-    this.#app.setViewport(viewportOf(shape, this.#scroll()));
+    const window = windowOf(shape, this.scroll());
+    this.#app.setViewport(viewportOf(shape, this.scroll()));
     this.#drawHead(run, shape, window);
     this.#rows = fitRows(this.#body, this.#rows, window, shape.row_px);
     const focus = this.#focusPlace(shape);
@@ -162,10 +179,10 @@ export class GridView {
     for (const row of this.#rows) {
       const cols = touched.filter((place) => place?.row === row.row).map((place) => place?.col);
       const isDue = ({ col, last }: CellNode) => !onlyNew || !last || cols.includes(col);
-      focused = this.#drawRow(row, run, shape, window, focus, isDue) ?? focused;
+      focused = this.#drawRow(row, cells, shape, window, focus, isDue) ?? focused;
     }
     this.#keepFocus(focused, hadFocus);
-    const { at, size_px, whole } = alongOf(shape, this.#scroll());
+    const { at, size_px, whole } = alongOf(shape, this.scroll());
     this.overview.draw(shape, at / whole, (at + size_px) / whole);
   }
 
@@ -177,36 +194,37 @@ export class GridView {
 
   /** The focused cell may leave the page while it scrolls: the grid itself then holds the focus and the keys. */
   #keepFocus(focused: CellNode | undefined, hadFocus: boolean): void {
-    this.element.tabIndex = focused ? -1 : 0;
-    if (focused && (this.#wantsFocus || hadFocus)) {
-      this.#wantsFocus = false;
-      const root = this.element.getRootNode() as Document | ShadowRoot;
-      if (root.activeElement !== focused.element) focused.element.focus({ preventScroll: true });
-    } else if (!focused && hadFocus) this.element.focus({ preventScroll: true });
+    const { element } = this;
+    element.tabIndex = focused ? -1 : 0;
+    const { activeElement } = element.getRootNode() as Document | ShadowRoot;
+    const holder = focused?.element ?? element;
+    if ((this.#wantsFocus || hadFocus) && activeElement !== holder) holder.focus({ preventScroll: true });
+    this.#wantsFocus = false;
   }
 
   /** Sizes that follow from the traits; rows are laid out anew when they change. */
   #reshape(run: RunInfo): void {
-    const { traits } = this.#app.get();
+    const traits = this.#app.traits();
     const { stride, hide_special, orientation, column_width_px, site } = traits;
-    const { width } = this.#size;
-    const key = [run, stride, hide_special, orientation, column_width_px, site, width];
+    const { room_px } = this;
+    const key = [run, stride, hide_special, orientation, column_width_px, site, room_px];
     if (!sameItems(key, this.#shapeKey)) {
       const before = this.#shape;
       const left = before ? this.#at.left / before.col_px : 0;
       this.#shapeKey = key;
-      this.#shape = shapeOf(run, traits, width);
+      this.#shape = shapeOf(run, traits, room_px);
       for (const row of [this.#head, ...this.#rows]) {
         for (const { element } of row.cells) element.remove();
         row.cells = [];
       }
       this.#layOut(run, this.#shape);
-      if (before && left) this.#goTo({ left: left * this.#shape.col_px, top: this.#at.top });
+      if (before && before.isAcross !== this.#shape.isAcross) this.#goToFocus(this.#shape);
+      else if (left) this.#goTo({ left: left * this.#shape.col_px, top: this.#at.top });
     }
     const shape = this.#shape as Shape;
     const whole =
-      shape.head_row_px + shape.rows.length * shape.row_px + 2 + (this.#isWide(shape) ? SCROLLBAR_PX : 0);
-    const height = Math.min(maxHeight(shape, width, WANTED_HEIGHT_PX), whole);
+      shape.head_row_px + shape.rows.length * shape.row_px + 2 + (this.#isWide(shape) ? this.#bar_px : 0);
+    const height = Math.min(maxHeight(shape, this.#size.width, WANTED_HEIGHT_PX), whole);
     if (height === this.#height) return;
     this.#height = height;
     this.element.style.height = `${height}px`;
@@ -214,7 +232,7 @@ export class GridView {
   }
 
   #isWide({ head_col_px, cols, col_px }: Shape): boolean {
-    return head_col_px + cols.length * col_px > this.#size.width;
+    return head_col_px + cols.length * col_px + SCROLLBAR_PX + 2 > this.room_px;
   }
 
   #layOut(run: RunInfo, shape: Shape): void {
@@ -229,37 +247,31 @@ export class GridView {
     body.style.height = `${shape.rows.length * shape.row_px}px`;
     element.ariaRowCount = String(shape.rows.length + 1);
     element.ariaColCount = String(shape.cols.length + 1);
-    element.classList.toggle("is-transposed", shape.rowsAre === "positions");
+    element.classList.toggle("is-transposed", !shape.isAcross);
     element.classList.toggle("is-wide", this.#isWide(shape));
     element.classList.toggle("is-tiny", shape.col_px < 44);
-    this.#head.header.textContent = shape.rowsAre === "layers" ? "layer" : `token · ${run.tokens.length}`;
+    this.#head.header.textContent = shape.isAcross ? "layer" : `token · ${run.tokens.length}`;
   }
 
-  #drawHead(run: RunInfo, shape: Shape, window: Window): void {
-    fitCells(this.#head, "columnheader", window, shape.col_px);
+  #drawHead(run: RunInfo, { isAcross, cols, col_px }: Shape, window: Window): void {
+    fitCells(this.#head, "columnheader", window, col_px);
     for (const cell of this.#head.cells) {
       if (cell.last) continue;
       cell.last = "drawn";
-      const value = shape.cols[cell.col] ?? 0;
-      const isToken = shape.rowsAre === "layers";
-      const label = promptLabel(run, value);
-      cell.text.data = isToken ? brief(label) : layerName(value);
-      cell.element.className = `lw-colhead${isToken && label[1] !== "text" ? ` is-${label[1]}` : ""}`;
-      cell.element.dataset.at = isToken ? String(value) : "";
-      cell.element.title = isToken ? promptWords(run, value) : "";
+      writeHead(cell.element, "lw-colhead", run, cols[cell.col] ?? 0, !isAcross);
     }
   }
 
   #drawRow(
     node: RowNode,
-    run: RunInfo,
+    cells: Cells,
     shape: Shape,
     window: Window,
     focus: Place,
     isDue: (cell: CellNode) => boolean,
   ): CellNode | undefined {
-    const { traits } = this.#app.get();
-    this.#drawRowHead(node, run, shape);
+    const traits = this.#app.traits();
+    writeHead(node.header, "lw-rowhead", cells.run, shape.rows[node.row] ?? 0, shape.isAcross);
     fitCells(node, "gridcell", window, shape.col_px);
     let focused: CellNode | undefined;
     for (const cell of node.cells) {
@@ -268,24 +280,8 @@ export class GridView {
       const isFocused = node.row === focus.row && cell.col === focus.col;
       if (isFocused) focused = cell;
       if (!isDue(cell)) continue;
-      paint(cell, lookOf(this.#app, run, traits, ref, this.#settledAt(ref.position)), isFocused);
+      paint(cell, lookOf(this.#app, cells, traits, ref, this.#settledAt(ref.position)), isFocused);
     }
     return focused;
-  }
-
-  #drawRowHead({ header, row }: RowNode, run: RunInfo, shape: Shape): void {
-    const value = shape.rows[row] ?? 0;
-    let text = layerName(value);
-    let kind = value === run.n_layers - 1 ? "last" : "";
-    if (shape.rowsAre === "positions") {
-      const label = promptLabel(run, value);
-      text = brief(label);
-      kind = label[1];
-    }
-    const className = `lw-rowhead${kind && kind !== "text" ? ` is-${kind}` : ""}`;
-    if (header.textContent !== text) header.textContent = text;
-    if (header.className !== className) header.className = className;
-    const at = shape.rowsAre === "positions" ? String(value) : "";
-    if (header.dataset.at !== at) header.dataset.at = at;
   }
 }

@@ -1,6 +1,7 @@
 import { div } from "../dom.ts";
 import type { Window } from "../layout.ts";
-import type { Look } from "./cell.ts";
+import type { RunInfo } from "../protocol.ts";
+import { headOf, type Look } from "./cell.ts";
 
 /** A cell's element, with what was last written to it so that nothing is written twice. */
 export interface CellNode {
@@ -24,6 +25,7 @@ export function makeRow(headerRole: "rowheader" | "columnheader"): RowNode {
   const element = div("lw-row", "row");
   const header = div("lw-rowhead", headerRole);
   header.ariaColIndex = "1";
+  header.append("");
   element.append(header);
   return { element, header, row: -1, cells: [] };
 }
@@ -110,18 +112,35 @@ export function fitRows(
 
 /** Write a cell's look, if it changed; what is the same is not written, since each write restyles. */
 export function paint(cell: CellNode, look: Look, isFocused: boolean): void {
-  const { text, className, background, ink, pin } = look;
-  const key = `${text}\n${className}\n${background}\n${pin}\n${isFocused}`;
+  const { text, className, surface, ink, pin } = look;
+  const key = `${text}\n${className}\n${surface}\n${pin}\n${isFocused}`;
   if (cell.last === key) return;
   cell.last = key;
   const { element } = cell;
   const { style } = element;
   if (cell.text.data !== text) cell.text.data = text;
-  if (style.backgroundColor !== background) style.backgroundColor = background;
+  if (style.backgroundColor !== surface) style.backgroundColor = surface;
   if (style.color !== ink) style.color = ink;
   if (pin || element.className.includes("is-pinned")) style.setProperty("--lw-pin", pin);
   if (element.className !== className) element.className = className;
   if (element.tabIndex !== (isFocused ? 0 : -1)) element.tabIndex = isFocused ? 0 : -1;
   const isSelected = className.includes("is-selected") ? "true" : "false";
   if (element.ariaSelected !== isSelected) element.ariaSelected = isSelected;
+}
+
+/** Write the header of a layer or a position, where it changed. */
+export function writeHead(
+  element: HTMLElement,
+  name: string,
+  run: RunInfo,
+  value: number,
+  isLayer: boolean,
+): void {
+  const { text, kind, at, title } = headOf(run, value, isLayer);
+  const className = `${name} is-${kind}`;
+  const node = element.firstChild as Text;
+  if (node.data !== text) node.data = text;
+  if (element.className !== className) element.className = className;
+  if (element.dataset.at !== at) element.dataset.at = at;
+  if (element.title !== title) element.title = title;
 }

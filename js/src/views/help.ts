@@ -20,7 +20,7 @@ export function help(app: App): Child {
   if (app.get().panel !== "help") return null;
   return h(
     "section.lw-panel lw-help",
-    { "aria-label": "Keys" },
+    { key: "help", "aria-label": "Keys" },
     h(
       "header.lw-cardhead",
       h("h3", "Keys in the grid"),

@@ -64,7 +64,7 @@ function move(app: App, grid: GridView, event: KeyboardEvent): boolean {
 
 function pinTop(app: App, { layer, position }: CellRef): void {
   const cells = app.cells();
-  const top = cells?.top(app.get().traits, layer, position);
+  const top = cells?.top(app.traits(), layer, position);
   if (cells && top) togglePin(app, top.id, cells.label(top.id));
 }
 

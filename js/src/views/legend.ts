@@ -1,36 +1,47 @@
 import type { App } from "../app.ts";
+import type { Cells } from "../cells.ts";
 import { type Child, h } from "../dom.ts";
 import { METRICS, nameOf, ticksOf } from "../metrics.ts";
 import { ramp } from "../scales.ts";
-import { runOf } from "../selectors.ts";
 
-/** What the colours and marks mean. */
-export function legend(app: App): Child {
-  const { traits } = app.get();
-  const run = runOf(traits);
-  const cells = app.cells();
-  if (!run || !cells) return null;
+/** What a swatch means, and how it looks: as a cell of that class, on that background, with a pin's stripe. */
+export type Key = readonly [text: string, className: string, surface: string, pin?: string];
+
+/** What the colours and marks mean; a number that is only yes or no has swatches and no scale. */
+export function legendOf(app: App, cells: Cells) {
+  const traits = app.traits();
   const { metric, site, stride } = traits;
   const spec = METRICS[metric];
-  const name = nameOf(cells, traits) + spec.unit;
+  const ticks = ticksOf(spec, cells.run);
   const colors = ramp(spec.scale, app.theme()).map(({ css }) => css);
-  const ticks = ticksOf(spec, run);
-  const key = (look: string, text: string, background = "") =>
-    h("span.lw-key", h("i", { class: `lw-swatch ${look}`, style: { background } }), text);
+  const keys: Key[] = [
+    ["not computed", "is-missing", ""],
+    ["is the next token", "is-next", ""],
+  ];
+  if (site === "resid_post")
+    keys.push([`final answer from here on${stride > 1 ? ", of the layers shown" : ""}`, "is-settled", ""]);
+  const isYesNo = metric === "agrees";
+  if (isYesNo)
+    keys.unshift(...ticks.map(({ at, text }): Key => [text, "", colors[Math.round(at * 64)] ?? ""]));
+  return { name: nameOf(cells, traits) + spec.unit, ticks, scale: isYesNo ? null : colors, keys };
+}
+
+export function legend(app: App): Child {
+  const cells = app.cells();
+  if (!cells) return null;
+  const { name, ticks, scale, keys } = legendOf(app, cells);
   return h(
     "div.lw-legend",
     { role: "group", "aria-label": `Legend: ${name}` },
     h("bdi.lw-dim", name),
-    metric === "agrees"
-      ? ticks.map(({ at, text }) => key("", text, colors[Math.round(at * 64)]))
-      : h(
-          "span.lw-scale",
-          h("i.lw-ramp", { style: { background: `linear-gradient(to right, ${colors.join()})` } }),
-          ticks.map(({ at, text }) => h("span.lw-tick", { style: { left: `${at * 100}%` } }, text)),
-        ),
-    key("is-missing", "not computed"),
-    key("is-next", "is the next token"),
-    site === "resid_post" &&
-      key("is-settled", `final answer from here on${stride > 1 ? ", of the layers shown" : ""}`),
+    scale &&
+      h(
+        "span.lw-scale",
+        h("i.lw-ramp", { style: { background: `linear-gradient(to right, ${scale.join()})` } }),
+        ticks.map(({ at, text }) => h("span.lw-tick", { style: { left: `${at * 100}%` } }, text)),
+      ),
+    keys.map(([text, look, background]) =>
+      h("span.lw-key", h("i", { class: `lw-swatch ${look}`, style: { background } }), text),
+    ),
   );
 }

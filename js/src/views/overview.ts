@@ -2,7 +2,7 @@ import type { App } from "../app.ts";
 import { div } from "../dom.ts";
 import { atEnd, on } from "../events.ts";
 import type { Shape } from "../layout.ts";
-import { runOf, sameItems } from "../selectors.ts";
+import { sameItems } from "../selectors.ts";
 import { lookOf } from "./cell.ts";
 
 /** More columns or rows than this are thinned out; the page scales the picture. */
@@ -58,9 +58,9 @@ export class Overview {
   #paint(shape: Shape): void {
     this.#timer = 0;
     const app = this.#app;
-    const { traits } = app.get();
-    const run = runOf(traits);
-    const isAcross = shape.rowsAre === "layers";
+    const traits = app.traits();
+    const cells = app.cells();
+    const { isAcross } = shape;
     const positions = isAcross ? shape.cols : shape.rows;
     const layers = [...(isAcross ? shape.rows : shape.cols)].sort((a, b) => b - a);
     const canvas = this.#canvas;
@@ -69,14 +69,14 @@ export class Overview {
     canvas.width = width;
     canvas.height = height;
     const pen = canvas.getContext("2d");
-    if (!run || !pen) return;
+    if (!cells || !pen) return;
     for (let x = 0; x < width; x++) {
       for (let y = 0; y < height; y++) {
         const position = positions[Math.floor((x * positions.length) / width)] as number;
         const layer = layers[Math.floor((y * layers.length) / height)] as number;
-        const { background } = lookOf(app, run, traits, { layer, position }, undefined);
-        if (!background) continue;
-        pen.fillStyle = background;
+        const { surface } = lookOf(app, cells, traits, { layer, position }, undefined);
+        if (!surface) continue;
+        pen.fillStyle = surface;
         pen.fillRect(x, y, 1, 1);
       }
     }

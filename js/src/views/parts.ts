@@ -11,7 +11,7 @@ export function toggle(app: App, name: "help" | "menu", chosen?: () => void): vo
 
 /** Pin a token, or unpin it. */
 export function togglePin(app: App, id: number, label: Label): void {
-  const { pins } = app.get().traits;
+  const { pins } = app.traits();
   const pinned = pinOf(pins, id);
   if (pinned) app.dispatch({ type: "unpin", index: pins.indexOf(pinned) });
   else app.dispatch({ type: "pin", ids: [id], label: label[0] });

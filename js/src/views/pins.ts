@@ -2,14 +2,14 @@ import type { App } from "../app.ts";
 import { type Child, h } from "../dom.ts";
 import type { Pin, RunInfo, TrajectoryMetric } from "../protocol.ts";
 import { pinColor } from "../scales.ts";
-import { chartedPositions } from "../selectors.ts";
+import { chartedPositions, isOffline } from "../selectors.ts";
 import { combine } from "../trajectories.ts";
 import { chart, type Line, valueText } from "./chart.ts";
 import { button, promptChip, select } from "./parts.ts";
 import { searchBox } from "./search.ts";
 
 function linesOf(app: App, positions: readonly number[]): { lines: Line[]; isExact: boolean } {
-  const { traits } = app.get();
+  const traits = app.traits();
   const { pins, trajectory } = traits;
   const cells = app.cells();
   let isExact = true;
@@ -33,7 +33,7 @@ function linesOf(app: App, positions: readonly number[]): { lines: Line[]; isExa
 }
 
 function pinChip(app: App, pin: Pin, index: number, lines: readonly Line[], layer: number): Child {
-  const { trajectory } = app.get().traits;
+  const { trajectory } = app.traits();
   const cells = app.cells();
   const mine = lines.filter((line) => line.pin === pin);
   // of several positions the chart says which is which
@@ -64,7 +64,7 @@ function pinChip(app: App, pin: Pin, index: number, lines: readonly Line[], laye
 }
 
 function positionChips(app: App, run: RunInfo, positions: readonly number[]): Child {
-  const { trajectory } = app.get().traits;
+  const { trajectory } = app.traits();
   const isFollowing = !trajectory.positions.length;
   const set = (next: readonly number[]) => app.set({ trajectory: { ...trajectory, positions: next } });
   return h(
@@ -90,7 +90,7 @@ function positionChips(app: App, run: RunInfo, positions: readonly number[]): Ch
       );
     }),
     isFollowing &&
-      button("hold", () => set(positions), {
+      button("Hold", () => set(positions), {
         look: "lw-small",
         title: "Keep charting this position (t adds one)",
       }),
@@ -99,7 +99,7 @@ function positionChips(app: App, run: RunInfo, positions: readonly number[]): Ch
 
 /** The pinned tokens and their course over the layers. */
 export function pinsView(app: App, run: RunInfo, width_px: number): Child {
-  const { traits, focus, connection } = app.get();
+  const { traits, focus } = app.get();
   const { pins, trajectory } = traits;
   const positions = chartedPositions(traits, focus, run);
   const { lines, isExact } = linesOf(app, positions);
@@ -136,7 +136,7 @@ export function pinsView(app: App, run: RunInfo, width_px: number): Child {
         !isExact &&
           h(
             "span.lw-dim",
-            connection === "offline" ? "stored top tokens only: gaps are not computed" : "fetching…",
+            isOffline(app.get()) ? "stored top tokens only: gaps are not computed" : "fetching…",
           ),
       ),
       chart({

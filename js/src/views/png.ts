@@ -1,20 +1,36 @@
 import type { App } from "../app.ts";
 import type { Cells } from "../cells.ts";
-import { layerName } from "../format.ts";
-import { cellAt, type Shape, shapeOf } from "../layout.ts";
-import { METRICS, nameOf, ticksOf } from "../metrics.ts";
-import type { RunInfo } from "../protocol.ts";
-import { ramp } from "../scales.ts";
-import { promptLabel, runOf } from "../selectors.ts";
-import { brief, lookOf, settledLayers } from "./cell.ts";
+import { clamp, tokenCount } from "../format.ts";
+import { cellAt, type Scroll, type Shape, shapeOf } from "../layout.ts";
+import { pinColor } from "../scales.ts";
+import { promptText } from "../selectors.ts";
+import { headOf, type Look, lookOf, settledLayers } from "./cell.ts";
+import { type Key, legendOf } from "./legend.ts";
 
 const SCALE = 2;
-/** Browsers refuse a canvas beyond about 16,000 pixels a side. */
-const MAX_PX = 16_000 / SCALE;
+/** Browsers refuse a canvas beyond about 16,000 pixels a side; head and foot take some of that. */
+const MAX_PX = 16_000 / SCALE - 300;
 const PAD = 12;
-const FOOT_PX = 40;
+const LINE_PX = 18;
+/** The legend's name of the number, and its scale. */
+const NAME_PX = 240;
+const RAMP_PX = 260;
+/** Title and legend are no narrower than that. */
+const MIN_PX = 560;
+const MOST_LINES = 4;
 
 type Pen = CanvasRenderingContext2D;
+
+/** What the picture is of, and with what it is drawn. */
+interface Sheet {
+  readonly app: App;
+  readonly cells: Cells;
+  readonly shape: Shape;
+  readonly pen: Pen;
+  readonly ink: string;
+  readonly font: string;
+  readonly width_px: number;
+}
 
 function write(pen: Pen, text: string, x: number, y: number, width_px: number, align: CanvasTextAlign): void {
   pen.textAlign = align;
@@ -27,101 +43,180 @@ function write(pen: Pen, text: string, x: number, y: number, width_px: number, a
   pen.fillText(shown, x, y);
 }
 
-/** A stroke through a cell that is not computed: it must not look like a low value. */
-function strike(pen: Pen, x: number, y: number, width_px: number, height_px: number): void {
-  pen.strokeStyle = "#8888";
+/** A cell with its marks, or a swatch of the legend. */
+function drawCell(
+  { pen, ink, shape }: Sheet,
+  { className, surface, ink: own, pin, text }: Look,
+  x: number,
+  y: number,
+  width_px: number,
+  height_px: number,
+): void {
+  const fill = (color: string, ...box: [number, number, number, number]) => {
+    pen.fillStyle = color;
+    pen.fillRect(...box);
+  };
+  const is = (mark: string) => className.includes(`is-${mark}`);
+  if (surface) fill(surface, x, y, width_px, height_px);
   pen.beginPath();
-  pen.moveTo(x, y + height_px);
-  pen.lineTo(x + width_px, y);
-  pen.stroke();
+  if (is("missing") || is("nan")) {
+    // a stroke through it: it must not look like a low value
+    pen.strokeStyle = "#8888";
+    pen.moveTo(x, y + height_px);
+    pen.lineTo(x + width_px, y);
+    pen.stroke();
+  }
+  if (pin) fill(pin, x, y, 4, height_px);
+  pen.fillStyle = own || ink;
+  if (is("next")) {
+    pen.moveTo(x + width_px - 8, y);
+    pen.lineTo(x + width_px, y);
+    pen.lineTo(x + width_px, y + 8);
+    pen.fill();
+  }
+  if (is("settled")) {
+    if (shape.isAcross) pen.fillRect(x, y + height_px - 2, width_px, 2);
+    else pen.fillRect(x + 5, y, 2, height_px);
+  }
+  write(pen, text, x + width_px / 2, y + 14, width_px - 8, "center");
 }
 
-function drawCells(pen: Pen, app: App, run: RunInfo, shape: Shape, ink: string): void {
-  const { traits } = app.get();
+function drawCells(sheet: Sheet, top: number): void {
+  const { app, cells, shape } = sheet;
   const settledAt = settledLayers(app);
   const { col_px, row_px, head_col_px, head_row_px } = shape;
   shape.rows.forEach((_, row) => {
-    const y = PAD + head_row_px + row * row_px;
     shape.cols.forEach((_, col) => {
       const cell = cellAt(shape, row, col);
       if (!cell) return;
-      const settled = settledAt(cell.position);
-      const look = lookOf(app, run, traits, cell, settled);
-      const x = PAD + head_col_px + col * col_px;
-      if (look.background) {
-        pen.fillStyle = look.background;
-        pen.fillRect(x, y, col_px - 1, row_px - 1);
-      } else strike(pen, x, y, col_px - 1, row_px - 1);
-      if (look.pin) {
-        pen.fillStyle = look.pin;
-        pen.fillRect(x, y, 4, row_px - 1);
-      }
-      pen.fillStyle = look.ink || ink;
-      if (settled === cell.layer) {
-        if (shape.rowsAre === "layers") pen.fillRect(x, y + row_px - 3, col_px - 1, 2);
-        else pen.fillRect(x + 5, y, 2, row_px - 1);
-      }
-      write(pen, look.text, x + col_px / 2, y + 14, col_px - 8, "center");
+      const look = lookOf(app, cells, app.traits(), cell, settledAt(cell.position));
+      const y = top + head_row_px + row * row_px;
+      drawCell(sheet, look, PAD + head_col_px + col * col_px, y, col_px - 1, row_px - 1);
     });
   });
 }
 
-function drawHeads(pen: Pen, run: RunInfo, shape: Shape): void {
-  const name = (value: number, isLayer: boolean) =>
-    isLayer ? layerName(value) : brief(promptLabel(run, value));
-  const { col_px, row_px, head_col_px, head_row_px } = shape;
-  const rowsAreLayers = shape.rowsAre === "layers";
-  shape.cols.forEach((value, col) => {
+function drawHeads({ pen, cells, shape }: Sheet, top: number): void {
+  const { col_px, row_px, head_col_px, head_row_px, isAcross, rows, cols } = shape;
+  const name = (value: number, isLayer: boolean) => headOf(cells.run, value, isLayer).text;
+  cols.forEach((value, col) => {
     const x = PAD + head_col_px + (col + 0.5) * col_px;
-    write(pen, name(value, !rowsAreLayers), x, PAD + head_row_px - 8, col_px - 6, "center");
+    write(pen, name(value, !isAcross), x, top + head_row_px - 8, col_px - 6, "center");
+    if (isAcross) write(pen, String(value), x, top + 11, col_px, "center");
   });
-  shape.rows.forEach((value, row) => {
-    const y = PAD + head_row_px + row * row_px + 14;
-    write(pen, name(value, rowsAreLayers), PAD + head_col_px - 8, y, head_col_px - 8, "right");
-  });
-}
-
-function drawFoot(pen: Pen, app: App, run: RunInfo, y: number, width_px: number): void {
-  const { traits } = app.get();
-  const cells = app.cells() as Cells;
-  const { metric, site, lens } = traits;
-  const spec = METRICS[metric];
-  const ends = ticksOf(spec, run);
-  write(pen, `${run.model} · ${site} · ${lens}`, PAD, y + 12, width_px - 2 * PAD, "left");
-  write(pen, nameOf(cells, traits) + spec.unit, PAD, y + 30, 190, "left");
-  write(pen, ends[0]?.text ?? "", 256, y + 30, 60, "right");
-  write(pen, ends.at(-1)?.text ?? "", 400, y + 30, 60, "left");
-  ramp(spec.scale, app.theme()).forEach(({ css }, i) => {
-    pen.fillStyle = css;
-    pen.fillRect(263 + 2 * i, y + 20, 2, 12);
+  rows.forEach((value, row) => {
+    const y = top + head_row_px + row * row_px + 14;
+    write(pen, name(value, isAcross), PAD + head_col_px - 8, y, head_col_px - (isAcross ? 12 : 44), "right");
+    if (!isAcross) write(pen, String(value), PAD, y, 28, "left");
   });
 }
 
-/** A picture of all cells on show, drawn at twice the size so that text stays crisp, and saved as a file. */
-export function savePng(app: App, root: HTMLElement): void {
-  const { traits } = app.get();
-  const run = runOf(traits);
-  if (!run) return;
-  const whole = shapeOf(run, traits);
-  const n_cols = Math.floor((MAX_PX - 2 * PAD - whole.head_col_px) / whole.col_px);
-  const n_rows = Math.floor((MAX_PX - 2 * PAD - whole.head_row_px - FOOT_PX) / whole.row_px);
-  const shape: Shape = { ...whole, cols: whole.cols.slice(0, n_cols), rows: whole.rows.slice(0, n_rows) };
-  const width = 2 * PAD + Math.max(420, shape.head_col_px + shape.cols.length * shape.col_px);
-  const height = 2 * PAD + shape.head_row_px + shape.rows.length * shape.row_px + FOOT_PX;
+/** A text in lines that fit; the last of them is cut where there are too many. */
+export function linesOf(pen: Pick<Pen, "measureText">, text: string, width_px: number): string[] {
+  const lines = [""];
+  // a line may end at a space, and within Chinese or Japanese anywhere
+  for (const piece of text.replaceAll("\n", "⏎ ").split(/(?<=\s|[\u2e80-\uffef])/)) {
+    const last = lines.length - 1;
+    const isFull = pen.measureText(lines[last] + piece).width > width_px && lines[last];
+    if (isFull && lines.length < MOST_LINES) lines.push(piece);
+    else lines[last] += piece;
+  }
+  return lines;
+}
+
+/** The prompt, and what is shown of it; says where it ends. */
+function drawTitle({ app, cells: { run }, shape, pen, font, width_px }: Sheet): number {
+  const traits = app.traits();
+  const room_px = width_px - 2 * PAD;
+  let y = PAD;
+  const line = (text: string) => {
+    y += LINE_PX;
+    write(pen, text, PAD, y - 4, room_px, "left");
+  };
+  pen.font = `600 14px ${font}`;
+  linesOf(pen, promptText(traits), room_px).forEach(line);
+  pen.font = `12px ${font}`;
+  const positions = shape.isAcross ? shape.cols : shape.rows;
+  const n = run.tokens.length;
+  const part =
+    positions.length < n ? `positions ${positions[0]} to ${positions.at(-1)} of ${n}` : tokenCount(n);
+  line([run.model, run.dtype, traits.site, `${traits.lens} lens`, part].join(" · "));
+  return y + PAD;
+}
+
+/** What colours and marks mean, in as many lines as it takes; says where it ends. */
+function drawLegend(sheet: Sheet, top: number): number {
+  const { app, cells, pen, ink, width_px } = sheet;
+  const theme = app.theme();
+  const { name, scale, ticks, keys } = legendOf(app, cells);
+  const pins = app
+    .traits()
+    .pins.map(({ label, color }): Key => [`pinned: ${label}`, "is-pinned", "", pinColor(color, theme)]);
+  let x = PAD;
+  let y = top;
+  pen.fillStyle = ink;
+  write(pen, name, x, y + 10, NAME_PX - 30, "left");
+  if (scale) {
+    for (const { at, text } of ticks)
+      write(pen, text, PAD + NAME_PX + at * RAMP_PX, y + 26, RAMP_PX, "center");
+    scale.forEach((color, i) => {
+      pen.fillStyle = color;
+      pen.fillRect(PAD + NAME_PX + 4 * i, y, 4, 12);
+    });
+    y += LINE_PX;
+  }
+  y += LINE_PX;
+  for (const [text, className, surface, pin] of [...keys, ...pins]) {
+    const needed_px = 48 + pen.measureText(text).width;
+    if (x > PAD && x + needed_px > width_px) {
+      x = PAD;
+      y += LINE_PX;
+    }
+    drawCell(sheet, { className, surface, pin: pin ?? "", ink, text: "" }, x, y, 22, 12);
+    pen.fillStyle = ink;
+    write(pen, text, x + 28, y + 10, width_px, "left");
+    x += needed_px;
+  }
+  return y + LINE_PX;
+}
+
+/** So many of the rows or columns as fit, from what is in view. */
+function cut(items: readonly number[], first: number, most: number): readonly number[] {
+  const from = clamp(first, 0, items.length - most);
+  return items.slice(from, from + most);
+}
+
+/** A picture of the grid that says what it is, drawn at twice the size so that text stays crisp, and saved as a file. */
+export function savePng(app: App, root: HTMLElement, { left, top }: Scroll): void {
+  const cells = app.cells();
   const canvas = document.createElement("canvas");
-  canvas.width = width * SCALE;
-  canvas.height = height * SCALE;
   const pen = canvas.getContext("2d");
-  if (!pen) return;
-  const { color, backgroundColor, fontFamily } = getComputedStyle(root);
-  pen.scale(SCALE, SCALE);
-  pen.fillStyle = backgroundColor;
-  pen.fillRect(0, 0, width, height);
-  pen.font = `12px ${fontFamily}`;
-  pen.fillStyle = color;
-  drawHeads(pen, run, shape);
-  drawFoot(pen, app, run, height - PAD - FOOT_PX + 4, width);
-  drawCells(pen, app, run, shape, color);
+  if (!cells || !pen) return;
+  const { color: ink, backgroundColor, fontFamily: font } = getComputedStyle(root);
+  const whole = shapeOf(cells.run, app.traits());
+  const { rows, cols, col_px, row_px, head_col_px, head_row_px } = whole;
+  const shape = {
+    ...whole,
+    cols: cut(cols, Math.floor(left / col_px), Math.floor((MAX_PX - head_col_px) / col_px)),
+    rows: cut(rows, Math.floor(top / row_px), Math.floor((MAX_PX - head_row_px) / row_px)),
+  };
+  const width_px = 2 * PAD + Math.max(MIN_PX, head_col_px + shape.cols.length * col_px);
+  const grid_px = head_row_px + shape.rows.length * row_px + PAD;
+  const sheet = { app, cells, shape, pen, ink, font, width_px };
+  /** Title and legend; says how tall all is. */
+  const draw = () => {
+    pen.scale(SCALE, SCALE);
+    pen.fillStyle = backgroundColor;
+    pen.fillRect(0, 0, width_px, MAX_PX);
+    pen.fillStyle = ink;
+    const grid_top = drawTitle(sheet);
+    drawHeads(sheet, grid_top);
+    return [grid_top, drawLegend(sheet, grid_top + grid_px)] as const;
+  };
+  canvas.width = width_px * SCALE;
+  // how tall it is is known once it is drawn, and to make it so wipes it
+  canvas.height = SCALE * (draw()[1] + PAD);
+  drawCells(sheet, draw()[0]);
   canvas.toBlob((blob) => blob && download(blob, "lens.png"));
 }
 

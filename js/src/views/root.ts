@@ -1,6 +1,7 @@
 import type { App } from "../app.ts";
 import { type Child, delegate, div, h, hasFocus, patch } from "../dom.ts";
 import { atEnd, on } from "../events.ts";
+import { roomIn } from "../layout.ts";
 import { keptCards, runOf, sameCell, sameItems } from "../selectors.ts";
 import { keyOf, MAIN } from "../state.ts";
 import { followTheme } from "../theme.ts";
@@ -17,6 +18,10 @@ import { Tooltip } from "./tooltip.ts";
 
 /** Of a card that much must be in view: its head and the first tokens. */
 const SEEN_PX = 130;
+/** As wide as charts are on paper, whose width no script can ask for. */
+const PAPER_PX = 680;
+/** Of the widget, left and right. */
+const PADDING_PX = 24;
 const EVENTS = ["click", "change", "input", "keydown"];
 
 /** The whole widget in an element: its sections, and the events that need more than a handler. */
@@ -165,6 +170,7 @@ export class Root {
     const width = this.element.clientWidth;
     if (!width || width === this.#width_px) return;
     this.#width_px = width;
+    this.grid.room_px = roomIn(width - PADDING_PX);
     this.#app.flush();
   }
 
@@ -187,13 +193,14 @@ export class Root {
     patch(this.#side, [help(app), this.#mainCard(), !run && h("p.lw-dim", "No run yet.")]);
     if (state.n_opened > this.#n_opened && !state.isPatient) this.#reveal(state.n_opened);
     patch(this.#kept, [run && keptCards(state).map((ref) => cardView(app, keyOf(ref), ref, run))]);
-    patch(this.#below, [run && pinsView(app, run, Math.max(280, this.#width_px - 26))]);
-    patch(this.#over, [menu(app, () => savePng(app, this.element))]);
+    const width_px = matchMedia("print").matches ? PAPER_PX : this.#width_px;
+    patch(this.#below, [run && pinsView(app, run, Math.max(280, width_px - PADDING_PX))]);
+    patch(this.#over, [menu(app, () => savePng(app, this.element, this.grid.scroll()))]);
     const text = said || (focus ? describe(app, focus) : "");
     if (this.#line.textContent !== text) this.#line.textContent = text;
     this.#tooltip.draw();
     // a control that went away, or can be used no more, leaves its focus to the grid
-    if (hadFocus && !hasFocus(this.element)) this.#focusGrid();
+    if (hadFocus && !hasFocus(this.element)) this.grid.takeFocus();
   }
 
   /** In a narrow or low notebook a card may open out of sight: bring its head in view, and no more than that. */

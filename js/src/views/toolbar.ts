@@ -1,16 +1,16 @@
 import type { App } from "../app.ts";
 import { type Child, h } from "../dom.ts";
-import { asPercent, quoted, toNumber } from "../format.ts";
+import { asPercent, quoted, tokenCount, toNumber } from "../format.ts";
 import { METRICS, rankedToken } from "../metrics.ts";
 import type { Metric, RunInfo, Traits } from "../protocol.ts";
-import { NO_LABEL, runOf } from "../selectors.ts";
+import { isOffline, NO_LABEL, runOf } from "../selectors.ts";
 import type { State } from "../state.ts";
 import { button, checkbox, select, toggle } from "./parts.ts";
 
 /** The prompt, and the button that runs it. */
 export function promptForm(app: App): Child {
-  const { draft, running, connection } = app.get();
-  const offline = connection === "offline";
+  const { draft, running } = app.get();
+  const offline = isOffline(app.get());
   const run = () => app.dispatch({ type: "run" });
   const keydown = (event: KeyboardEvent) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -83,7 +83,7 @@ export function controls(app: App): Child {
       strides.map((n) => [String(n), n === 1 ? "all" : `every ${n}`] as const),
       (stride) => put({ stride: Number(stride) }),
     ),
-    select("Down", traits.orientation, ["layers", "tokens"], (orientation) =>
+    select("Rows", traits.orientation, ["layers", "tokens"], (orientation) =>
       put({ orientation: orientation as Traits["orientation"] }),
     ),
     run.special.some(Boolean) &&
@@ -169,7 +169,7 @@ function badge(run: RunInfo): Child {
 /** What the kernel is doing, in a few words. */
 export function activity(state: State): { text: string; kind: string } {
   const { connection, running, progress, traits } = state;
-  if (connection === "offline") return { text: "Saved view: no kernel", kind: "off" };
+  if (isOffline(state)) return { text: "Saved view: no kernel", kind: "off" };
   if (connection === "gone") return { text: "Kernel gone: run the cell again to reconnect", kind: "off" };
   const amount = progress?.total ? ` ${Math.round((100 * progress.done) / progress.total)} %` : "";
   if (running) return { text: `Running the model${amount}`, kind: "busy" };
@@ -193,7 +193,7 @@ export function infoLine(app: App): Child {
         { title: `${run.n_layers} layers, ${run.d_vocab} tokens in the vocabulary` },
         `${run.model} · ${run.dtype}${run.quantization ? ` · ${run.quantization}` : ""}`,
       ),
-    run && h("span", `${run.tokens.length} token${run.tokens.length > 1 ? "s" : ""}`),
+    run && h("span", tokenCount(run.tokens.length)),
     run && prediction(run),
     h("span.lw-gap", {}),
     run && badge(run),

@@ -4,7 +4,7 @@ import { atEnd } from "../events.ts";
 import { asPercent, nats } from "../format.ts";
 import { cellValue, inWords } from "../metrics.ts";
 import type { CellRef } from "../protocol.ts";
-import { runOf, sameCell } from "../selectors.ts";
+import { sameCell } from "../selectors.ts";
 import { whereIs } from "./describe.ts";
 import { tokenChip } from "./parts.ts";
 
@@ -13,17 +13,16 @@ const AWAY_PX = 14;
 const STAY_MS = 80;
 
 function content(app: App, cell: CellRef): Child {
-  const { traits } = app.get();
-  const run = runOf(traits);
+  const traits = app.traits();
   const cells = app.cells();
-  if (!run || !cells) return null;
+  if (!cells) return null;
   const { layer, position } = cell;
   const { metric } = traits;
   const tops = cells.tops(traits, layer, position, N_TOKENS);
   const value = cellValue(cells, traits, layer, position);
   const entropy = cells.scalar(traits, "entropy", layer, position);
   return [
-    h("p.lw-dim", whereIs(run, cell)),
+    h("p.lw-dim", whereIs(cells.run, cell)),
     !tops.length && h("p", "not computed"),
     h(
       "ol",
