@@ -27,7 +27,7 @@ pathlib.Path("{folder}/begun").touch()
 while not pathlib.Path("{folder}/end").exists(): time.sleep(0.05)"""
 EXECUTE_UNAWAITED = """([code]) => { window.isDone = false;
   window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({ code })
-    .done.then(() => { window.isDone = true; }); }"""
+    .done.then(() => { window.isDone = true; }, () => {}); }"""
 
 
 class WidgetPage:
