@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 import anywidget
 import traitlets as t
 
-from lenswidget import shown
+from lenswidget import shown, still
 from lenswidget.arrays import Readout
 from lenswidget.choices import SHARED, Choices, as_state
 from lenswidget.errors import Cancelled, LensError
@@ -164,7 +164,8 @@ class LensWidget(Choices, anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         shown.note(self)
-        return super()._repr_mimebundle_(**options)
+        data, metadata = super()._repr_mimebundle_(**options) or ({}, {})
+        return {**data, "text/html": still.table(self.run, self.snapshot)}, metadata
 
     @t.validate("prompt")
     def _validate_prompt(self, proposal: Any) -> Any:
