@@ -72,7 +72,7 @@ def readout_message(readout: Any, request: ReadRequest, rows: Sequence[int], lab
 
     Args:
         readout: of the cells of some of the request's layers, layer-major.
-        rows: which of `request.layers` those are; the others travel as NaN, as -1 among integers.
+        rows: which of `request.layers` those are; the others travel as NaN, as -2 among integers.
     """
     n_cells = len(rows) * len(request.positions)
     arrays = {
@@ -95,7 +95,7 @@ def readout_message(readout: Any, request: ReadRequest, rows: Sequence[int], lab
 
 def _laid_out(array: np.ndarray, request: ReadRequest, rows: Sequence[int]) -> np.ndarray:
     cells = (len(request.layers), len(request.positions))
-    missing = np.nan if array.dtype.kind == "f" else 0 if array.dtype.kind == "b" else -1
+    missing = np.nan if array.dtype.kind == "f" else 0 if array.dtype.kind == "b" else -2
     laid_out = np.full((*cells, *array.shape[1:]), missing, array.dtype)
     laid_out[list(rows)] = array.reshape(len(rows), cells[1], *array.shape[1:])
     return laid_out

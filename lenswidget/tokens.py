@@ -128,6 +128,8 @@ class Labels:
         return {token_id: str(token) for token_id, token in added.items()}
 
     def _make(self, token_id: int) -> Label:
+        if token_id == -1:  # what a readout has where a cell is not finite
+            return Label("NaN", "none", "")
         if not 0 <= token_id < self._n_tokens:
             return Label(f"#{token_id}", "none", "")
         if token_id in self._special_ids or token_id in self._added:

@@ -109,8 +109,8 @@ export class Cells {
     const number = field?.tile[cell];
     const tile = number ? table.tiles[number - 1] : undefined;
     const index = field?.index[cell] ?? 0;
-    // of a row that the lens cannot carry the kernel sends -1 for ids: asked for, and still not computed
-    return tile && (tile.arrays.get("ids")?.[index * tile.header.k] ?? 0) >= 0 ? { tile, index } : undefined;
+    // ids are -1 where a cell is not finite, and -2 where the lens cannot carry the row: asked for, not computed
+    return tile && tile.arrays.get("ids")?.[index * tile.header.k] !== -2 ? { tile, index } : undefined;
   }
 
   /** The i-th best token of a cell, or undefined when that was not computed. */
@@ -128,7 +128,7 @@ export class Cells {
     const found: TopToken[] = [];
     for (let i = 0; i < k; i++) {
       const token = this.top(reading, layer, position, i);
-      if (!token) break;
+      if (!token || (i && token.id < 0)) break;
       found.push(token);
     }
     return found;

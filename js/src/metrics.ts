@@ -1,5 +1,5 @@
 import { type Cells, type FieldName, isScalar } from "./cells.ts";
-import { fixed, nats, percent, QUARTERS, quoted, rankText } from "./format.ts";
+import { fixed, nats, percent, QUARTERS, quoted, rankText, UNKNOWN } from "./format.ts";
 import type { Metric, Reading, RunInfo, Traits } from "./protocol.ts";
 import type { ScaleName } from "./scales.ts";
 import { runOf } from "./selectors.ts";
@@ -124,7 +124,10 @@ export function cellValue(
 ): number | undefined {
   const { metric } = traits;
   if (isScalar(metric)) return cells.scalar(traits, metric, layer, position);
-  if (metric === "rank") return cells.tracked(traits, rankedToken(traits), layer, position)?.rank;
+  if (metric === "rank") {
+    const rank = cells.tracked(traits, rankedToken(traits), layer, position)?.rank;
+    return rank === -1 ? UNKNOWN : rank;
+  }
   const log_prob = cells.top(traits, layer, position)?.log_prob;
   return metric === "prob" && log_prob !== undefined ? Math.exp(log_prob) : log_prob;
 }

@@ -50,7 +50,7 @@ export function settledLayer(
   position: number,
 ): number | undefined {
   const final = cells.top(reading, cells.run.n_layers - 1, position);
-  if (!final || reading.site !== "resid_post") return undefined;
+  if (!final || final.id < 0 || reading.site !== "resid_post") return undefined;
   let settled = cells.run.n_layers - 1;
   for (const layer of layers) {
     const top = cells.top(reading, layer, position);

@@ -30,7 +30,7 @@ test("a row that the lens cannot carry is known to be missing, and is not comput
   const cells = new Cells(run);
   const tile = tileOf(read([1, 2], [0, 1]));
   // as the kernel lays out a rectangle of which layer 1 is not covered
-  tile.arrays.get("ids")?.fill(-1, 0, 2 * 5);
+  tile.arrays.get("ids")?.fill(-2, 0, 2 * 5);
   tile.arrays.get("log_probs")?.fill(Number.NaN, 0, 2 * 5);
   tile.arrays.get("entropy_nats")?.fill(Number.NaN, 0, 2);
   cells.add(tile);
@@ -38,6 +38,15 @@ test("a row that the lens cannot carry is known to be missing, and is not comput
   expect(cells.top(reading, 1, 0)).toBeUndefined();
   expect(cells.scalar(reading, "entropy", 1, 1)).toBeUndefined();
   expect(cells.top(reading, 2, 0)).toBeDefined();
+});
+
+test("a cell that is not finite is computed, and has no second token", () => {
+  const cells = new Cells(run);
+  const tile = tileOf(read([1], [0]));
+  tile.arrays.get("ids")?.fill(-1);
+  tile.arrays.get("log_probs")?.fill(Number.NaN);
+  cells.add(tile);
+  expect(cells.tops(reading, 1, 0, 5)).toEqual([{ id: -1, log_prob: Number.NaN }]);
 });
 
 test("each cell of a tile gives back its own numbers", () => {

@@ -94,6 +94,32 @@ def test_rows_that_a_lens_cannot_carry_look_not_computed_in_every_metric(browser
         shot(widget.page, "widget-gaps")
 
 
+BROKEN = """import lenswidget as lw
+model = lw.demo_model()
+
+def broken(layer, states):
+    return states * float("nan") if layer == 12 else states
+
+w = model.lens("The Eiffel Tower is in the city of", lens=broken)
+w"""
+
+
+def test_a_cell_that_is_not_finite_says_so_and_is_not_taken_for_one_that_was_not_computed(browser, lab):
+    with widget_in_lab(browser, lab, "broken.ipynb", BROKEN) as widget:
+        for metric in ("prob", "entropy", "kl", "rank", "log_prob"):
+            widget.control("Colour").select_option(metric)
+            expect(widget.cell(12, 3)).to_have_class(re.compile("is-nan"))
+            expect(widget.cell(11, 3)).not_to_have_class(re.compile("is-nan|is-missing"))
+            assert widget.cell(12, 3).inner_text() == "NaN"
+        widget.cell(12, 3).click()
+        card = widget.decoded_card(12, 3)
+        assert "entropy NaN nats" in card.inner_text()
+        assert card.locator("tbody tr").count() == 0
+        widget.page.keyboard.press("p")  # no token to pin
+        assert widget.value("w.pins") == []
+        widget.open_card(11, 3)
+
+
 def test_a_long_prompt_has_an_overview_that_leads_anywhere(browser, lab, shot):
     code = CODE.replace(repr(PROMPT), repr("The cat sat on the mat and looked at the dog. " * 30))
     with widget_in_lab(browser, lab, "overview.ipynb", code) as widget:

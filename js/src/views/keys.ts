@@ -65,7 +65,7 @@ function move(app: App, grid: GridView, event: KeyboardEvent): boolean {
 function pinTop(app: App, { layer, position }: CellRef): void {
   const cells = app.cells();
   const top = cells?.top(app.traits(), layer, position);
-  if (cells && top) togglePin(app, top.id, cells.label(top.id));
+  if (cells && top && top.id >= 0) togglePin(app, top.id, cells.label(top.id));
 }
 
 function toggleCharted(app: App, cell: CellRef): void {
