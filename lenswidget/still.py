@@ -42,7 +42,7 @@ def _cells(labels: Mapping[str, Any], ids: list[int], log_probs: list[float]) ->
         if math.isnan(p):
             yield _cell("td", "not finite")
         else:
-            style = f"background:rgba(8,98,168,{p:.2f});color:{'#fff' if p > 0.5 else 'inherit'}"
+            style = f"background:rgba(8,98,168,{p:.2f});color:{'#fff' if p > 0.75 else 'inherit'}"
             yield _cell("td", _label(labels, token_id), f"{p:.1%}", style)
 
 

@@ -177,7 +177,8 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   const effects = new Effects(app);
   const heard = (all: Partial<Traits>) => {
     const { selection, decoded, ...others } = all;
-    const traits = effects.isStale(decoded ?? selection ?? null) ? others : all;
+    const cell = decoded ?? selection;
+    const traits = cell && effects.isStale(cell) ? others : all;
     store.dispatch({ type: "traits", traits });
     // a card is what was clicked for: draw it now rather than with the next frame
     if ("decoded" in traits) flush();

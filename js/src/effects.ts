@@ -118,8 +118,11 @@ export class Effects {
       });
   }
 
-  /** Does the kernel speak of a cell that is no longer the one wanted? It hears of that one only after its reply. */
-  isStale(cell: CellRef | null): boolean {
+  /**
+   * Does the kernel speak of a cell that is no longer the one wanted? It hears of that one only after its reply.
+   * That none is selected is Python's own word, and holds.
+   */
+  isStale(cell: CellRef): boolean {
     return this.#asking.has(MAIN) && (this.#again.has(MAIN) || !sameCell(cell, this.#app.traits().selection));
   }
 

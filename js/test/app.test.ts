@@ -58,3 +58,16 @@ test("a kept card asks the kernel for what it became, once, and follows what the
   expect(asked()).toHaveLength(3);
   expect(app.get().cards[keyOf({ ...warm, k: 3 })]?.card?.ids).toHaveLength(3);
 });
+
+test("a selection that Python takes back while a click is on its way is taken back", async () => {
+  const { kernel, app } = openWithoutReplies();
+  const [id] = app.transport.pending();
+  Object.assign(kernel.values, { selection: null, decoded: null });
+  for (const name of ["selection", "decoded"]) kernel.emit(`change:${name}`);
+  await vi.advanceTimersByTimeAsync(0);
+  kernel.emit("msg:custom", { id, value: {} });
+  await vi.advanceTimersByTimeAsync(0);
+  expect(app.get().traits.selection).toBeNull();
+  expect(app.get().cards).toEqual({});
+  expect(kernel.values.selection).toBeNull();
+});
