@@ -72,11 +72,12 @@ def readout_message(readout: Any, request: ReadRequest, rows: Sequence[int], lab
 
     Args:
         readout: of the cells of some of the request's layers, layer-major.
-        rows: which of `request.layers` those are; the others travel as NaN, as -2 among integers.
+        rows: which of `request.layers` those are; the others travel as NaN, as -1 among ranks,
+            and as -2 among ids, whose -1 is a cell that is not finite.
     """
     n_cells = len(rows) * len(request.positions)
     arrays = {
-        name: _laid_out(array, request, rows)
+        name: _laid_out(array, request, rows, -2 if name == "ids" else -1)
         for name, array in vars(readout).items()
         if name in ARRAYS and isinstance(array, np.ndarray) and array.shape[:1] == (n_cells,)
     }
@@ -93,9 +94,9 @@ def readout_message(readout: Any, request: ReadRequest, rows: Sequence[int], lab
     )
 
 
-def _laid_out(array: np.ndarray, request: ReadRequest, rows: Sequence[int]) -> np.ndarray:
+def _laid_out(array: np.ndarray, request: ReadRequest, rows: Sequence[int], no_integer: int) -> np.ndarray:
     cells = (len(request.layers), len(request.positions))
-    missing = np.nan if array.dtype.kind == "f" else 0 if array.dtype.kind == "b" else -2
+    missing = np.nan if array.dtype.kind == "f" else 0 if array.dtype.kind == "b" else no_integer
     laid_out = np.full((*cells, *array.shape[1:]), missing, array.dtype)
     laid_out[list(rows)] = array.reshape(len(rows), cells[1], *array.shape[1:])
     return laid_out

@@ -439,7 +439,8 @@ def test_rows_that_a_lens_cannot_carry_are_not_computed(demo_model):
     }
     reply, buffers = page.ask("read", run_id=widget.run["id"], layers=[9, 10, 29], **asked)
     arrays = unpack(reply["value"], buffers)
-    assert arrays["ids"][0].tolist() == [[-1, -1], [-1, -1]]
+    assert arrays["ids"][0].tolist() == [[-2, -2], [-2, -2]]
+    assert arrays["tracked_ranks"][0].tolist() == [[-1], [-1]]
     assert np.isnan(arrays["log_probs"][0]).all()
     assert np.isfinite(arrays["log_probs"][1:]).all()
     cell = {"run_id": widget.run["id"], "position": 0, "site": "resid_post", "lens": "upper", "k": 3}

@@ -46,7 +46,7 @@ export function signedPercent(x: number): string {
 
 /** A rank, 0 being the top: "#1" for people. */
 export function rankText(rank: number | null | undefined): string {
-  return rank === null || rank === undefined ? "–" : `#${(rank + 1).toLocaleString("en")}`;
+  return rank != null && rank >= 0 ? `#${(rank + 1).toLocaleString("en")}` : "–";
 }
 
 export function layerName(layer: number): string {
