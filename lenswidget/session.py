@@ -1,5 +1,6 @@
 """What a widget's requests are answered from: a model, its lenses, its labels and the run on show."""
 
+import weakref
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,6 @@ class Session:
     """
 
     def __init__(self, model: Any, lens: Any = None, lenses: Any = None, *, strict: bool = True):
-        self.model = model
         if not isinstance(model, LanguageModel):
             raise LensError(
                 f"The widget was given a {type(model).__name__}. Give it a LanguageModel: "
@@ -50,8 +50,28 @@ class Session:
         self.lenses, self.first_lens = _named(lens, lenses)
         for each in self.lenses.values():
             check_lens(each, model)
-        self._engine = LocalEngine(model)
+        # let go by `release`, and the model with it: IPython's Out keeps every widget that a cell ever showed
+        self._kept_engine: LocalEngine | None = LocalEngine(model)
+        self._model = weakref.ref(model)
         self._strict = strict
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model; after a `release`, as long as somebody else keeps it.
+
+        Raises:
+            LensError: nobody does.
+        """
+        model = self._model()
+        if model is None:
+            raise LensError("This widget was closed and its model is gone. Show another: model.lens(prompt).")
+        return model
+
+    @property
+    def _engine(self) -> LocalEngine:
+        if self._kept_engine is None:
+            self._kept_engine = LocalEngine(self.model)
+        return self._kept_engine
 
     def execute(self, prompt: Any) -> Any:
         """Run the model; the run on show stays until `run` is set.
@@ -84,8 +104,8 @@ class Session:
         self._run, self._prompt = run, run.prompt
 
     def release(self) -> None:
-        """Let the states of the run on show go."""
-        self._run = None
+        """Let the states of the run on show go, and the model unless somebody else keeps it."""
+        self._run = self._kept_engine = None
 
     def describe(self) -> dict[str, Any]:
         """The run on show, as the page takes it."""

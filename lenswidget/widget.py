@@ -155,7 +155,10 @@ class LensWidget(Choices, anywidget.AnyWidget):
         return drain(self._session.read(request), progress)
 
     def close(self) -> None:
-        """Close the comm and let the run's states go; Python may still ask, and then the model runs again."""
+        """Close the comm and let the run's states and the model go.
+
+        Python may still ask while somebody keeps the model; it then runs again.
+        """
         if "_session" not in self.__dict__:  # a widget that was refused is closed when it is collected
             return
         super().close()

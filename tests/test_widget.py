@@ -5,6 +5,7 @@ import csv
 import gc
 import itertools
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -481,3 +482,18 @@ def test_a_widget_that_is_refused_leaves_nothing_behind(demo_model, recwarn):
     gc.collect()
     assert len(_instances) == known
     assert not [w for w in recwarn if "ignored" in str(w.message)]
+
+
+def test_a_closed_widget_answers_while_its_model_is_kept_and_does_not_keep_it():
+    model = lw.LanguageModel(tiny.llama(), tiny.tokenizer())
+    widget = LensWidget(model, "One two three")
+    before = widget.readout()
+    widget.close()
+    assert np.array_equal(widget.readout().ids, before.ids)
+    widget.close()
+    kept = weakref.ref(model)
+    del model
+    gc.collect()
+    assert kept() is None
+    with pytest.raises(LensError, match=r"its model is gone. Show another: model\.lens\(prompt\)"):
+        widget.readout()
