@@ -9,6 +9,7 @@ from harness.notebook import Notebook, write_notebook
 from harness.pages import PATIENCE_MS, chromium, watched_page
 from harness.servers import jupyter
 from playwright.sync_api import expect
+from widget_page import widget_in_lab
 
 expect.set_options(timeout=PATIENCE_MS)
 
@@ -45,6 +46,15 @@ def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     with jupyter("lab", folder) as base:
         yield base, folder
+
+
+@pytest.fixture(scope="module")
+def shown(browser, lab, request):
+    """The demo model's widget in JupyterLab, for all tests of a file; nothing of it may fail in the page."""
+    with widget_in_lab(browser, lab, f"{request.module.__name__}.ipynb") as widget:
+        yield widget
+        assert widget.log.of_lenswidget() == []
+        assert widget.log.uncaught == []
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from harness.pages import frames, until_still, watched_page
 from playwright.sync_api import expect
-from widget_page import PROMPT, WidgetPage, widget_in_lab
+from widget_page import PROMPT, WidgetPage
 
 AXE = Path(__file__).parents[2] / "js" / "node_modules" / "axe-core" / "axe.min.js"
 
@@ -28,14 +28,6 @@ def oracle(layer, position):
         return {"ids": best, "logits": logits[best].tolist(), "log_probs": log_probs[best].tolist(),
                 "entropy": -(log_probs * log_probs.exp()).sum().item()}
 """
-
-
-@pytest.fixture(scope="module")
-def shown(browser, lab):
-    with widget_in_lab(browser, lab, "widget.ipynb") as widget:
-        yield widget
-        assert widget.log.of_lenswidget() == []
-        assert widget.log.uncaught == []
 
 
 @pytest.fixture

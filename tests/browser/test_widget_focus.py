@@ -2,16 +2,10 @@
 
 import pytest
 from playwright.sync_api import expect
-from widget_page import WidgetPage, widget_in_lab
+from widget_page import WidgetPage
 
 IS_INSIDE = "() => !!document.activeElement.closest('.lenswidget')"
 KEPT = {"layer": 20, "position": 3, "site": "resid_post", "lens": "logit"}
-
-
-@pytest.fixture(scope="module")
-def shown(browser, lab):
-    with widget_in_lab(browser, lab, "focus.ipynb") as widget:
-        yield widget
 
 
 @pytest.fixture

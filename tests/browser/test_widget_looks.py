@@ -23,14 +23,6 @@ OUTSIDE = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def shown(browser, lab):
-    with widget_in_lab(browser, lab, "looks.ipynb") as widget:
-        yield widget
-        assert widget.log.of_lenswidget() == []
-        assert widget.log.uncaught == []
-
-
 @pytest.fixture
 def widget(shown: WidgetPage):
     shown.page.set_viewport_size({"width": 1400, "height": 1000})
