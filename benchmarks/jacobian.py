@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lenswidget.jacobian import JacobianLens
-from lenswidget.model import LanguageModel
+from lenswidget.language_model import LanguageModel
+from lenswidget.lenses.jacobian import JacobianLens
 
 TEXT = (
     "The Eiffel Tower is a wrought-iron lattice tower on the Champ de Mars in Paris, France. It is "

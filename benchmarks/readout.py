@@ -22,11 +22,11 @@ import torch
 from readout_peers import PEERS
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from lenswidget.cells import Cells
 from lenswidget.demo import demo_folder
-from lenswidget.engine import LocalEngine
-from lenswidget.model import LanguageModel
-from lenswidget.readout import read
+from lenswidget.language_model import LanguageModel
+from lenswidget.readout.cells import Cells
+from lenswidget.readout.local_engine import LocalEngine
+from lenswidget.readout.reading import read
 
 TILE = 128
 

@@ -1,20 +1,21 @@
 """See what a language model would say at every layer and token."""
 
-from lenswidget.arrays import Readout
-from lenswidget.card import Card, decode
-from lenswidget.cells import Cells
 from lenswidget.demo import demo_model
 from lenswidget.errors import LensError
-from lenswidget.jacobian import JacobianLens
-from lenswidget.lenses import LogitLens, load_lens
-from lenswidget.model import LanguageModel
-from lenswidget.modules import TracedModel
-from lenswidget.readout import read
-from lenswidget.run import Run
-from lenswidget.tuned import TunedLens
-from lenswidget.widget import LensWidget
+from lenswidget.language_model import LanguageModel
+from lenswidget.lenses.jacobian import JacobianLens
+from lenswidget.lenses.lens import LogitLens
+from lenswidget.lenses.load import load_lens
+from lenswidget.lenses.tuned import TunedLens
+from lenswidget.readout.card import Card, decode
+from lenswidget.readout.cells import Cells
+from lenswidget.readout.reading import read
+from lenswidget.readout.readout import Readout
+from lenswidget.readout.run import Run
+from lenswidget.tracing.modules import TracedModel
+from lenswidget.versions import __version__ as __version__
+from lenswidget.widget.widget import LensWidget
 
-__version__ = "0.1.0"
 __all__ = [
     "Card",
     "Cells",

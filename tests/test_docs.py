@@ -36,26 +36,47 @@ def test_the_readmes_links_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_the_architecture_page_names_every_module():
+def files_in_import_order():
+    """The modules of the package as the table of the architecture page lists them, dotted."""
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`(\w+\.py)`", page))
-    modules = {path.name for path in (ROOT / "lenswidget").glob("*.py")} - {"__init__.py"}
-    assert modules == named & modules, f"not named: {sorted(modules - named)}"
-    assert named - modules == set(), f"no longer there: {sorted(named - modules)}"
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
+    return [
+        ".".join(part for part in (folder.strip(" `/").removeprefix("lenswidget"), name) if part)
+        for folder, names in rows
+        for name in re.findall(r"`(\w+)`", names)
+    ]
 
 
-def test_a_module_imports_only_what_stands_before_it_on_the_architecture_page():
-    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
-    order = [name for row in rows for name in re.findall(r"`(\w+)\.py`", row)]
+def modules():
+    """Every module of the package by its dotted name, without the `__init__` files."""
+    package = ROOT / "lenswidget"
+    files = [path for path in package.rglob("*.py") if path.name != "__init__.py"]
+    return {".".join(path.relative_to(package).with_suffix("").parts): path for path in files}
+
+
+def imported_modules(path):
+    """What a file imports from the package, at its top and inside functions: modules, or packages as `a.`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {part.name for part in node.names if part.name.split(".")[0] == "lenswidget"}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lenswidget":
+            inside = {f"{node.module}.{part.name}" for part in node.names}
+            # `from lenswidget.readout import unembed` names a module; a class is in one
+            named = {name for name in inside if name.removeprefix("lenswidget.") in modules()}
+            found |= named or {node.module}
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path} has a relative import"
+    return {name.removeprefix("lenswidget.") for name in found}
+
+
+def test_the_table_of_the_architecture_page_is_the_tree():
+    order = files_in_import_order()
+    assert len(order) == len(set(order)) > 60
+    assert set(order) == set(modules())
+
+
+def test_a_file_imports_only_what_stands_before_it_on_the_architecture_page():
+    order = files_in_import_order()
     for place, name in enumerate(order):
-        imported = {
-            module
-            for node in ast.parse((ROOT / "lenswidget" / f"{name}.py").read_text(encoding="utf-8")).body
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lenswidget")
-            # `from lenswidget import readout` names a module, `from lenswidget.readout import read` is in one
-            for module in (
-                [part.name for part in node.names] if node.module == "lenswidget" else [node.module[11:]]
-            )
-        }
-        assert imported <= set(order[:place]), f"{name}.py imports {sorted(imported - set(order[:place]))}"
+        imported = imported_modules(modules()[name])
+        assert imported <= set(order[:place]), f"{name} imports {sorted(imported - set(order[:place]))}"

@@ -69,7 +69,7 @@ WATCH = """([n_layers]) => {
 
 DECODES = """
 import time
-from lenswidget.wire import DecodeRequest
+from lenswidget.widget.requests import DecodeRequest
 def _decode(i):
     request = DecodeRequest(run_id=w.run["id"], layer=i % 30, position=i % 9, site="resid_post",
                             lens="logit", k=20, temperature=1.0, track=[])

@@ -1,0 +1,244 @@
+"""What one watched forward tells about a model: its blocks, its stream, its way to the logits."""
+
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lenswidget.anatomy.anatomy import Anatomy
+from lenswidget.anatomy.block_sites import BlockSites, examine, refusal
+from lenswidget.anatomy.bypass import Bypass
+from lenswidget.anatomy.fidelity import compare
+from lenswidget.anatomy.isolated_block import IsolatedBlock
+from lenswidget.anatomy.recording import Call, Recording, probe_ids, watch
+from lenswidget.anatomy.stream import Stream, layouts
+from lenswidget.anatomy.tail_chain import TailStep, trace_tail
+from lenswidget.errors import AnatomyError
+from lenswidget.models.hf_model import forward, inference, logits_of
+from lenswidget.nested import Slot
+
+# What each model was found to be, and what it was made of then.
+_found: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, Anatomy]]" = weakref.WeakKeyDictionary()
+
+
+def discover(
+    hf_model: nn.Module,
+    *,
+    blocks: str | None = None,
+    final_norm: str | None = None,
+    unembed: str | None = None,
+) -> Anatomy:
+    """Finds a causal LM's blocks, final norm and unembed from one forward of a few tokens.
+
+    What was found is kept as long as the model lives, consists of the same modules and gives the same logits.
+
+    Args:
+        hf_model: a transformers causal LM, however it is stored or spread. It is left as it was.
+        blocks: path of the `ModuleList` that holds the decoder blocks, where discovery cannot find it.
+        final_norm: path of the final norm, likewise.
+        unembed: path of the module whose output becomes the logits, likewise.
+    Raises:
+        AnatomyError: nothing in the model behaves like a stack of decoder blocks, or a path given here
+            is not in the model or did not run.
+    """
+    # without the model itself, which would then never be let go
+    modules = [(name, module) for name, module in hf_model.named_modules() if name]
+    made_of = (modules, blocks, final_norm, unembed)
+    kept = _found.get(hf_model)
+    if kept is None or kept[0] != made_of or not _answers_as(hf_model, kept[1].probe):
+        kept = _found[hf_model] = made_of, _discovered(hf_model, blocks, final_norm, unembed)
+    return kept[1]
+
+
+def _answers_as(hf_model: nn.Module, seen: Recording) -> bool:
+    try:
+        with inference(hf_model):
+            return torch.equal(logits_of(forward(hf_model, seen.ids)), seen.logits)
+    except RuntimeError:  # moved to another device, or to another dtype in part
+        return False
+
+
+def _discovered(
+    hf_model: nn.Module, blocks: str | None, final_norm: str | None, unembed: str | None
+) -> Anatomy:
+    with inference(hf_model):
+        seen = watch(hf_model, probe_ids(hf_model))
+        other = probe_ids(hf_model, shift=1)
+        head = _unembed(hf_model, seen, unembed)
+        tried: list[tuple[str, str]] = []
+        best: Anatomy | None = None
+        for name, paths in _candidates(hf_model, seen, blocks):
+            for found in _verified(hf_model, seen, other, paths, head):
+                if best is None or found.fidelity.max_abs_error < best.fidelity.max_abs_error:
+                    best = found
+                if found.fidelity.ok:
+                    return _with_tail(hf_model, seen, found, final_norm)
+            tried.append(
+                (name, f"{len(paths)} that ran in order, but more than the last leads to the logits")
+            )
+        if best is None or blocks is None:
+            raise AnatomyError(_no_blocks(hf_model, tried))
+        return _with_tail(hf_model, seen, best, final_norm)
+
+
+def _candidates(hf_model: nn.Module, seen: Recording, asked: str | None) -> list[tuple[str, list[str]]]:
+    """Containers whose elements ran in order: longest first, then the one that ends nearest the logits."""
+    calls = seen.by_path()
+    found: list[tuple[str, list[str]]] = []
+    for name, container in hf_model.named_modules():
+        if asked is not None and name != asked:
+            continue
+        if asked is None and not isinstance(container, (nn.ModuleList, nn.ModuleDict, nn.Sequential)):
+            continue
+        paths = [f"{name}.{key}" if name else key for key, _ in container.named_children()]
+        ran = [path for path in paths if path in calls]
+        starts = [calls[path][0].started for path in ran]
+        if ran and starts == sorted(starts):
+            found.append((name, ran))
+    if asked is not None and not found:
+        raise AnatomyError(
+            f'Asked for blocks="{asked}", found no such module with children that ran in order in '
+            f"{type(hf_model).__name__}. {_containers(hf_model)}"
+        )
+    return sorted(found, key=lambda item: (-len(item[1]), -calls[item[1][-1]][-1].ended))
+
+
+def _containers(hf_model: nn.Module) -> str:
+    """What to pass: the modules that hold several of a kind, lists first."""
+    held = {name: [type(child) for child in m.children()] for name, m in hf_model.named_modules() if name}
+    alike = [name for name, kinds in held.items() if len(kinds) > 1 and len(set(kinds)) == 1]
+    lists = [name for name in alike if isinstance(hf_model.get_submodule(name), nn.ModuleList)]
+    best = (lists + [name for name in alike if name not in lists])[:6]
+    return "Pass " + " or ".join(f'blocks="{name}"' for name in best) + "." if best else ""
+
+
+def _no_blocks(hf_model: nn.Module, tried: Sequence[tuple[str, str]]) -> str:
+    saw = "; ".join(f"{name} ({why})" for name, why in tried[:6]) or "no ModuleList that ran"
+    return (
+        f"No decoder blocks found in {type(hf_model).__name__}. Looked for a ModuleList whose elements run "
+        f"in order and whose last output leads to the logits by itself; saw {saw}. {_containers(hf_model)}"
+    )
+
+
+def _unembed(hf_model: nn.Module, seen: Recording, asked: str | None) -> Call | None:
+    """The call of the unembed: as asked, as the model says, or the last one that is as wide as the logits."""
+    calls = seen.by_path()
+    if asked is not None:
+        if asked not in calls:
+            raise AnatomyError(
+                f'Asked for unembed="{asked}", found no such module in the forward of '
+                f"{type(hf_model).__name__}. Pass the path of a module that gives the logits."
+            )
+        return calls[asked][-1]
+    own = getattr(hf_model, "get_output_embeddings", lambda: None)()
+    for path, module in hf_model.named_modules():
+        if own is module and path in calls:
+            return calls[path][-1]
+    width = seen.logits.shape[-1]
+    for call in reversed(seen.calls):
+        if any(t.shape[-1] == width for t in call.given.values()) and not _has_inner(seen, call):
+            return call
+    return None
+
+
+def _has_inner(seen: Recording, call: Call) -> bool:
+    return any(call.started < inner.started < call.ended for inner in seen.calls)
+
+
+def _verified(
+    hf_model: nn.Module, seen: Recording, other: Tensor, paths: list[str], head: Call | None
+) -> Iterator[Anatomy]:
+    """The readings of a candidate stack, each with the fidelity of its universal tail."""
+    calls = seen.by_path()
+    block_calls = [calls[path][-1] for path in paths]
+    modules = dict(hf_model.named_modules())
+    for streams in _streams(block_calls, seen.ids):
+        bypass = Bypass(
+            blocks=tuple(modules[path] for path in paths),
+            streams=tuple(streams),
+            outputs=tuple(call.output for call in block_calls),
+            unembed=None if head is None else modules[head.path],
+            unembed_source=Slot((0, 0)) if head is None else next(iter(head.taken), Slot((0, 0))),
+            neutral_id=int(other[0, 0]),
+        )
+        last = streams[-1].layout.read(block_calls[-1].given[streams[-1].target])
+        flat = last.reshape(-1, last.shape[-1])
+        for is_column in (True, False):
+            chosen = replace(bypass, is_column=is_column)
+            try:
+                logits = chosen.logits(hf_model, flat)
+                fidelity = compare(logits, seen.logits.reshape(len(flat), -1))
+            except Exception:
+                continue
+            yield Anatomy(
+                model_class=type(hf_model).__name__,
+                blocks=tuple(paths),
+                unembed=None if head is None else head.path,
+                final_norm=None,
+                d_model=last.shape[-1],
+                d_vocab=seen.logits.shape[-1],
+                n_calls=tuple(len(calls[path]) for path in paths),
+                streams=tuple(streams),
+                tail_steps=None,
+                fidelity=fidelity,
+                sites=(),
+                bypass=chosen,
+                probe=seen,
+            )
+
+
+def _streams(calls: Sequence[Call], ids: Tensor) -> Iterator[list[Stream]]:
+    """The ways to see one stream run through these calls: a place in each input and each output."""
+    batch, seq = ids.shape
+    for target, tensor in calls[-1].given.items():
+        for layout in layouts(tensor.shape, batch, seq):
+            streams = [_stream(call, target, layout, tensor) for call in calls]
+            if all(streams):
+                yield [stream for stream in streams if stream is not None]
+
+
+def _stream(call: Call, target: Slot, layout: Any, like: Tensor) -> Stream | None:
+    given = [slot for slot, tensor in call.given.items() if tensor.shape == like.shape]
+    taken = [slot for slot, tensor in call.taken.items() if tensor.shape == like.shape]
+    if not given or not taken:
+        return None
+    return Stream(taken[0], target if target in given else given[0], layout)
+
+
+def _with_tail(hf_model: nn.Module, seen: Recording, found: Anatomy, final_norm: str | None) -> Anatomy:
+    steps = trace_tail(hf_model, seen, found.blocks, found.streams, found.unembed)
+    norm = final_norm if final_norm is not None else _final_norm(steps)
+    if final_norm is not None and final_norm not in seen.by_path():
+        raise AnatomyError(
+            f'Asked for final_norm="{final_norm}", found no such module in the forward of '
+            f"{type(hf_model).__name__}. Pass the path of the norm before {found.unembed}."
+        )
+    sites = tuple(_sites(hf_model, seen, found))
+    # of the watched forward, only its end is kept: the rest would be held as long as the model
+    last = replace(seen.by_path()[found.blocks[-1]][-1], inputs=None, taken={})
+    probe = Recording(seen.ids, [last], seen.logits)
+    return replace(found, tail_steps=steps, final_norm=norm, sites=sites, probe=probe)
+
+
+def _sites(hf_model: nn.Module, seen: Recording, found: Anatomy) -> Iterator[BlockSites]:
+    calls = seen.by_path()
+    known: dict[tuple[str, ...], list[BlockSites]] = {}
+    for path, stream in zip(found.blocks, found.streams, strict=True):
+        if len(calls[path]) > 1:
+            yield refusal(f"the block runs {len(calls[path])} times in one forward")
+            continue
+        block = hf_model.get_submodule(path)
+        make = tuple(name for name, _ in block.named_modules())
+        isolated = IsolatedBlock(block, calls[path][0], stream, seen.ids.shape)
+        earlier = known.setdefault(make, [])
+        # the first block may be odd: what none of the first two has is not looked for in the others
+        like = next((sites for sites in earlier if sites.parts), earlier[-1] if len(earlier) > 1 else None)
+        earlier.append(examine(isolated, like))
+        yield earlier[-1]
+
+
+def _final_norm(steps: Sequence[TailStep] | None) -> str | None:
+    return next((step.path for step in steps or () if step.is_norm), None)

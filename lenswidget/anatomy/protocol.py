@@ -1,0 +1,84 @@
+"""What lenses, readouts and the widget need of a model, whatever class it has.
+
+Abstract base classes and not `typing.Protocol`: in Python 3.11 an `isinstance` check against a protocol
+evaluates its properties, and evaluating `anatomy` runs the model.
+"""
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BatchEncoding
+
+from lenswidget.anatomy.anatomy import Anatomy
+from lenswidget.anatomy.layers import Layers
+from lenswidget.anatomy.tail import Tail
+from lenswidget.errors import LensError
+from lenswidget.tracing.locks import ModelLock
+
+
+class ReadableModel(ABC):
+    """A model whose streams can be read. `LanguageModel` is one.
+
+    Attributes:
+        tokenizer: turns text into ids and back; None for a model that is given ids alone.
+        source: the code that loads the model again, with `import lenswidget as lw`; None if unknown.
+    """
+
+    tokenizer: Any = None
+    source: str | None = None
+
+    @property
+    @abstractmethod
+    def hf_model(self) -> nn.Module:
+        """The transformers model itself."""
+
+    @property
+    @abstractmethod
+    def anatomy(self) -> Anatomy:
+        """What the model was found to be."""
+
+    @property
+    @abstractmethod
+    def tail(self) -> Tail:
+        """The model's own map from the last block's output to its logits."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> Layers:
+        """The decoder blocks with their sites, for use inside a trace."""
+
+    @property
+    @abstractmethod
+    def lock(self) -> ModelLock:
+        """Held while the model is traced, run or read."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where prompts go."""
+
+    @abstractmethod
+    def tokenize(self, prompt: Any, *, side: str | None = None) -> BatchEncoding:
+        """A prompt as the model's keyword arguments."""
+
+    @abstractmethod
+    def trace(self, *prompt: Any, **kwargs: Any) -> AbstractContextManager[Any]:
+        """A trace of one forward, to be opened by `with`."""
+
+
+def check_is_model(model: object, what: str) -> None:
+    """Refuses a value that is neither a `ReadableModel` nor the `Tail` of one.
+
+    Args:
+        what: the name of what was given the value, for the message.
+    Raises:
+        LensError: says what it is.
+    """
+    if not isinstance(model, (ReadableModel, Tail)):
+        raise LensError(
+            f"{what} was given a {type(model).__name__} for its model. Give it a LanguageModel: "
+            "lw.LanguageModel(hf_model, tokenizer)."
+        )

@@ -1,0 +1,232 @@
+"""A causal language model: loaded, given prompts, traced, and looked into."""
+
+import functools
+import os
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, BatchEncoding
+
+from lenswidget.anatomy.anatomy import Anatomy
+from lenswidget.anatomy.discovery import discover
+from lenswidget.anatomy.layers import Layers
+from lenswidget.anatomy.protocol import ReadableModel
+from lenswidget.anatomy.tail import Tail
+from lenswidget.errors import LensError, ModelError, PromptError
+from lenswidget.models.hf_model import device_of
+from lenswidget.models.prompts import encode
+from lenswidget.readout.local_engine import LocalEngine
+from lenswidget.readout.run import Run
+from lenswidget.tracing.generation import Generation
+from lenswidget.tracing.modules import TracedModel
+from lenswidget.tracing.moments import ModuleRef
+from lenswidget.tracing.replay import ModelCall
+from lenswidget.tracing.trace import Trace
+from lenswidget.widget.widget import LensWidget
+
+# options of from_pretrained that are nobody else's business
+SECRETS = frozenset({"token", "use_auth_token"})
+
+
+class LanguageModel(TracedModel, ReadableModel):
+    """A Hugging Face causal LM, ready to be traced and read through a lens.
+
+    Args:
+        name_or_hf_model: a hub name or folder, or a loaded model. A loaded model is used as it is.
+        tokenizer: its tokenizer, or the name of one; None with a loaded model to trace token ids alone.
+        blocks: path of the `ModuleList` of decoder blocks, where watching the model does not find it.
+        final_norm: path of the final norm, likewise.
+        unembed: path of the module that makes the logits, likewise.
+        from_pretrained_kwargs: handed on to `AutoModelForCausalLM.from_pretrained`.
+    Raises:
+        LensError: any of these with a loaded model.
+        ModelError: it cannot be loaded, or is no model.
+    """
+
+    def __init__(
+        self,
+        name_or_hf_model: str | os.PathLike[str] | nn.Module,
+        tokenizer: Any = None,
+        *,
+        blocks: str | None = None,
+        final_norm: str | None = None,
+        unembed: str | None = None,
+        **from_pretrained_kwargs: Any,
+    ) -> None:
+        given: dict[str, Any] = {"blocks": blocks, "final_norm": final_norm, "unembed": unembed}
+        source = None
+        if isinstance(name_or_hf_model, nn.Module):
+            hf_model = name_or_hf_model
+            if from_pretrained_kwargs:
+                raise LensError(
+                    f"Asked for {', '.join(from_pretrained_kwargs)} with a model that is loaded already: it "
+                    "is used as it is. Leave that out, or give the model's name."
+                )
+        else:
+            name = _name(name_or_hf_model)
+            source = _source(name, tokenizer=tokenizer, **given, **from_pretrained_kwargs)
+            hf_model = _loaded(AutoModelForCausalLM, name, **from_pretrained_kwargs).eval()
+            tokenizer = tokenizer or name
+        super().__init__(hf_model)
+        if isinstance(tokenizer, (str, os.PathLike)):
+            tokenizer = _loaded(AutoTokenizer, os.fspath(tokenizer))
+        if tokenizer is not None and not hasattr(tokenizer, "decode"):
+            raise ModelError(
+                f"The tokenizer is a {type(tokenizer).__name__}. Give one of transformers, its name, or None."
+            )
+        self.tokenizer = tokenizer
+        self.source = source
+        self._given = given
+        self._anatomy: Anatomy | None = None
+        self._tail: Tail | None = None
+
+    @property
+    def hf_model(self) -> nn.Module:
+        """The transformers model itself."""
+        return self.wrapped
+
+    @property
+    def device(self) -> torch.device:
+        """Where prompts go: where accelerate runs the model, else the device of its first weight on one."""
+        return device_of(self.hf_model)
+
+    def tokenize(self, prompt: Any, *, side: str | None = None) -> BatchEncoding:
+        """A prompt as the model's keyword arguments, on its device: see `prompts.encode`.
+
+        Args:
+            prompt: string or strings, token ids, an encoding, or embeddings `[batch, seq, d_model]`.
+            side: where a batch is padded, "left" or "right"; the tokenizer's own unless given.
+        Raises:
+            PromptError: a prompt that the model cannot take.
+        """
+        return encode(prompt, self.tokenizer, self.hf_model, self.device, side=side)
+
+    def trace(self, *prompt: Any, **kwargs: Any) -> Trace:
+        """A trace of one forward on a prompt, to be opened by `with`.
+
+        Args:
+            prompt: whatever `tokenize` takes; or leave it out and give `input_ids=` or `inputs_embeds=`.
+            kwargs: handed on to the model's forward, as `use_cache=False`.
+        Raises:
+            PromptError: no prompt, several, or one that the model cannot take.
+        """
+        return self._open(ModelCall(self.hf_model, (), self._inputs(prompt, kwargs, None)))
+
+    def generate(self, *prompt: Any, **kwargs: Any) -> Trace:
+        """A trace of a generation, to be opened by `with`; `tracer.steps` are its calls of the model.
+
+        Args:
+            prompt: whatever `tokenize` takes; a batch is padded on the left.
+            kwargs: handed on to the model's `generate`, as `max_new_tokens=5`.
+        Raises:
+            PromptError: as `trace`.
+        """
+        inputs = self._inputs(prompt, kwargs, "left")
+        inputs.pop("position_ids", None)  # generate keeps count of positions itself, from the mask
+        generate: Any = self.hf_model.generate
+        return self._open(ModelCall(generate, (), inputs), Generation)
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """What one watched forward tells about the model: its blocks, final norm, unembed, sites."""
+        if self._anatomy is None:
+            with self.lock:
+                self._anatomy = discover(self.hf_model, **self._given)
+        return self._anatomy
+
+    @property
+    def tail(self) -> Tail:
+        """The model's own map from the last block's output to its logits, in float32."""
+        if self._tail is None:
+            with self.lock:
+                self._tail = Tail(self.hf_model, self.anatomy)
+        return self._tail
+
+    @property
+    def layers(self) -> Layers:
+        """The decoder blocks with their sites, as `model.layers[5].resid_post` inside a trace."""
+        return Layers(self)
+
+    def run(self, prompt: Any, **kwargs: Any) -> Run:
+        """Run the model once and keep what the readouts need: see `LocalEngine.run`."""
+        return LocalEngine(self).run(prompt, **kwargs)
+
+    def lens(self, prompt: Any, **kwargs: Any) -> LensWidget:
+        """The widget on a prompt: see `LensWidget`."""
+        return LensWidget(self, prompt, **kwargs)
+
+    def _inputs(self, prompt: tuple[Any, ...], kwargs: dict[str, Any], side: str | None) -> dict[str, Any]:
+        if len(prompt) > 1:
+            raise PromptError(
+                f"{len(prompt)} prompts were given one by one. Give a list: trace([first, second])."
+            )
+        if not prompt and not {"input_ids", "inputs_embeds"} & set(kwargs):
+            raise PromptError("No prompt was given. Write trace(prompt), with a string, ids or an encoding.")
+        if not prompt:
+            return {**self.tokenize(kwargs)}
+        encoding = {**self.tokenize(prompt[0], side=side), **kwargs}
+        if "attention_mask" not in kwargs:
+            return encoding
+        if "position_ids" not in kwargs:
+            encoding.pop("position_ids", None)  # they go by the mask, which is another one
+        return {**self.tokenize(encoding)}
+
+    def _is_block(self, ref: ModuleRef) -> bool:
+        # only elements of a list can be blocks: all else is settled without looking at the model
+        return ref.path.rpartition(".")[2].isdigit() and ref.path in self._block_paths
+
+    @functools.cached_property
+    def _block_paths(self) -> frozenset[str]:
+        try:
+            return frozenset(self.anatomy.blocks)
+        except (LensError, ImportError):
+            return frozenset(_longest_list(self.hf_model))
+
+
+def _name(given: Any) -> str:
+    if isinstance(given, (str, os.PathLike)):
+        return str(os.fspath(given))
+    raise ModelError(
+        f"The model is a {type(given).__name__}. Give one that transformers has loaded, or a name or folder."
+    )
+
+
+def _loaded(kind: Any, name: str, **options: Any) -> Any:
+    """A model or tokenizer by its name; what transformers says of one that is not there is long."""
+    try:
+        return kind.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".: ")
+        raise ModelError(
+            f"{kind.__name__} could not load {name!r} ({reason}). Give a name of the Hugging Face hub, "
+            "a folder that holds a causal language model with its tokenizer, or a model that is loaded."
+        ) from error
+
+
+def _source(name: str, **options: Any) -> str | None:
+    """The call that loads a model by name again; None where an option cannot be written down."""
+    # a token is a secret: whoever may load the model has one
+    options = {key: value for key, value in options.items() if value is not None and key not in SECRETS}
+    if not all(_is_literal(value) for value in (name, *options.values())):
+        return None
+    return f"lw.LanguageModel({', '.join([repr(name), *(f'{key}={options[key]!r}' for key in options)])})"
+
+
+def _is_literal(value: Any) -> bool:
+    """Whether a value's repr is source for it, `torch` being imported."""
+    if isinstance(value, (list, tuple, dict)):
+        return all(_is_literal(part) for part in (value.items() if isinstance(value, dict) else value))
+    return isinstance(value, (str, int, float, torch.dtype))
+
+
+def _longest_list(hf_model: nn.Module) -> list[str]:
+    """The longest module list that is in no other: its elements pass for blocks if all else fails."""
+    lists = {path: module for path, module in hf_model.named_modules() if isinstance(module, nn.ModuleList)}
+    lengths = {
+        path: len(module)
+        for path, module in lists.items()
+        if not any(path.startswith(f"{other}.") for other in lists)
+    }
+    longest = max(lengths, key=lengths.__getitem__, default="")
+    return [f"{longest}.{index}" for index in range(lengths.get(longest, 0))]

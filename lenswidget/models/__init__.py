@@ -1,0 +1,1 @@
+"""Transformers models and prompts, as this package asks them."""

@@ -1,0 +1,228 @@
+"""Numbers of a tile of logits: the k best, log-probs, entropy, divergences, ranks. Float32 throughout."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lenswidget.readout.top_k import top_k
+
+# Rows whose logits and probabilities (2 x 16 x 200 kB for 50,000 tokens) stay in the caches together; on
+# other devices, enough to fill them.
+ROWS_AT_ONCE, ROWS_AT_ONCE_ELSEWHERE = 16, 128
+# So many of the best logits at least are computed again: they carry most of a peaked row's probability.
+N_EXACT = 8
+# Stands for -inf where a product with a probability of 0 must be 0, and for what a divergence then exceeds.
+FAR_BELOW, BEYOND_NATS = -1e38, 1e9
+
+
+Exact: TypeAlias = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Logits of some cells, and of the rows that these are held against.
+
+    Attributes:
+        logits: `[rows, d_vocab]` float32, the cells' first. Changed by `measure`.
+        n_cells: how many rows are cells that were asked for.
+        segments: `(start, stop, final)`: the cells `start .. stop - 1` share a position, whose last layer is
+            row `final`; empty where nothing is compared with the last layer.
+        references: row of each cell's counterpart in another run, or None.
+        exact: gives some logits of every row again, `[rows, m]` ids to float64 `[rows, m]`; or None.
+        n_tokens: ids from here on stand for no token: they are in the softmax, but never among the best.
+    """
+
+    logits: Float[Tensor, "rows d_vocab"]
+    n_cells: int
+    segments: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
+    references: slice | None = None
+    exact: Exact | None = None
+    n_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Normed:
+    """A tile after the softmax: centred logits, probabilities, and what normalises them.
+
+    Attributes:
+        centred: `[rows, d_vocab]`, each row less its largest logit: large terms would cancel otherwise.
+        probs: `[rows, d_vocab]`, to be divided by `total`; None where no row is held against another.
+        total: `[rows]`, what the row of `probs` adds up to, nearly 1.
+        log_z: `[rows]`, log of the sum of the exponentials of `centred`.
+        expected: `[rows]`, mean of `centred` under `probs`.
+        is_finite: `[rows]`, whether the row has a softmax at all.
+    """
+
+    centred: Float[Tensor, "rows d_vocab"]
+    probs: Float[Tensor, "rows d_vocab"] | None
+    total: Float[Tensor, " rows"]
+    log_z: Float[Tensor, " rows"]
+    expected: Float[Tensor, " rows"]
+    is_finite: Bool[Tensor, " rows"]
+
+
+def measure(
+    tile: Tile, k: int, track: Int[Tensor, " tracked"], metrics: frozenset[str], *, logits: bool = False
+) -> dict[str, Tensor]:
+    """Everything that was asked about a tile's cells, by the names of `Readout`'s arrays.
+
+    A cell whose logits have NaN or +inf, or are all -inf, gets NaN numbers and ids and ranks of -1; no other
+    cell notices.
+
+    Args:
+        k: 1 to `d_vocab`.
+        track: token ids `[tracked]` whose log-prob and rank are wanted.
+        metrics: of `entropy`, `kl`, `agrees`.
+        logits: whether the logits of the k best are wanted too.
+    """
+    x, n = tile.logits, tile.n_cells
+    ranks = _ranks(x[:n], track.tolist())  # the ids as they are kept: no waiting for a device
+    track = track.to(x.device)
+    ids, top = _best(tile, k)
+    shown, best = ids, top
+    if tile.n_tokens is not None:
+        shown, best = _best(replace(tile, logits=x[:, : tile.n_tokens]), k)
+    tracked = _scores(tile, track.expand(n, -1))
+    is_paired = "kl" in metrics or tile.references is not None
+    normed = _normalise(x, ids, top, keep_probs=is_paired)
+    ok, shift = normed.is_finite[:n], top[:n, :1]
+    ids_k, best = shown[:n, :k], best[:n, :k]
+    found = {
+        "ids": ids_k.masked_fill(~ok[:, None], -1),
+        "log_probs": (best - shift - normed.log_z[:n, None]).float(),
+        "tracked_log_probs": (tracked - shift - normed.log_z[:n, None]).float(),
+        "tracked_ranks": ranks.masked_fill(~ok[:, None], -1),
+        "is_finite": ok,
+    }
+    if logits:
+        found["logits"] = best.float()
+    if "entropy" in metrics:
+        found["entropy_nats"] = (normed.log_z - normed.expected)[:n].clamp(min=0.0)
+    if "agrees" in metrics:
+        found["agrees"] = _agrees(shown[:, 0], normed.is_finite, tile)
+    if "kl" in metrics:
+        found["kl_from_final"], found["kl_to_final"] = _kl_final(normed, tile)
+    if tile.references is not None:
+        a, b = slice(0, n), tile.references
+        found["kl_from_reference"] = _kl(normed, b, a)
+        found["kl_to_reference"] = _kl(normed, a, b)
+    return found
+
+
+def _best(tile: Tile, k: int) -> tuple[Tensor, Tensor]:
+    """Ids and float64 logits of at least the k best of each row, best first; `[rows, >= k]` each."""
+    x = tile.logits
+    ids = top_k(x, min(max(k, N_EXACT), x.shape[-1]) if tile.exact is not None else k)
+    if tile.exact is None:
+        return ids, x.gather(1, ids).double()
+    # ids rising first, so that the stable sort leaves ties to the lower id
+    ids = ids.sort(dim=-1).values
+    top, order = tile.exact(ids).sort(dim=-1, descending=True, stable=True)
+    return ids.gather(1, order), top
+
+
+def _scores(tile: Tile, ids: Tensor) -> Tensor:
+    """Float64 logits `[cells, m]` of the ids `[cells, m]`."""
+    if tile.exact is None or not ids.shape[1]:
+        return tile.logits[: len(ids)].gather(1, ids).double()
+    rest = torch.zeros(len(tile.logits) - len(ids), ids.shape[1], dtype=ids.dtype, device=ids.device)
+    return tile.exact(torch.cat([ids, rest]))[: len(ids)]
+
+
+def _ranks(x: Tensor, ids: list[int]) -> Tensor:
+    """How many logits of each row are strictly above each of the ids; `[cells, ids]`."""
+    ranks = torch.zeros(len(x), len(ids), dtype=torch.int64, device=x.device)
+    if not ids:
+        return ranks
+    scratch = torch.empty_like(x[: _rows_at_once(x)])
+    for start in range(0, len(x), len(scratch)):
+        part = x[start : start + len(scratch)]
+        above = scratch[: len(part)]
+        for j, token_id in enumerate(ids):
+            # as float: a sum of booleans is ten times slower, and counts below 2**24 are exact
+            ranks[start : start + len(part), j] = torch.gt(part, part[:, token_id, None], out=above).sum(-1)
+    return ranks
+
+
+def _rows_at_once(x: Tensor) -> int:
+    return min(len(x), ROWS_AT_ONCE if x.device.type == "cpu" else ROWS_AT_ONCE_ELSEWHERE)
+
+
+def _normalise(x: Tensor, ids: Tensor, top: Tensor, keep_probs: bool) -> Normed:
+    """Softmax of each row, its largest logit taken off first and its best logits replaced by `top`."""
+    peak = top[:, :1]
+    best = (top - peak).float()
+    n_at_once = _rows_at_once(x)
+    probs = torch.empty_like(x) if keep_probs else None
+    scratch = torch.empty_like(x[:n_at_once])
+    largest, expected, total = torch.empty(3, len(x), dtype=x.dtype, device=x.device)
+    shift = peak.float()
+    for start in range(0, len(x), n_at_once):
+        rows = slice(start, start + n_at_once)
+        part = x[rows].sub_(shift[rows]).scatter_(1, ids[rows], best[rows])
+        p = torch.softmax(part, dim=-1, out=scratch[: len(part)] if probs is None else probs[rows])
+        # softmax adds up its terms one after another, off by 1e-5 in a flat row; sum adds them in pairs
+        torch.sum(p, dim=-1, out=total[rows])
+        largest[rows] = p.gather(1, ids[rows, :1]).squeeze(1)
+        products = p.mul_(part) if probs is None else torch.mul(p, part, out=scratch[: len(part)])
+        torch.sum(products, dim=-1, out=expected[rows])
+    log_z, expected = (total / largest).log_(), expected / total
+    is_finite = peak.squeeze(1).isfinite() & log_z.isfinite()
+    if bool((expected.isnan() & is_finite).any()):
+        # some logits are -inf, and 0 * -inf is NaN
+        x.clamp_(min=FAR_BELOW)
+        expected = torch.where(is_finite, torch.stack([(r.softmax(-1) * r).sum() for r in x]), expected)
+    return Normed(x, probs, total, log_z, expected, is_finite)
+
+
+def _agrees(first: Tensor, is_finite: Tensor, tile: Tile) -> Tensor:
+    agrees = torch.zeros(tile.n_cells, dtype=torch.bool, device=first.device)
+    for start, stop, final in tile.segments:
+        agrees[start:stop] = (first[start:stop] == first[final]) & is_finite[start:stop] & is_finite[final]
+    return agrees
+
+
+def _kl_final(normed: Normed, tile: Tile) -> tuple[Tensor, Tensor]:
+    """KL(final || cell) and KL(cell || final) of every cell; `[cells]` each, in nats."""
+    assert normed.probs is not None
+    onto, under = torch.empty_like(normed.log_z[: tile.n_cells]).repeat(2, 1)
+    for start, stop, final in tile.segments:
+        cells = slice(start, stop)
+        # expected centred logit of one under the probabilities of the other, for a position's cells at once
+        onto[cells] = _dots(normed.centred[cells], normed.probs[final]) / normed.total[final]
+        under[cells] = _dots(normed.probs[cells], normed.centred[final]) / normed.total[cells]
+        entropy = normed.log_z[final] - normed.expected[final]
+        onto[cells] = normed.log_z[cells] - onto[cells] - entropy
+        under[cells] = (normed.log_z[final] - under[cells]) - (normed.log_z[cells] - normed.expected[cells])
+        # its own last layer: 0, whatever rounding says
+        if start <= final < stop:
+            onto[final] = under[final] = torch.where(normed.is_finite[final], 0.0, torch.nan)
+    return _tidy(onto), _tidy(under)
+
+
+def _kl(normed: Normed, of: slice, to: slice) -> Tensor:
+    """KL(of || to), row by row; `[cells]` in nats."""
+    assert normed.probs is not None
+    crossed = _dots(normed.probs[of], normed.centred[to]) / normed.total[of]
+    entropy = normed.log_z[of] - normed.expected[of]
+    return _tidy(normed.log_z[to] - crossed - entropy)
+
+
+def _dots(x: Tensor, y: Tensor) -> Tensor:
+    """Row by row, `[rows, n]` with `[rows, n]` or `[n]`; `[rows]`.
+
+    Summed in pairs, as `sum` does: a BLAS product adds 50,000 terms one after another, which is off by 1e-3.
+    """
+    n_at_once = _rows_at_once(x)
+    parts = range(0, len(x), n_at_once)
+    others = [y] * len(parts) if y.ndim == 1 else y.split(n_at_once)
+    return torch.cat([(x[i : i + n_at_once] * o).sum(dim=-1) for i, o in zip(parts, others, strict=True)])
+
+
+def _tidy(kl: Tensor) -> Tensor:
+    """No smaller than 0, as rounding makes it; infinite where a token is possible in only one of the two."""
+    return torch.where(kl > BEYOND_NATS, torch.inf, kl.clamp(min=0.0))

@@ -1,0 +1,96 @@
+"""What a readout is asked for, checked before anything is computed."""
+
+import contextlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from lenswidget.errors import LensError
+from lenswidget.lenses.lens import as_lens, check_carried, check_lens, covered_layers
+from lenswidget.readout.cells import Cells
+from lenswidget.readout.run import EMBED_SITE, Run
+
+METRICS = ("entropy", "kl", "agrees")
+
+
+@dataclass(frozen=True)
+class Query:
+    """The arguments of `lenswidget.readout.read`, which explains them. Unless told more: the top token alone.
+
+    What `checked` returns holds a `Cells`, a `Lens`, the tracked ids as a tensor and the metrics as a set.
+    """
+
+    run: Any
+    cells: Any = None
+    lens: Any = None
+    site: Any = EMBED_SITE
+    k: Any = 1
+    track: Any = ()
+    against: Any = None
+    metrics: Any = ()
+    logits: bool = False
+
+    def checked(self) -> "Query":
+        """The same, ready to be decoded.
+
+        Raises:
+            CellError: a cell, site, k or token id that a run does not have, or a layer that the lens does
+                not carry.
+            LensError: no run, a metric or lens that is not known, a lens of another model, or a reference
+                that cannot be compared with.
+        """
+        run, site = _run(self.run, "read"), self.site
+        lens = as_lens(self.lens)
+        check_lens(lens, run.tail)
+        cells = (
+            Cells.grid(rows(run, site, lens), range(run.seq)) if self.cells is None else Cells.of(self.cells)
+        )
+        run.check(cells, site)
+        check_carried(lens, np.unique(cells.layers).tolist(), run.n_layers)
+        track = run.check_tokens(self.k, self.track)
+        if self.against is not None:
+            self._check_reference(_run(self.against, "compare with"), cells, lens)
+        return replace(
+            self,
+            cells=cells,
+            lens=lens,
+            k=int(self.k),
+            track=torch.tensor(track, dtype=torch.long, device="cpu"),
+            metrics=_metrics(self.metrics),
+        )
+
+    def _check_reference(self, against: Run, cells: Cells, lens: Any) -> None:
+        if against.d_vocab != self.run.d_vocab:
+            raise LensError(
+                f"Asked to compare a vocabulary of {self.run.d_vocab} with one of {against.d_vocab}: the "
+                "reference must be a run of a model with the same vocabulary."
+            )
+        if len(cells) and cells.positions.max() >= against.seq:
+            raise LensError(
+                f"Asked to compare position {cells.positions.max()} with a reference run of {against.seq} "
+                "tokens: choose cells that both runs have."
+            )
+        against.check(cells, self.site)
+        check_lens(lens, against.tail)
+
+
+def rows(run: Run, site: str, lens: Any) -> list[int]:
+    """The layers of a site's grid that a lens can carry, lowest first."""
+    carried = covered_layers(lens, run.n_layers)
+    return [layer for layer in range(run.lowest_layer(site), run.n_layers) if layer in carried]
+
+
+def _run(run: Any, what: str) -> Run:
+    if not isinstance(run, Run):
+        raise LensError(f"Asked to {what} {run!r:.80}, which is no run. Pass what model.run(prompt) gives.")
+    return run
+
+
+def _metrics(metrics: Any) -> frozenset[str]:
+    with contextlib.suppress(TypeError):  # no collection, or one of what no set can hold
+        asked: frozenset[str] = frozenset(metrics)
+        if not isinstance(metrics, str) and asked <= set(METRICS):
+            return asked
+    raise LensError(f"Asked for metrics {metrics!r}; pass a list of any of {', '.join(METRICS)}.")

@@ -1,0 +1,177 @@
+"""Cells to small arrays: what each says through the tail, exactly, in bounded memory."""
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Collection, Generator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lenswidget.errors import Cancelled, FidelityWarning, LensError
+from lenswidget.progress import Progress, drain, reporting
+from lenswidget.readout.cells import Cells
+from lenswidget.readout.metrics import Tile, measure
+from lenswidget.readout.query import Query
+from lenswidget.readout.readout import Readout
+from lenswidget.readout.tiles import TILE_BYTES, Decoder, is_out_of_memory
+from lenswidget.readout.unembed import full_float32
+
+
+def read(
+    run: Any,
+    cells: Cells | Sequence[tuple[int, int]] | None = None,
+    *,
+    lens: Any = None,
+    site: str = "resid_post",
+    k: int = 5,
+    track: Any = (),
+    against: Any = None,
+    metrics: Collection[str] = ("entropy",),
+    logits: bool = False,
+    tile_bytes: int = TILE_BYTES,
+    slice_s: float = 0.25,
+    progress: Progress = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Readout:
+    """What some cells of a run say: the k most probable tokens of each, and what else is asked.
+
+    Args:
+        run: a `Run`.
+        cells: a `Cells`, or a list of `(layer, position)` pairs; None is the whole grid, as far as the lens
+            carries it.
+        lens: how a state is carried to the tail; None is the logit lens.
+        site: what is read: `resid_post`, or another of `run.sites`.
+        k: how many top tokens, 1 to `d_vocab`; ties by the lower id. Ids beyond the tokenizer's count in the
+            softmax and are not listed.
+        track: ids whose log-prob and exact rank are wanted in every cell.
+        against: another run that has these cells, to compare them one by one; gives `kl_from_reference`
+            and `kl_to_reference`.
+        metrics: any of `entropy` (nats), `kl` (both ways to the last layer of the same position) and
+            `agrees` (whether the top token is the last layer's).
+        logits: whether the logits of the top tokens are wanted.
+        tile_bytes: memory for the logits in work at a time; halved when the device runs out.
+        slice_s: seconds between two looks at `progress` and `cancelled`, as nearly as the tiles allow.
+        progress: called with `(cells done, cells in all)`; True shows a tqdm bar.
+        cancelled: asked between slices; once it says True, `Cancelled` is raised.
+    Returns:
+        A `Readout`, small arrays over the cells in their given order.
+    Raises:
+        CellError: a cell, k or token id outside the run.
+        LensError: a metric or lens that is not known, or a lens of another model.
+        Cancelled: `cancelled` said so.
+    Warns:
+        FidelityWarning: the run's last row is not the model's own logits.
+    """
+    slices = read_slices(
+        run, cells, lens=lens, site=site, k=k, track=track, against=against, metrics=metrics,
+        logits=logits, tile_bytes=tile_bytes, slice_s=slice_s,
+    )  # fmt: skip
+    if not (cancelled is None or callable(cancelled)):
+        raise LensError(
+            f"Asked to read with cancelled={cancelled!r}; pass a function that says True to stop."
+        )
+    with contextlib.closing(slices), reporting(progress, "readout", "cell") as report:
+
+        def between(done: int, total: int) -> None:
+            report(done, total)
+            if cancelled is not None and cancelled():
+                raise Cancelled(f"The readout was stopped after {done} of {total} cells.")
+
+        readout: Readout = drain(slices, between)
+        report(len(readout), len(readout))
+    if not run.fidelity.ok:
+        complaint = run.fidelity.complaint(run.model["name"])
+        warnings.warn(f"{complaint} Do not trust these numbers.", FidelityWarning, stacklevel=2)
+    return readout
+
+
+def read_slices(
+    run: Any, cells: Any = None, *, tile_bytes: int = TILE_BYTES, slice_s: float = 0.1, **asked: Any
+) -> Generator[tuple[int, int], None, Readout]:
+    """`read`, in slices: yields `(cells done, cells in all)` every `slice_s` seconds or so.
+
+    `asked` is what else `Query` takes: unless told more, the top token alone. It is checked at the first
+    step. The model's lock is held within a slice and free between two; a generator that is closed or dropped
+    leaves nothing behind.
+    """
+    checked = Query(run, cells, **asked).checked()
+    limits: dict[str, Any] = {"tile_bytes": tile_bytes, "slice_s": slice_s}
+    for name, value in limits.items():
+        if not isinstance(value, (int, float)) or not value >= 0:
+            raise LensError(f"Asked to read with {name}={value!r}; pass a number, 0 or more.")
+    out = _Arrays(checked)
+    decoder: Decoder | None = None
+    done, total = 0, len(checked.cells)
+    yielded = time.monotonic()
+    while done < total:
+        with run.lock, torch.no_grad():
+            decoder = decoder or Decoder(checked, tile_bytes)
+            started = time.monotonic()
+            with full_float32(decoder.device):
+                taken = _decode_some(decoder, out, done, checked)
+        done += taken
+        decoder.pace(time.monotonic() - started, slice_s)
+        if done < total and time.monotonic() - yielded >= slice_s:
+            yield done, total
+            yielded = time.monotonic()
+    return out.readout()
+
+
+def logits(run: Any, cells: Cells, *, lens: Any = None, site: str = "resid_post") -> Tensor:
+    """All logits of a few cells, `[cells, d_vocab]` float32, on the model's device: a row each in memory."""
+    asked = Query(run, cells, lens, site).checked()
+    with run.lock, torch.no_grad():
+        decoder = Decoder(asked, TILE_BYTES)
+        with full_float32(decoder.device):
+            return decoder.logits(run, asked.cells, asked.lens, site)
+
+
+def _decode_some(decoder: Decoder, out: "_Arrays", done: int, asked: Query) -> int:
+    """One tile's cells, measured and stored; how many there were. Halves the tile while memory is short."""
+    while True:
+        try:
+            order, tile = decoder.tile(done)
+            out.store(order, measure(tile, asked.k, asked.track, asked.metrics, logits=asked.logits))
+            return len(order)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or not decoder.halve():
+                raise
+
+
+class _Arrays:
+    """The numbers of all cells, filled tile by tile."""
+
+    def __init__(self, asked: Query):
+        self._asked = asked
+        self._arrays: dict[str, Any] = {}
+
+    def store(self, order: Any, found: dict[str, Tensor]) -> None:
+        n = len(self._asked.cells)
+        for name, values in found.items():
+            part = values.cpu().numpy()
+            part = part.astype(np.int32) if part.dtype == np.int64 else part
+            if name not in self._arrays:
+                self._arrays[name] = np.empty((n, *part.shape[1:]), part.dtype)
+            self._arrays[name][order] = part
+
+    def readout(self) -> Readout:
+        asked = self._asked
+        if not self._arrays:  # no cells: one that is thrown away tells the shapes
+            row = torch.zeros(1, asked.run.d_vocab, device="cpu")
+            itself = None if asked.against is None else slice(0, 1)
+            tile = Tile(row, 1, segments=[(0, 1, 0)], references=itself)
+            nothing = measure(tile, asked.k, asked.track, asked.metrics, logits=asked.logits)
+            self.store([], {name: values[:0] for name, values in nothing.items()})
+        return Readout(
+            run_id=asked.run.id,
+            site=asked.site,
+            lens=asked.lens.name,
+            layers=asked.cells.layers,
+            positions=asked.cells.positions,
+            tracked_ids=asked.track.numpy().astype(np.int32),
+            tokenizer=asked.run.tokenizer,
+            **self._arrays,
+        )

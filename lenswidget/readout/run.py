@@ -1,0 +1,152 @@
+"""A run: one prompt through one model, kept as the residual streams that readouts decode."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lenswidget.anatomy.fidelity import Fidelity
+from lenswidget.checks import check_ids, is_integer
+from lenswidget.errors import CellError
+from lenswidget.readout.cells import Cells
+
+EMBED_SITE = "resid_post"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """What one forward left: token ids, streams, and how closely the tail reproduces the model's logits.
+
+    Attributes:
+        id: unique among all runs of this process and, very likely, of others.
+        prompt: as it was given.
+        token_ids: `[seq]` int64, on the CPU.
+        sites: the sites that can be read; the streams of all but `resid_post` are captured when first read.
+        model: `name, dtype, quantization, max_length` of the model; None where it does not say.
+        tail: the model's `Tail`.
+        tokenizer: the model's, or None.
+        lock: the model's lock; whoever decodes holds it.
+    """
+
+    id: str
+    prompt: Any
+    token_ids: Int[Tensor, " seq"]
+    n_layers: int
+    sites: tuple[str, ...]
+    model: dict[str, Any]
+    tail: Any
+    tokenizer: Any
+    lock: Any
+    _streams: dict[str, Tensor]
+    _capture: Callable[[str], Tensor]
+    _own: Tensor
+    _check: Callable[[Tensor | None], Fidelity]
+
+    @functools.cached_property
+    def fidelity(self) -> Fidelity:
+        """The last block's output decoded, against the model's own logits of this run's last positions.
+
+        The forward left those logits; they are compared when first asked for, which the widget does before it
+        shows anything, and `read` before it returns.
+        """
+        with self.lock, torch.no_grad():
+            return self._check(None)
+
+    def check_decoded(self, cells: Cells, logits: Float[Tensor, "rows d_vocab"]) -> None:
+        """Takes `fidelity` from what a readout has decoded, where every row that it needs is among it.
+
+        Args:
+            cells: of `resid_post`, read as it is.
+            logits: of these cells and maybe more, float32.
+        """
+        if "fidelity" in self.__dict__:
+            return
+        last = np.flatnonzero(cells.layers == self.n_layers - 1)
+        row_of = dict(zip(cells.positions[last].tolist(), last.tolist(), strict=True))
+        rows = [row_of.get(position) for position in range(self.seq - len(self._own), self.seq)]
+        if None not in rows:
+            self.__dict__["fidelity"] = self._check(logits[rows])
+
+    @property
+    def seq(self) -> int:
+        """How many tokens the prompt has."""
+        return len(self.token_ids)
+
+    @property
+    def d_vocab(self) -> int:
+        return self.tail.anatomy.d_vocab
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the streams captured so far take."""
+        return sum(stream.nbytes for stream in self._streams.values())
+
+    def n_tokens_shown(self, k: int = 1) -> int | None:
+        """How many ids stand for a token, where the model's vocabulary is padded beyond its tokenizer's.
+
+        None where all do, where there is no tokenizer to tell, or where fewer than `k` do.
+        """
+        n_tokens = self.d_vocab if self.tokenizer is None else len(self.tokenizer)
+        return n_tokens if k <= n_tokens < self.d_vocab else None
+
+    def lowest_layer(self, site: str = EMBED_SITE) -> int:
+        """-1 where the site has an embedding row, which is `resid_post` alone; else 0."""
+        return -1 if site == EMBED_SITE else 0
+
+    def states(self, site: str, layers: Any, positions: Any) -> Float[Tensor, "cells d_model"]:
+        """The states of some cells, `[cells, d_model]`, in the model's dtype, where the streams are kept.
+
+        Args:
+            site: one of `sites`; captured now, by one more forward, if it has not been read before.
+            layers: integers, one per cell; -1 is the embedding.
+            positions: integers, one per cell.
+        Raises:
+            CellError: a layer or position outside the run, or a site that it does not have.
+        """
+        cells = Cells(layers, positions)
+        self.check(cells, site)
+        stream = self._stream(site)
+        rows = torch.from_numpy(cells.layers - self.lowest_layer(site)).to(stream.device)
+        return stream[rows, torch.from_numpy(cells.positions).to(stream.device)]
+
+    def check(self, cells: Cells, site: str = EMBED_SITE) -> None:
+        """Refuses a site that the run does not have, or cells outside it.
+
+        Raises:
+            CellError: says which.
+        """
+        if site not in self.sites:
+            raise CellError(
+                f"Asked for site {site!r}; this run has {', '.join(self.sites)}: name one of those."
+            )
+        cells.check(self.n_layers, self.seq, self.lowest_layer(site))
+
+    def check_tokens(self, k: Any, ids: Any = ()) -> list[int]:
+        """The token ids as plain integers; refuses ids, or a number of top tokens, beyond the vocabulary.
+
+        Raises:
+            CellError: says which.
+        """
+        if not is_integer(k) or not 1 <= k <= self.d_vocab:
+            raise CellError(
+                f"Asked for the {k!r} best tokens of {self.d_vocab}: choose k from 1 to {self.d_vocab}."
+            )
+        return check_ids(ids, self.d_vocab)
+
+    def __repr__(self) -> str:
+        return (
+            f"Run({self.prompt!r:.60}: {self.seq} tokens, {self.n_layers} layers of {self.model['name']}; "
+            f"sites {', '.join(self.sites)}; {self.nbytes / 2**20:.1f} MiB)"
+        )
+
+    def _stream(self, site: str) -> Tensor:
+        """`[rows, seq, d_model]`, the lowest layer first."""
+        with self.lock:
+            if site not in self._streams:
+                self._streams[site] = self._capture(site)
+            return self._streams[site]

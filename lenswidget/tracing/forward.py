@@ -1,0 +1,266 @@
+"""One run of a model as a coroutine: it runs until the next moment that is asked for, and waits there."""
+
+import contextvars
+import functools
+import threading
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import torch
+from greenlet import getcurrent, greenlet
+from torch import nn
+
+from lenswidget.errors import TraceError
+from lenswidget.tracing import isolation
+from lenswidget.tracing.hooks import Hooks
+from lenswidget.tracing.moments import CallOrder, Moment
+
+NOTHING: Any = object()
+
+
+class Abandoned(BaseException):
+    """Thrown into a forward that nobody needs any more; not an `Exception`, so that no model catches it."""
+
+
+# How far torch looks down the C stack when it makes an error: c10's `get_backtrace`.
+TORCH_FRAMES = 64
+
+
+def _call(function: Callable[[], Any]) -> Any:
+    return function()
+
+
+def _footing() -> Callable[[Callable[[], Any]], Any]:
+    """Calls what it is given from beneath as many C frames as torch looks down, and some more.
+
+    Beneath a greenlet's first frame lies what has become of the frames that began it: the body has moved
+    on since. An error that torch makes in the forward, whoever catches it, would follow these frames, and
+    end the process. Each partial is one frame; the attribute keeps it from being merged with the next.
+    """
+    function: Any = _call
+    for _ in range(TORCH_FRAMES + 16):
+        function = functools.partial(function)
+        function.is_kept = True
+    return function
+
+
+_on_footing = _footing()
+
+
+class Forward:
+    """The model's forward in a greenlet of its own.
+
+    `advance` runs it to the first of some moments and returns that moment, with the value there in `value`.
+    What stands in `reply` when it is advanced again is what the rest of the forward sees.
+
+    Args:
+        start: runs the model and returns its result.
+        root: the module whose tree is watched.
+        switch: puts the ambient state back on either side.
+        ambient: the state that the forward starts in.
+        order: what is known of the call order, and where what is seen is recorded.
+        watch_all: watch every module from the start, so that what has passed is known and not guessed.
+        count_steps: count every call of the root as a step, and the calls within it from 0.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], Any],
+        root: nn.Module,
+        switch: isolation.Switch,
+        ambient: isolation.TorchState,
+        order: CallOrder,
+        *,
+        watch_all: bool,
+        count_steps: bool,
+    ) -> None:
+        self.position: Moment | None = None  # where it waits; None before the start and after the end
+        self.value: Any = None
+        self.reply: Any = None
+        self.result: Any = NOTHING
+        self.step = 0
+        self.returned: dict[
+            nn.Module, int | None
+        ] = {}  # length of the tuple that each watched module returned
+        self._skip: tuple[nn.Module, Any] | None = None
+        self._around: Iterable[nn.Module] = ()
+        self._start: Callable[[], Any] | None = start
+        self._root = root
+        self._switch = switch
+        self._state = ambient
+        self._order = order
+        self._watches_all = watch_all
+        self._count_steps = count_steps
+        self._stops: Collection[Moment] = ()
+        self._n_begun: dict[nn.Module, int] = {}
+        self._n_done: dict[nn.Module, int] = {}
+        self._calls: list[tuple[nn.Module, str, int]] = []
+        self._error: BaseException | None = None
+        self._thread = threading.get_ident()
+        self._body: greenlet | None = None
+        self._greenlet: greenlet | None = greenlet(functools.partial(_on_footing, self._run))
+        self._greenlet.gr_context = contextvars.copy_context()
+        self._hooks = Hooks(self._on_input, self._on_output, self._on_forward)
+
+    # --- the body's side
+
+    def begin(self) -> None:
+        """Watch what is to be watched from the start; from here on it must be closed."""
+        for module in self._root.modules() if self._watches_all else self._order.repeated:
+            self._hooks.watch_input(module)
+            self._hooks.watch_output(module)
+
+    def watch(self, moment: Moment, around: Iterable[nn.Module]) -> None:
+        """Make the forward able to stop at the moment; without effect on a call that has begun.
+
+        A call decides at its beginning whether it looks for hooks at all. The modules around the moment are
+        therefore watched as well: their calls begin before it, and may be asked for at it.
+        """
+        if moment.kind == "input":
+            self._hooks.watch_input(moment.module)
+            self._hooks.watch_forward(moment.module)
+        self._hooks.watch_output(moment.module)
+        if around is not self._around:
+            self._around = around
+            for module in around:
+                self._hooks.watch_output(module)
+
+    def has_passed(self, moment: Moment) -> bool | None:
+        """Whether the moment lies behind; None where this forward did not watch for it."""
+        if moment.step != self.step:
+            return moment.step < self.step
+        n_calls = self._n_begun if moment.kind == "input" else self._n_done
+        if n_calls.get(moment.module, 0) > moment.call:
+            return True
+        return False if self._watches_all else None
+
+    def called(self) -> list[nn.Module]:
+        """The modules called so far in this step, in order, as far as they were watched."""
+        return list(self._n_begun)
+
+    def skip(self, value: Any) -> None:
+        """Return `value` from the module at whose input the forward waits, without running it."""
+        assert self.position is not None
+        self._skip = (self.position.module, value)
+
+    def advance(self, stops: Collection[Moment]) -> Moment | None:
+        """Run on to the first of `stops`; None when the forward ended first, with its value in `result`.
+
+        Raises:
+            BaseException: whatever the forward raised.
+        """
+        forward = self._greenlet
+        if forward is None:
+            return None
+        self._stops = stops
+        self._resume(forward)
+        if self.position is None:
+            self.close()
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None
+        return self.position
+
+    def close(self) -> None:
+        """Take the hooks away and end the forward wherever it is; calling it again does nothing."""
+        forward = self._greenlet
+        if forward is None:
+            return
+        self._hooks.remove()
+        if self._watches_all and not self._count_steps:
+            self._order.learn(self._calls, self.returned, self.result is not NOTHING)
+        # a greenlet cannot be reached from another thread: there it ends when it is collected
+        if forward and not forward.dead and threading.get_ident() == self._thread:
+            self._stops = ()
+            self._resume(forward, Abandoned())
+            thrown, self._error = self._error, None
+            if not forward.dead:  # an interrupt came before it was reached
+                self._resume(forward, Abandoned())
+        else:
+            thrown = None
+        self._greenlet = self.position = self._start = self._body = self._skip = None
+        self.value = self.reply = None
+        if thrown is not None and not isinstance(thrown, Exception):
+            raise thrown  # an interrupt that struck while the forward was ended
+
+    def _resume(self, forward: greenlet, thrown: BaseException | None = None) -> None:
+        here = isolation.take()
+        try:
+            self._body = forward.parent = getcurrent()
+            self._switch.to_forward(here, self._state)
+            if thrown is None:
+                forward.switch()
+            else:
+                forward.throw(thrown)
+        except BaseException as error:  # an interrupt may strike between the two sides
+            self._error = error
+            self.position = None
+            self._state = isolation.take()
+        finally:
+            self._switch.to_body(self._state, here)
+
+    # --- the forward's side
+
+    def _run(self, *_: Any) -> None:
+        assert self._start is not None
+        try:
+            self.result = self._start()
+        except Abandoned:
+            pass
+        except BaseException as error:
+            self._error = error
+        self.position = None
+        self._state = isolation.take()
+
+    def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if getcurrent() is not self._greenlet:
+            return self._elsewhere(module)
+        if self._count_steps and module is self._root:
+            self.step += module in self._n_begun
+            self._n_begun.clear()
+            self._n_done.clear()
+        call = self._n_begun.get(module, 0)
+        self._n_begun[module] = call + 1
+        if self._watches_all:
+            self._calls.append((module, "input", call))
+        moment = Moment(module, "input", call, self.step)
+        return self._wait(moment, (args, kwargs)) if moment in self._stops else None
+
+    def _on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if getcurrent() is not self._greenlet:
+            return self._elsewhere(module)
+        call = self._n_done.get(module, 0)
+        self._n_done[module] = call + 1
+        if self._watches_all:
+            self._calls.append((module, "output", call))
+            self.returned[module] = len(output) if isinstance(output, tuple) else None
+        moment = Moment(module, "output", call, self.step)
+        return self._wait(moment, output) if moment in self._stops else None
+
+    def _on_forward(self, module: nn.Module) -> tuple[bool, Any]:
+        if self._skip is None or self._skip[0] is not module or getcurrent() is not self._greenlet:
+            return False, None
+        value, self._skip = self._skip[1], None
+        return True, value
+
+    def _wait(self, moment: Moment, value: Any) -> Any:
+        assert self._body is not None
+        self.position = moment
+        self.value = self.reply = value
+        self._state = isolation.take()
+        del value
+        self._body.switch()
+        reply, self.value, self.reply = self.reply, None, None
+        return reply
+
+    def _elsewhere(self, module: nn.Module) -> None:
+        """A call that is not this forward's: the body's own, another trace's, or one on another thread."""
+        # in a backward pass it is a checkpoint that runs its part again
+        if threading.get_ident() == self._thread or torch._C._current_graph_task_id() != -1:  # pyright: ignore
+            return
+        raise TraceError(
+            f"{type(module).__name__} was called on thread {threading.current_thread().name!r} while a trace "
+            "of its model is open on another. Call it when that is closed: `with model.lock:` waits for it."
+        )

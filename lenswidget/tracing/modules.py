@@ -1,0 +1,285 @@
+"""The tree of a traced model: every module of it, with the values that it takes and returns."""
+
+import difflib
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from lenswidget.errors import NotReachedError, TraceError
+from lenswidget.tracing.locks import ModelLock, lock_of
+from lenswidget.tracing.moments import CallOrder, ModuleRef
+from lenswidget.tracing.open_traces import innermost_trace, open_traces
+from lenswidget.tracing.replay import ModelCall
+from lenswidget.tracing.trace import Trace
+from lenswidget.tracing.values import plain
+
+_SETTABLE = ("output", "input", "inputs")
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+
+
+class TracedModule:
+    """One module of a traced model.
+
+    Submodules are reached as in the model itself, by attribute and by index; every other attribute is the
+    wrapped module's own. A submodule whose name is taken here (BERT has some called `output`) is reached
+    with `get`.
+    """
+
+    __slots__ = ("__weakref__", "_ref", "_root")
+
+    def __init__(self, root: nn.Module, ref: ModuleRef) -> None:
+        object.__setattr__(self, "_root", root)  # the model, in whose traces the module has values
+        object.__setattr__(self, "_ref", ref)
+
+    @property
+    def path(self) -> str:
+        """Where the module is in the model, as `"transformer.h.5.mlp"`; empty for the model itself."""
+        return self._ref.path
+
+    @property
+    def wrapped(self) -> nn.Module:
+        """The module itself."""
+        return self._ref.module
+
+    @property
+    def output(self) -> Any:
+        """What the module returns in this trace: tensors, tuples and model outputs as they are.
+
+        A decoder block's output is usable both as the hidden states `[batch, seq, d_model]` and as the tuple
+        that holds them: see `BlockOutput`. Reading it runs the forward until it is there, and no further.
+        Reading what the forward has already passed runs it again from the start, with the changes made so
+        far: right, but one forward dearer. Assigning it changes what the rest of the forward sees; so does
+        changing it in place.
+
+        Raises:
+            NotReachedError: the module does not run in this forward.
+            OutOfOrderError: on assignment, the forward has passed it; on reading, a generation has.
+            ShapeError: on assignment, another shape, dtype, device or structure.
+            TraceError: no trace of this model is open.
+        """
+        return self._trace("output").read(self._ref, "output")
+
+    @output.setter
+    def output(self, value: Any) -> None:
+        self._trace("output").write(self._ref, "output", value)
+
+    @property
+    def inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the module is given in this trace: positional and keyword arguments. Otherwise as `output`."""
+        return self._trace("inputs").read(self._ref, "input")
+
+    @inputs.setter
+    def inputs(self, value: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+        self._trace("inputs").write(self._ref, "input", value)
+
+    @property
+    def input(self) -> Any:
+        """The first positional argument of the module; the first keyword argument where there is none.
+
+        Otherwise as `output`.
+        """
+        args, kwargs = self.inputs
+        if not args and not kwargs:
+            raise NotReachedError(f"Asked for {self.path}.input, but it is called without arguments.")
+        return args[0] if args else next(iter(kwargs.values()))
+
+    @input.setter
+    def input(self, value: Any) -> None:
+        args, kwargs = self.inputs
+        if args:
+            args = (value, *args[1:])
+        else:
+            kwargs = {**kwargs, next(iter(kwargs), ""): value}
+        self._trace("input").write(self._ref, "input", (args, kwargs))
+
+    def skip(self, value: Any) -> None:
+        """Let the module return `value` in this trace without running.
+
+        Args:
+            value: what it would have returned. For a decoder block, hidden states `[batch, seq, d_model]` do,
+                also where the block returns a tuple.
+        Raises:
+            OutOfOrderError: the module has run, or is running.
+        """
+        self._trace("skip()").skip(self._ref, value)
+
+    @property
+    def calls(self) -> "Calls":
+        """The module's calls within one forward, where there are several: `module.calls[1].output`."""
+        return Calls(self._root, self._ref)
+
+    def get(self, path: str) -> "TracedModule":
+        """The module at a path below this one, as `"h.5.mlp"`; an empty path is the module itself.
+
+        Raises:
+            TraceError: there is none.
+        """
+        found: TracedModule = self
+        for name in path.split(".") if path else ():
+            found = found._child(name)
+        return found
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module on these values now, in a trace or outside; a run in progress is not touched."""
+        args, kwargs = plain(args), plain(kwargs)
+        with lock_of(self._root):
+            return self._ref.module(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # a misspelt `output` would be kept here, and change nothing in the model
+        if not hasattr(type(self), name) and not self._may_keep(name):
+            close = difflib.get_close_matches(name, _SETTABLE, 1)
+            remedy = f"Did you mean {close[0]!r}?" if close else "To change the module itself, use .wrapped."
+            raise AttributeError(
+                f"Asked to set {self._label()}.{name}; what can be set is {', '.join(_SETTABLE)}. {remedy}"
+            )
+        object.__setattr__(self, name, value)
+
+    def _may_keep(self, name: str) -> bool:
+        """Whether an attribute that the class does not have may be set."""
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        module = self._ref.module
+        if name in module._modules:
+            return self._child(name)
+        try:
+            return getattr(module, name)
+        except AttributeError:
+            close = difflib.get_close_matches(name, module._modules, 1)
+            names = f"Its modules: {', '.join(module._modules) or 'none'}."
+            remedy = f"Did you mean {close[0]!r}?" if close else names
+            raise AttributeError(f"{self._label()} has no attribute {name!r}. {remedy}") from None
+
+    def __getitem__(self, index: Any) -> Any:
+        module = self._ref.module
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        if isinstance(index, str):
+            return self._child(index)
+        position = operator.index(index)
+        names = list(module._modules)
+        if not isinstance(module, (nn.ModuleList, nn.Sequential)):
+            raise TypeError(f"{self._label()} is a {type(module).__name__}, which is not indexed by number.")
+        if not -len(names) <= position < len(names):
+            raise IndexError(f"Asked for {self._label()}[{position}], which has {len(names)} modules.")
+        return self._child(names[position])
+
+    def __iter__(self) -> Iterator["TracedModule"]:
+        return iter([self._child(name) for name in self._ref.module._modules])
+
+    def __len__(self) -> int:
+        return len(self._ref.module._modules)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._ref.module._modules]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TracedModule) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._label()}: {type(self._ref.module).__name__}>"
+
+    def _identity(self) -> tuple[nn.Module, ModuleRef]:
+        return self._root, self._ref
+
+    def _trace(self, asked: str) -> Trace:
+        traces = open_traces.get()
+        # nearly always this one: the rest says what is wrong
+        if traces and traces[-1].root is self._root:
+            return traces[-1]
+        return innermost_trace(self._root, self._ref.path, asked)
+
+    def _label(self) -> str:
+        return self.path or "the model"
+
+    def _child(self, name: str) -> "TracedModule":
+        ref = self._ref
+        child = ref.module._modules.get(name)
+        if child is None:
+            names = ", ".join(ref.module._modules) or "none"
+            raise TraceError(f"Asked for module {name!r} of {self._label()}, whose modules are: {names}.")
+        around = ref.around if isinstance(ref.module, _CONTAINERS) else (*ref.around, ref.module)
+        return TracedModule(self._root, ModuleRef(f"{ref.path}.{name}" if ref.path else name, child, around))
+
+
+class Calls:
+    """The calls of a module within one forward, from 0; each is read and changed like the module."""
+
+    __slots__ = ("_ref", "_root")
+
+    def __init__(self, root: nn.Module, ref: ModuleRef) -> None:
+        self._root = root
+        self._ref = ref
+
+    def __getitem__(self, index: int) -> TracedModule:
+        return TracedModule(self._root, self._ref._replace(call=operator.index(index)))
+
+    def __iter__(self) -> Iterator[TracedModule]:
+        index = 0
+        while True:
+            call = self[index]
+            try:
+                _ = call.inputs
+            except NotReachedError:
+                return
+            yield call
+            index += 1
+
+
+class TracedModel(TracedModule):
+    """Any `torch.nn.Module`, ready to be traced.
+
+    `with TracedModel(module).trace(x) as tracer:` runs the body of the block beside `module(x)`; inside,
+    every module of the tree has `.output`, `.input`, `.inputs` and `.skip(value)`, and can be called.
+
+    Args:
+        module: any module; it is used as it is, never copied or changed. In a trace, compiled modules run
+            as they were written.
+    """
+
+    def __init__(self, module: Any) -> None:
+        if not isinstance(module, nn.Module):
+            raise TraceError(f"Asked to trace a {type(module).__name__}. Give a torch.nn.Module.")
+        # what torch.compile returns wraps the module that it runs
+        module = getattr(module, "_orig_mod", module)
+        super().__init__(module, ModuleRef("", module, ()))
+        self._order = CallOrder()
+        self._lock = lock_of(module)
+
+    @property
+    def lock(self) -> ModelLock:
+        """Held by whoever traces or calls this model; one per module, however often it is wrapped."""
+        return self._lock
+
+    def trace(self, *args: Any, **kwargs: Any) -> Trace:
+        """A trace of the model called with these arguments, to be opened by `with`.
+
+        Raises:
+            TraceError: there are no arguments.
+        """
+        if not args and not kwargs:
+            raise TraceError("trace() was given no input. Give it what the model's forward takes.")
+        return self._open(ModelCall(self._ref.module, args, kwargs))
+
+    def _open(self, inputs: ModelCall, kind: type[Trace] = Trace) -> Trace:
+        return kind(self._ref.module, inputs, self._order, self._lock, is_block=self._is_block)
+
+    def _is_block(self, ref: ModuleRef) -> bool:
+        """Whether the output of this module has two faces; nothing of a plain module's has."""
+        return False
+
+    def _may_keep(self, name: str) -> bool:
+        # a subclass may have attributes of its own, but not in the place of the model's, nor inside a trace
+        is_open = any(trace.is_open and trace.root is self._ref.module for trace in open_traces.get())
+        return name.startswith("_") or not (is_open or hasattr(self._ref.module, name))

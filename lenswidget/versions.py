@@ -1,0 +1,14 @@
+"""The versions of this package and of those that it works with."""
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+__version__ = "0.1.0"
+
+
+def version_of(package: str) -> str:
+    """The installed version of a package; `unknown` for one that was never installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a clone
+        return str(getattr(sys.modules.get(package), "__version__", "unknown"))

@@ -1,0 +1,55 @@
+"""The grid as a plain HTML table, for whoever shows a notebook's outputs and runs no widget.
+
+nbconvert, *File → Print* and pages that only draw notebooks take it where no widget can be.
+"""
+
+import html
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lenswidget.widget.packing import unpack
+
+
+def table(run: Mapping[str, Any], snapshot: Mapping[str, Any]) -> str:
+    """Each cell's top token, the last layer first; its probability is the shade, and stands on hover.
+
+    Args:
+        run, snapshot: the widget's traits of that name: as many of the newest tokens as the snapshot holds.
+    Returns:
+        HTML with every token escaped; empty without a snapshot.
+    """
+    if not snapshot:
+        return ""
+    header = snapshot["header"]
+    arrays = unpack(header, snapshot["buffers"])
+    ids, log_probs = arrays["ids"][..., 0], arrays["log_probs"][..., 0]
+    positions = header["positions"]
+    tokens = (_cell("th", _label(run["labels"], run["tokens"][i]), f"position {i}") for i in positions)
+    rows = [f"<tr><th>layer</th>{''.join(tokens)}</tr>"]
+    for row in reversed(range(len(header["layers"]))):
+        layer = header["layers"][row]
+        cells = "".join(_cells(header["labels"], ids[row].tolist(), log_probs[row].tolist()))
+        rows.append(f"<tr><th>{'embed' if layer < 0 else layer}</th>{cells}</tr>")
+    first = f", the last {len(positions)} of {len(run['tokens'])} tokens" if positions[0] else ""
+    caption = f"{run['model']}, {header['site']} through the {header['lens']} lens{first}"
+    return f"<table><caption>{html.escape(caption)}</caption>{''.join(rows)}</table>"
+
+
+def _cells(labels: Mapping[str, Any], ids: list[int], log_probs: list[float]) -> Iterator[str]:
+    for token_id, log_prob in zip(ids, log_probs, strict=True):
+        p = math.exp(log_prob)
+        if math.isnan(p):
+            yield _cell("td", "not finite")
+        else:
+            style = f"background:rgba(8,98,168,{p:.2f});color:{'#fff' if p > 0.75 else 'inherit'}"
+            yield _cell("td", _label(labels, token_id), f"{p:.1%}", style)
+
+
+def _cell(kind: str, text: str, title: str = "", style: str = "") -> str:
+    shown = "".join(f' {name}="{value}"' for name, value in (("title", title), ("style", style)) if value)
+    return f"<{kind}{shown}>{html.escape(text)}</{kind}>"
+
+
+def _label(labels: Mapping[str, Any], token_id: int) -> str:
+    return labels[str(token_id)][0]

@@ -1,0 +1,197 @@
+"""What a person chooses: the traits that hold it, and what is checked before one of them changes."""
+
+import operator
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import traitlets as t
+
+from lenswidget.checks import check_temperature
+from lenswidget.errors import CellError, LensError
+from lenswidget.widget.session import Session
+
+METRICS = ("prob", "log_prob", "entropy", "kl", "rank", "agrees")
+TRAJECTORY_METRICS = ("prob", "log_prob", "rank")
+MOST_ON_A_CARD = 1000
+
+
+# of traits: shared with the page; and such that a person sets them there or from Python, as `state` holds
+SHARED, CHOICE = {"sync": True}, {"sync": True, "is_choice": True}
+
+
+class ViewTraits(t.HasTraits):
+    """The traits that a person sets, on the page or from Python; one that is refused keeps its value."""
+
+    _session: Session
+
+    selection = t.Dict(allow_none=True, default_value=None).tag(**CHOICE)
+    metric = t.Enum(METRICS, default_value="prob").tag(**CHOICE)
+    k = t.Int(5, min=1, max=100).tag(**CHOICE)
+    card_k = t.Int(20, min=1, max=MOST_ON_A_CARD).tag(**CHOICE)
+    site = t.Unicode("resid_post").tag(**CHOICE)
+    lens = t.Unicode("logit").tag(**CHOICE)
+    stride = t.Int(1, min=1).tag(**CHOICE)
+    orientation = t.Enum(("layers", "tokens"), default_value="layers").tag(**CHOICE)
+    hide_special = t.Bool(False).tag(**CHOICE)
+    column_width_px = t.Int(72, min=24, max=400).tag(**CHOICE)
+    pins = t.List(t.Dict()).tag(**CHOICE)
+    cards = t.List(t.Dict()).tag(**CHOICE)
+    trajectory = t.Dict({"metric": "prob", "positions": []}).tag(**CHOICE)
+    rank_token = t.Int(None, allow_none=True).tag(**CHOICE)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The choices made in this widget; pass it on as `state=` to begin another where this one stands."""
+        return {name: getattr(self, name) for name in self.trait_names(is_choice=True)}
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        """How the grid is read: the choices that a readout is asked with."""
+        pins: list[dict[str, Any]] = self.pins
+        track = list(dict.fromkeys(i for pin in pins for i in pin["ids"]))
+        return {"site": self.site, "lens": self.lens, "k": self.k, "track": track}
+
+    @t.validate("site", "lens")
+    def _validate_reading(self, proposal: Any) -> Any:
+        self._session.check_known(proposal["trait"].name, proposal["value"])
+        return proposal["value"]
+
+    @t.validate("selection")
+    def _validate_selection(self, proposal: Any) -> Any:
+        if proposal["value"] is None:
+            return None
+        cell = as_selection(proposal["value"])
+        self._session.check(**cell, site=self.site, lens=self.lens)
+        return cell
+
+    @t.validate("pins")
+    def _validate_pins(self, proposal: Any) -> Any:
+        pins = as_pins(proposal["value"])
+        for pin in pins:
+            self._session.check_ids(pin["ids"])
+        return pins
+
+    @t.validate("rank_token")
+    def _validate_rank_token(self, proposal: Any) -> Any:
+        if proposal["value"] is not None:
+            self._session.check_ids([proposal["value"]])
+        return proposal["value"]
+
+    @t.validate("cards")
+    def _validate_cards(self, proposal: Any) -> Any:
+        return as_cards(proposal["value"])
+
+    @t.validate("trajectory")
+    def _validate_trajectory(self, proposal: Any) -> Any:
+        return as_trajectory(proposal["value"])
+
+    def _has(self, cell: Any) -> bool:
+        """Whether a cell chosen before, on another prompt perhaps, is one of this grid's."""
+        if cell is None:
+            return False
+        cell = as_selection(cell)
+        try:
+            self._session.check(**cell, site=self.site, lens=self.lens)
+        except CellError:
+            return False
+        return True
+
+
+def as_state(value: Any) -> dict[str, Any]:
+    """The choices that a widget begins with; None is none.
+
+    Raises:
+        LensError: it is no mapping.
+    """
+    if value is None or isinstance(value, Mapping):
+        return dict(value or {})
+    raise LensError(f"The widget was given state={value!r:.80}. Pass the state of another widget, w.state.")
+
+
+def as_selection(value: Any) -> dict[str, int]:
+    """A cell, `{"layer": i, "position": j}`, with plain integers.
+
+    Raises:
+        CellError: it is anything else.
+    """
+    with _must_be('The selection must be {"layer": i, "position": j}, or None', value):
+        return _cell(value)
+
+
+def as_cards(values: Sequence[Any]) -> list[dict[str, Any]]:
+    """Cells kept open, with the site and lens each is read by, and its `k` and `temperature` if given.
+
+    Raises:
+        CellError: one of them is anything else.
+        LensError: a temperature that is not a finite number above 0.
+    """
+    form = '{"layer": i, "position": j, "site": text, "lens": text}, with or without "k" and "temperature"'
+    with _must_be(f"Each card must be {form}", values):
+        return [_card(card) for card in values]
+
+
+def as_pins(values: Sequence[Any]) -> list[dict[str, Any]]:
+    """Pinned tokens: each the ids whose probabilities are summed, a label, and the number of a colour.
+
+    Raises:
+        CellError: one of them is anything else.
+    """
+    with _must_be('Each pin must be {"ids": [token ids], "label": text, "color": number}', values):
+        pins = [
+            {
+                "ids": list(dict.fromkeys(_integers(pin["ids"]))),  # twice would count twice in the sum
+                "label": _text(pin["label"]),
+                "color": operator.index(pin["color"]),
+            }
+            for pin in values
+        ]
+        if not all(pin["ids"] for pin in pins):
+            raise ValueError
+        return pins
+
+
+def as_trajectory(value: Any) -> dict[str, Any]:
+    """What the chart shows: a metric, and the positions; none of them follows the one that is looked at.
+
+    Raises:
+        CellError: it is anything else.
+    """
+    metrics = " or ".join(f'"{metric}"' for metric in TRAJECTORY_METRICS)
+    with _must_be(f'The trajectory must be {{"metric": {metrics}, "positions": [j, ...]}}', value):
+        if value["metric"] not in TRAJECTORY_METRICS:
+            raise ValueError
+        return {"metric": value["metric"], "positions": _integers(value["positions"])}
+
+
+@contextmanager
+def _must_be(need: str, value: Any) -> Generator[None, None, None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError):
+        raise CellError(f"{need}; it was set to {value!r:.80}.") from None
+
+
+def _cell(value: Any) -> dict[str, int]:
+    return {name: operator.index(value[name]) for name in ("layer", "position")}
+
+
+def _card(value: Any) -> dict[str, Any]:
+    card: dict[str, Any] = {**_cell(value), "site": _text(value["site"]), "lens": _text(value["lens"])}
+    if "k" in value:
+        card["k"] = operator.index(value["k"])
+        if not 1 <= card["k"] <= MOST_ON_A_CARD:
+            raise CellError(f"A card holds 1 to {MOST_ON_A_CARD} tokens; it was asked for {card['k']}.")
+    if "temperature" in value:
+        card["temperature"] = check_temperature(value["temperature"])
+    return card
+
+
+def _integers(values: Any) -> list[int]:
+    return [operator.index(value) for value in values]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
