@@ -1,4 +1,4 @@
-"""The tree of a traced model: every module of it, with the values that it takes and returns."""
+"""The modules of a traced model, each with the values that it takes and returns in a trace."""
 
 import difflib
 import operator
@@ -10,7 +10,7 @@ from torch import nn
 from lenswidget.errors import NotReachedError, TraceError
 from lenswidget.tracing.locks import ModelLock, lock_of
 from lenswidget.tracing.moments import CallOrder, ModuleRef
-from lenswidget.tracing.open_traces import innermost_trace, open_traces
+from lenswidget.tracing.open_traces import OpenTrace, innermost_trace, open_traces
 from lenswidget.tracing.replay import ModelCall
 from lenswidget.tracing.trace import Trace
 from lenswidget.tracing.values import plain
@@ -49,9 +49,9 @@ class TracedModule:
 
         A decoder block's output is usable both as the hidden states `[batch, seq, d_model]` and as the tuple
         that holds them: see `BlockOutput`. Reading it runs the forward until it is there, and no further.
-        Reading what the forward has already passed runs it again from the start, with the changes made so
-        far: right, but one forward dearer. Assigning it changes what the rest of the forward sees; so does
-        changing it in place.
+        Reading what the forward has already passed runs it again from the start, with the edits made so far:
+        correct, at the cost of one more forward. Assigning it changes what the rest of the forward sees; so
+        does changing it in place.
 
         Raises:
             NotReachedError: the module does not run in this forward.
@@ -67,7 +67,7 @@ class TracedModule:
 
     @property
     def inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the module is given in this trace: positional and keyword arguments. Otherwise as `output`."""
+        """What the module is given in this trace, `(args, kwargs)`; read and assigned as `output` is."""
         return self._trace("inputs").read(self._ref, "input")
 
     @inputs.setter
@@ -76,9 +76,9 @@ class TracedModule:
 
     @property
     def input(self) -> Any:
-        """The first positional argument of the module; the first keyword argument where there is none.
+        """The first positional argument of the module; the first keyword argument if there is none.
 
-        Otherwise as `output`.
+        Read and assigned as `output` is.
         """
         args, kwargs = self.inputs
         if not args and not kwargs:
@@ -98,17 +98,17 @@ class TracedModule:
         """Let the module return `value` in this trace without running.
 
         Args:
-            value: what it would have returned. For a decoder block, hidden states `[batch, seq, d_model]` do,
-                also where the block returns a tuple.
+            value: what it returns instead. For a decoder block that returns a tuple, give the hidden states
+                `[batch, seq, d_model]` alone.
         Raises:
             OutOfOrderError: the module has run, or is running.
         """
         self._trace("skip()").skip(self._ref, value)
 
     @property
-    def calls(self) -> "Calls":
-        """The module's calls within one forward, where there are several: `module.calls[1].output`."""
-        return Calls(self._root, self._ref)
+    def calls(self) -> "ModuleCalls":
+        """The module's calls, if it runs several times in one forward: `module.calls[1].output`."""
+        return ModuleCalls(self._root, self._ref)
 
     def get(self, path: str) -> "TracedModule":
         """The module at a path below this one, as `"h.5.mlp"`; an empty path is the module itself.
@@ -122,7 +122,7 @@ class TracedModule:
         return found
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the module on these values now, in a trace or outside; a run in progress is not touched."""
+        """Run the module on these values now, in a trace or outside; the trace's forward is not affected."""
         args, kwargs = plain(args), plain(kwargs)
         with lock_of(self._root):
             return self._ref.module(*args, **kwargs)
@@ -193,12 +193,12 @@ class TracedModule:
     def _identity(self) -> tuple[nn.Module, ModuleRef]:
         return self._root, self._ref
 
-    def _trace(self, asked: str) -> Trace:
+    def _trace(self, asked: str) -> OpenTrace:
         traces = open_traces.get()
-        # nearly always this one: the rest says what is wrong
+        # nearly always this one: the other way ends in an error or finds an outer trace
         if traces and traces[-1].root is self._root:
             return traces[-1]
-        return innermost_trace(self._root, self._ref.path, asked)
+        return innermost_trace(self._root, self._ref.name, asked)
 
     def _label(self) -> str:
         return self.path or "the model"
@@ -209,11 +209,11 @@ class TracedModule:
         if child is None:
             names = ", ".join(ref.module._modules) or "none"
             raise TraceError(f"Asked for module {name!r} of {self._label()}, whose modules are: {names}.")
-        around = ref.around if isinstance(ref.module, _CONTAINERS) else (*ref.around, ref.module)
+        around = ref.ancestors if isinstance(ref.module, _CONTAINERS) else (*ref.ancestors, ref.module)
         return TracedModule(self._root, ModuleRef(f"{ref.path}.{name}" if ref.path else name, child, around))
 
 
-class Calls:
+class ModuleCalls:
     """The calls of a module within one forward, from 0; each is read and changed like the module."""
 
     __slots__ = ("_ref", "_root")
@@ -259,7 +259,7 @@ class TracedModel(TracedModule):
 
     @property
     def lock(self) -> ModelLock:
-        """Held by whoever traces or calls this model; one per module, however often it is wrapped."""
+        """Held while a thread traces or calls this model; the same for every wrapper of the module."""
         return self._lock
 
     def trace(self, *args: Any, **kwargs: Any) -> Trace:
@@ -272,14 +272,14 @@ class TracedModel(TracedModule):
             raise TraceError("trace() was given no input. Give it what the model's forward takes.")
         return self._open(ModelCall(self._ref.module, args, kwargs))
 
-    def _open(self, inputs: ModelCall, kind: type[Trace] = Trace) -> Trace:
-        return kind(self._ref.module, inputs, self._order, self._lock, is_block=self._is_block)
+    def _open(self, model_call: ModelCall, kind: type[Trace] = Trace) -> Trace:
+        return kind(self._ref.module, model_call, self._order, self._lock, is_block=self._is_block)
 
     def _is_block(self, ref: ModuleRef) -> bool:
-        """Whether the output of this module has two faces; nothing of a plain module's has."""
+        """Whether the module is a decoder block, whose output is wrapped; a plain module has none."""
         return False
 
     def _may_keep(self, name: str) -> bool:
-        # a subclass may have attributes of its own, but not in the place of the model's, nor inside a trace
+        # a subclass may have attributes of its own, but none that hides the model's, and none set in a trace
         is_open = any(trace.is_open and trace.root is self._ref.module for trace in open_traces.get())
         return name.startswith("_") or not (is_open or hasattr(self._ref.module, name))
