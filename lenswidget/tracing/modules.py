@@ -19,6 +19,11 @@ _SETTABLE = ("output", "input", "inputs")
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 
+def _children(module: nn.Module) -> dict[str, nn.Module | None]:
+    # `named_children` leaves out a child's second name
+    return module._modules  # pyright: ignore[reportPrivateUsage]
+
+
 class TracedModule:
     """One module of a traced model.
 
@@ -28,6 +33,8 @@ class TracedModule:
     """
 
     __slots__ = ("__weakref__", "_ref", "_root")
+    _root: nn.Module
+    _ref: ModuleRef
 
     def __init__(self, root: nn.Module, ref: ModuleRef) -> None:
         object.__setattr__(self, "_root", root)  # the model, in whose traces the module has values
@@ -145,13 +152,13 @@ class TracedModule:
         if name.startswith("__"):
             raise AttributeError(name)
         module = self._ref.module
-        if name in module._modules:
+        if name in _children(module):
             return self._child(name)
         try:
             return getattr(module, name)
         except AttributeError:
-            close = difflib.get_close_matches(name, module._modules, 1)
-            names = f"Its modules: {', '.join(module._modules) or 'none'}."
+            close = difflib.get_close_matches(name, _children(module), 1)
+            names = f"Its modules: {', '.join(_children(module)) or 'none'}."
             remedy = f"Did you mean {close[0]!r}?" if close else names
             raise AttributeError(f"{self._label()} has no attribute {name!r}. {remedy}") from None
 
@@ -162,7 +169,7 @@ class TracedModule:
         if isinstance(index, str):
             return self._child(index)
         position = operator.index(index)
-        names = list(module._modules)
+        names = list(_children(module))
         if not isinstance(module, (nn.ModuleList, nn.Sequential)):
             raise TypeError(f"{self._label()} is a {type(module).__name__}, which is not indexed by number.")
         if not -len(names) <= position < len(names):
@@ -170,16 +177,16 @@ class TracedModule:
         return self._child(names[position])
 
     def __iter__(self) -> Iterator["TracedModule"]:
-        return iter([self._child(name) for name in self._ref.module._modules])
+        return iter([self._child(name) for name in _children(self._ref.module)])
 
     def __len__(self) -> int:
-        return len(self._ref.module._modules)
+        return len(_children(self._ref.module))
 
     def __bool__(self) -> bool:
         return True
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._ref.module._modules]
+        return [*super().__dir__(), *_children(self._ref.module)]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TracedModule) and self._identity() == other._identity()
@@ -205,9 +212,9 @@ class TracedModule:
 
     def _child(self, name: str) -> "TracedModule":
         ref = self._ref
-        child = ref.module._modules.get(name)
+        child = _children(ref.module).get(name)
         if child is None:
-            names = ", ".join(ref.module._modules) or "none"
+            names = ", ".join(_children(ref.module)) or "none"
             raise TraceError(f"Asked for module {name!r} of {self._label()}, whose modules are: {names}.")
         around = ref.ancestors if isinstance(ref.module, _CONTAINERS) else (*ref.ancestors, ref.module)
         return TracedModule(self._root, ModuleRef(f"{ref.path}.{name}" if ref.path else name, child, around))
