@@ -10,6 +10,7 @@ from transformers import BatchEncoding
 
 from lenswidget.errors import PromptError
 from lenswidget.models.hf_model import takes, text_config
+from lenswidget.tolerances import PADDING, largest, within
 
 _KINDS = "a string, a list of strings, token ids, an encoding, or embeddings [batch, seq, d_model]"
 
@@ -201,5 +202,5 @@ def _bears_left_padding(hf_model: nn.Module, device: Any) -> bool:
         with torch.no_grad():
             padded = hf_model(input_ids=ids, attention_mask=mask).logits[0, 1:].float()
             alone = hf_model(input_ids=ids[:, 1:], attention_mask=mask[:, 1:]).logits[0].float()
-        _bears[hf_model] = bool((padded - alone).abs().max() <= 1e-3 * alone.abs().max())
+        _bears[hf_model] = within(padded, alone, PADDING, largest(alone))
     return _bears[hf_model]

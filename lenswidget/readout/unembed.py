@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn.functional import embedding
 
 from lenswidget.models.hf_model import device_of
+from lenswidget.tolerances import PACKED_PRODUCT, WIDENED_NORM, largest, within
 
 # Weights stored in these are converted: bfloat16 has 8 significant bits, so logits would tie.
 HALVES = (torch.bfloat16, torch.float16)
@@ -132,7 +133,8 @@ def _pack(linear: Any) -> Tensor | None:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, 128)
         probe = torch.linspace(-1, 1, weight.shape[1], device="cpu").expand(2, -1).contiguous()
         product = torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "")
-        if not torch.allclose(product, probe @ weight.T, rtol=1e-4, atol=1e-4):
+        plain = probe @ weight.T
+        if not within(product, plain, PACKED_PRODUCT, plain.abs()):
             return None
     except (RuntimeError, AttributeError, TypeError, NotImplementedError):
         return None
@@ -224,5 +226,5 @@ def _agrees(prepare: Callable[[Tensor], Tensor], tail: Any, weight: Tensor) -> b
         wide, narrow = prepare(probe), tail.prepare(probe).float()
     except (RuntimeError, TypeError, ValueError):
         return False
-    near = 8 * torch.finfo(weight.dtype).eps * float(narrow.abs().max())
-    return wide.dtype is torch.float32 and bool(((wide - narrow).abs() <= near).all())
+    same = within(wide, narrow, WIDENED_NORM, largest(narrow), weight.dtype)
+    return wide.dtype is torch.float32 and same
