@@ -15,13 +15,14 @@ from lenswidget.anatomy.layers import Layers
 from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensError, ModelError, PromptError
+from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import device_of
 from lenswidget.models.prompts import Prompt, model_inputs
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.tracing.generation import Generation
 from lenswidget.tracing.modules import TracedModel
-from lenswidget.tracing.moments import ModuleRef
+from lenswidget.tracing.moments import CallOrder, ModuleRef
 from lenswidget.tracing.replay import ModelCall
 from lenswidget.tracing.trace import Trace
 from lenswidget.widget.widget import LensWidget
@@ -79,7 +80,7 @@ class LanguageModel(TracedModel, ReadableModel):
         self.tokenizer = tokenizer
         self.source = source
         self._given = given
-        self._anatomy: Anatomy | None = None
+        self._anatomy: tuple[int, Anatomy] | None = None
         self._tail: Tail | None = None
 
     @property
@@ -130,18 +131,25 @@ class LanguageModel(TracedModel, ReadableModel):
 
     @property
     def anatomy(self) -> Anatomy:
-        """What one watched forward tells about the model: its blocks, final norm, unembed, sites."""
-        if self._anatomy is None:
+        """What one watched forward tells about the model: its blocks, final norm, unembed, sites.
+
+        Found out again when the model has changed: see `ModelFacts.fingerprint`.
+        """
+        facts = facts_of(self.hf_model)
+        if self._anatomy is None or self._anatomy[0] != facts.fingerprint():
             with self.lock:
-                self._anatomy = discover(self.hf_model, **self._given)
-        return self._anatomy
+                anatomy = discover(self.hf_model, **self._given)
+                self._anatomy = (facts.fingerprint(), anatomy)
+                self._order = CallOrder()
+        return self._anatomy[1]
 
     @property
     def tail(self) -> Tail:
         """The model's own map from the last block's output to its logits, in float32."""
-        if self._tail is None:
+        anatomy = self.anatomy
+        if self._tail is None or self._tail.anatomy is not anatomy:
             with self.lock:
-                self._tail = Tail(self.hf_model, self.anatomy)
+                self._tail = Tail(self.hf_model, anatomy)
         return self._tail
 
     @property

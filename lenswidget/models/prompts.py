@@ -1,6 +1,5 @@
 """Prompts of every kind, as the keyword arguments that a causal LM takes."""
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -11,7 +10,9 @@ from torch import Tensor, nn
 from transformers import BatchEncoding
 
 from lenswidget.errors import PromptError
-from lenswidget.models.hf_model import takes, text_config
+from lenswidget.models.facts import facts_of
+from lenswidget.models.hf_model import inference, takes, text_config
+from lenswidget.tolerances import PADDING, largest, within
 
 # Text, token ids, an encoding, embeddings or a chat; several make a batch where that is taken.
 Prompt: TypeAlias = str | Sequence[Any] | Mapping[str, Any] | Tensor | npt.NDArray[Any]
@@ -269,15 +270,14 @@ def _add_positions(encoding: dict[str, Any], hf_model: nn.Module) -> None:
         )
 
 
-_bears: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
-
-
 def _bears_left_padding(hf_model: nn.Module, device: Any) -> bool:
     """Whether a model that is not told positions finds them in the mask: tried once, on two tokens."""
-    if hf_model not in _bears:
+
+    def tried() -> bool:
         ids, mask = torch.tensor([[0, 1, 2]], device=device), torch.tensor([[0, 1, 1]], device=device)
-        with torch.no_grad():
+        with inference(hf_model):
             padded = hf_model(input_ids=ids, attention_mask=mask).logits[0, 1:].float()
             alone = hf_model(input_ids=ids[:, 1:], attention_mask=mask[:, 1:]).logits[0].float()
-        _bears[hf_model] = bool((padded - alone).abs().max() <= 1e-3 * alone.abs().max())
-    return _bears[hf_model]
+        return within(padded, alone, PADDING, largest(alone))
+
+    return facts_of(hf_model).get("bears left padding", tried)

@@ -86,6 +86,11 @@ class _Stub:
                 return value
         return self._forward(*args, **kwargs)
 
+    @property
+    def had(self) -> Any:
+        """The forward that the instance had before, if any."""
+        return self._forward if self._had_own else None
+
     def forget(self, skip_hook: SkipHook) -> None:
         if skip_hook in self.skip_hooks:
             self.skip_hooks.remove(skip_hook)
@@ -95,3 +100,9 @@ class _Stub:
                 attributes["forward"] = self._forward
             else:
                 del attributes["forward"]
+
+
+def own_forward(module: nn.Module) -> Any:
+    """The `forward` that was put on the instance, behind a trace's own; None where it is the class's."""
+    own = module.__dict__.get("forward")
+    return own.had if isinstance(own, _Stub) else own

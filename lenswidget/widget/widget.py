@@ -251,8 +251,9 @@ class LensWidget(ViewTraits, PageState):
 
     def _is_decoded(self, cell: Mapping[str, int]) -> bool:
         card: Any = self.decoded
-        is_here = card is not None and card["run_id"] == self._session.shown
-        return is_here and all(card[name] == cell[name] for name in ("layer", "position"))
+        if card is None or card["run_id"] != self._session.shown:
+            return False
+        return all(card[name] == cell[name] for name in ("layer", "position"))
 
     def _decode(self, **asked: Any) -> None:
         """Decode the selected cell; what is not asked is as the grid is read."""
