@@ -16,8 +16,8 @@ from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensError, ModelError, PromptError
 from lenswidget.models.facts import facts_of
-from lenswidget.models.hf_model import device_of
-from lenswidget.models.prompts import Prompt, model_inputs
+from lenswidget.models.hf_model import check_keywords, device_of
+from lenswidget.models.prompts import Prompt, after_cache, model_inputs
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.tracing.generation import Generation
@@ -93,26 +93,39 @@ class LanguageModel(TracedModel, ReadableModel):
         """Where prompts go: where accelerate runs the model, else the device of its first weight on one."""
         return device_of(self.hf_model)
 
-    def tokenize(self, prompt: Any, *, side: str | None = None) -> BatchEncoding:
+    def tokenize(
+        self, prompt: Any, *, side: str | None = None, add_special_tokens: bool = True
+    ) -> BatchEncoding:
         """A prompt as the model's keyword arguments, on its device: see `models.prompts.model_inputs`.
 
         Args:
             prompt: string or strings, token ids, an encoding, or embeddings `[batch, seq, d_model]`.
             side: where a batch is padded, "left" or "right"; the tokenizer's own unless given.
+            add_special_tokens: whether the tokenizer adds its own to text.
         Raises:
             PromptError: a prompt that the model cannot take.
         """
-        return model_inputs(prompt, self.tokenizer, self.hf_model, self.device, side=side)
+        return model_inputs(
+            prompt,
+            self.tokenizer,
+            self.hf_model,
+            self.device,
+            side=side,
+            add_special_tokens=add_special_tokens,
+        )
 
     def trace(self, *prompt: Any, **kwargs: Any) -> Trace:
         """A trace of one forward on a prompt, to be opened by `with`.
 
         Args:
             prompt: whatever `tokenize` takes; or leave it out and give `input_ids=` or `inputs_embeds=`.
-            kwargs: handed on to the model's forward, as `use_cache=False`.
+            kwargs: handed on to the model's forward, as `use_cache=False`; and `add_special_tokens=False` for
+                text that has them. With `past_key_values=cache` the prompt goes on from what the cache holds.
         Raises:
-            PromptError: no prompt, several, or one that the model cannot take.
+            PromptError: no prompt, several, one that the model cannot take, or a keyword that no module of
+                the model takes.
         """
+        check_keywords(self.hf_model, kwargs)
         return self._open(ModelCall(self.hf_model, (), self._inputs(prompt, kwargs, None)))
 
     def generate(self, *prompt: Any, **kwargs: Any) -> Trace:
@@ -185,20 +198,22 @@ class LanguageModel(TracedModel, ReadableModel):
         return LensWidget(self, prompt, **kwargs)
 
     def _inputs(self, prompt: tuple[Any, ...], kwargs: dict[str, Any], side: str | None) -> dict[str, Any]:
+        add_special_tokens = kwargs.pop("add_special_tokens", True)
         if len(prompt) > 1:
             raise PromptError(
                 f"{len(prompt)} prompts were given one by one. Give a list: trace([first, second])."
             )
-        if not prompt and not {"input_ids", "inputs_embeds"} & set(kwargs):
+        if not prompt and not {"input_ids", "inputs_embeds", "input_features"} & set(kwargs):
             raise PromptError("No prompt was given. Write trace(prompt), with a string, ids or an encoding.")
         if not prompt:
-            return {**self.tokenize(kwargs)}
-        encoding = {**self.tokenize(prompt[0], side=side), **kwargs}
-        if "attention_mask" not in kwargs:
-            return encoding
-        if "position_ids" not in kwargs:
-            encoding.pop("position_ids", None)  # they go by the mask, which is another one
-        return {**self.tokenize(encoding)}
+            return after_cache({**self.tokenize(kwargs)})
+        found = self.tokenize(prompt[0], side=side, add_special_tokens=add_special_tokens)
+        encoding = {**found, **kwargs}
+        if "attention_mask" in kwargs:
+            if "position_ids" not in kwargs:
+                encoding.pop("position_ids", None)  # they go by the mask, which is another one
+            encoding = {**self.tokenize(encoding)}
+        return after_cache(encoding)
 
     def _is_block(self, ref: ModuleRef) -> bool:
         # only elements of a list can be blocks: all else is settled without looking at the model
