@@ -19,10 +19,10 @@ from lenswidget.models.prompts import encode
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.run import Run
 from lenswidget.tracing.generation import Generation
-from lenswidget.tracing.modules import TracedModel
 from lenswidget.tracing.moments import ModuleRef
 from lenswidget.tracing.replay import ModelCall
 from lenswidget.tracing.trace import Trace
+from lenswidget.tracing.traced_model import TracedModel
 from lenswidget.widget.widget import LensWidget
 
 # options of from_pretrained that are nobody else's business
