@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ class LanguageModel(TracedModel, ReadableModel):
         blocks: path of the `ModuleList` of decoder blocks, where watching the model does not find it.
         final_norm: path of the final norm, likewise.
         unembed: path of the module that makes the logits, likewise.
+        rename: other names for modules, as `{"transformer.h": "blocks"}`: see `TracedModel`.
         from_pretrained_kwargs: handed on to `AutoModelForCausalLM.from_pretrained`.
     Raises:
         LensError: any of these with a loaded model.
@@ -52,6 +54,7 @@ class LanguageModel(TracedModel, ReadableModel):
         blocks: str | None = None,
         final_norm: str | None = None,
         unembed: str | None = None,
+        rename: Mapping[str, str] | None = None,
         **from_pretrained_kwargs: Any,
     ) -> None:
         given: dict[str, Any] = {"blocks": blocks, "final_norm": final_norm, "unembed": unembed}
@@ -65,10 +68,10 @@ class LanguageModel(TracedModel, ReadableModel):
                 )
         else:
             name = _name(name_or_hf_model)
-            source = _source(name, tokenizer=tokenizer, **given, **from_pretrained_kwargs)
+            source = _source(name, tokenizer=tokenizer, rename=rename, **given, **from_pretrained_kwargs)
             hf_model = _loaded(AutoModelForCausalLM, name, **from_pretrained_kwargs).eval()
             tokenizer = tokenizer or name
-        super().__init__(hf_model)
+        super().__init__(hf_model, rename=rename)
         if isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = _loaded(AutoTokenizer, os.fspath(tokenizer))
         if tokenizer is not None and not hasattr(tokenizer, "decode"):

@@ -1,7 +1,7 @@
 """What to write here in place of names that nnsight has and lenswidget does not."""
 
 OF_A_TRACE = {
-    "invoke": "a trace is one call of the model. Give a batch, `model.trace([a, b])`, or open a trace for each.",
+    "invoke": "a trace is one call of the model. Give a batch, `model.trace([a, b])`, or one trace each.",
     "iter": "write `for step in tracer.steps:`.",
     "all": "write `for step in tracer.steps:`.",
     "next": "write `for step in tracer.steps:`.",

@@ -53,7 +53,8 @@ class OutputCache(Mapping[str, Any]):
         """
         path = self._main_paths.get(module)
         if path is not None:
-            self._outputs.setdefault(path, []).append(replace_leaves(output, self._copy))
+            copied = replace_leaves(output, self._copy)
+            self._outputs.setdefault(path, []).append(copied)
 
     def clear(self) -> None:
         """Drop all outputs: the forward is run again."""
