@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,10 +21,10 @@ from lenswidget.models.prompts import Prompt, after_cache, model_inputs
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.tracing.generation import Generation
-from lenswidget.tracing.modules import TracedModel
 from lenswidget.tracing.moments import CallOrder, ModuleRef
 from lenswidget.tracing.replay import ModelCall
 from lenswidget.tracing.trace import Trace
+from lenswidget.tracing.traced_model import TracedModel
 from lenswidget.widget.widget import LensWidget
 
 # options of from_pretrained that are nobody else's business
@@ -40,6 +40,7 @@ class LanguageModel(TracedModel, ReadableModel):
         blocks: path of the `ModuleList` of decoder blocks, where watching the model does not find it.
         final_norm: path of the final norm, likewise.
         unembed: path of the module that makes the logits, likewise.
+        rename: other names for modules, as `{"transformer.h": "blocks"}`: see `TracedModel`.
         from_pretrained_kwargs: handed on to `AutoModelForCausalLM.from_pretrained`.
     Raises:
         LensError: any of these with a loaded model.
@@ -54,6 +55,7 @@ class LanguageModel(TracedModel, ReadableModel):
         blocks: str | None = None,
         final_norm: str | None = None,
         unembed: str | None = None,
+        rename: Mapping[str, str] | None = None,
         **from_pretrained_kwargs: Any,
     ) -> None:
         given: dict[str, Any] = {"blocks": blocks, "final_norm": final_norm, "unembed": unembed}
@@ -67,10 +69,10 @@ class LanguageModel(TracedModel, ReadableModel):
                 )
         else:
             name = _name(name_or_hf_model)
-            source = _source(name, tokenizer=tokenizer, **given, **from_pretrained_kwargs)
+            source = _source(name, tokenizer=tokenizer, rename=rename, **given, **from_pretrained_kwargs)
             hf_model = _loaded(AutoModelForCausalLM, name, **from_pretrained_kwargs).eval()
             tokenizer = tokenizer or name
-        super().__init__(hf_model)
+        super().__init__(hf_model, rename=rename)
         if isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = _loaded(AutoTokenizer, os.fspath(tokenizer))
         if tokenizer is not None and not hasattr(tokenizer, "decode"):
