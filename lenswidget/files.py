@@ -1,6 +1,7 @@
 """Files: paths are checked in one place, and a file is written beside its target and then moved there."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
@@ -103,6 +104,15 @@ def _move(targets: list[Path], scratch: tuple[Path, ...], folder: Path) -> None:
             else:
                 old.replace(target)
         raise
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _to_disk(path: Path, mode: int) -> None:

@@ -1,6 +1,5 @@
 """A tuned lens as the tuned-lens package keeps it: a folder with `config.json` and `params.pt`."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lenswidget.errors import LensFileError
+from lenswidget.files import sha256
 from lenswidget.lenses.lens_file import DAMAGE, PUBLISHED, load_pickled, saving
 
 DIGESTS = "SHA256SUMS"  # in the format of sha256sum; the package passes it over
@@ -32,7 +32,7 @@ def save_folder(folder: Path, config: Mapping[str, Any], weight: Tensor, bias: T
     with saving(*(folder / name for name in (*PUBLISHED, DIGESTS))) as (config_file, params_file, digests):
         config_file.write_text(json.dumps(config))
         torch.save(state, params_file)
-        lines = [f"{_sha256(file)}  {file.name}\n" for file in (config_file, params_file)]
+        lines = [f"{sha256(file)}  {file.name}\n" for file in (config_file, params_file)]
         digests.write_text("".join(lines))
 
 
@@ -108,7 +108,7 @@ def _check_digests(folder: Path) -> None:
     try:
         lines = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
         told = {name: digest for digest, name in cast(list[tuple[str, str]], lines)}
-        wrong = [name for name in PUBLISHED if told[name] != _sha256(folder / name)]
+        wrong = [name for name in PUBLISHED if told[name] != sha256(folder / name)]
     except (OSError, KeyError, ValueError) as error:
         raise LensFileError(f"{path} cannot be read ({error!r:.100}); get the lens again.") from error
     if wrong:
@@ -116,11 +116,3 @@ def _check_digests(folder: Path) -> None:
             f"{folder / wrong[0]} is not what was written: its digest in {DIGESTS} differs. Get the lens "
             f"again, or remove {DIGESTS} if you changed it yourself."
         )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
