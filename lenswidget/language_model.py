@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,13 +15,14 @@ from lenswidget.anatomy.layers import Layers
 from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensError, ModelError, PromptError
+from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import device_of
-from lenswidget.models.prompts import encode
+from lenswidget.models.prompts import Prompt, model_inputs
 from lenswidget.readout.local_engine import LocalEngine
-from lenswidget.readout.run import Run
+from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.tracing.generation import Generation
 from lenswidget.tracing.modules import TracedModel
-from lenswidget.tracing.moments import ModuleRef
+from lenswidget.tracing.moments import CallOrder, ModuleRef
 from lenswidget.tracing.replay import ModelCall
 from lenswidget.tracing.trace import Trace
 from lenswidget.widget.widget import LensWidget
@@ -78,7 +80,7 @@ class LanguageModel(TracedModel, ReadableModel):
         self.tokenizer = tokenizer
         self.source = source
         self._given = given
-        self._anatomy: Anatomy | None = None
+        self._anatomy: tuple[int, Anatomy] | None = None
         self._tail: Tail | None = None
 
     @property
@@ -92,7 +94,7 @@ class LanguageModel(TracedModel, ReadableModel):
         return device_of(self.hf_model)
 
     def tokenize(self, prompt: Any, *, side: str | None = None) -> BatchEncoding:
-        """A prompt as the model's keyword arguments, on its device: see `prompts.encode`.
+        """A prompt as the model's keyword arguments, on its device: see `models.prompts.model_inputs`.
 
         Args:
             prompt: string or strings, token ids, an encoding, or embeddings `[batch, seq, d_model]`.
@@ -100,7 +102,7 @@ class LanguageModel(TracedModel, ReadableModel):
         Raises:
             PromptError: a prompt that the model cannot take.
         """
-        return encode(prompt, self.tokenizer, self.hf_model, self.device, side=side)
+        return model_inputs(prompt, self.tokenizer, self.hf_model, self.device, side=side)
 
     def trace(self, *prompt: Any, **kwargs: Any) -> Trace:
         """A trace of one forward on a prompt, to be opened by `with`.
@@ -129,18 +131,25 @@ class LanguageModel(TracedModel, ReadableModel):
 
     @property
     def anatomy(self) -> Anatomy:
-        """What one watched forward tells about the model: its blocks, final norm, unembed, sites."""
-        if self._anatomy is None:
+        """What one watched forward tells about the model: its blocks, final norm, unembed, sites.
+
+        Found out again when the model has changed: see `ModelFacts.fingerprint`.
+        """
+        facts = facts_of(self.hf_model)
+        if self._anatomy is None or self._anatomy[0] != facts.fingerprint():
             with self.lock:
-                self._anatomy = discover(self.hf_model, **self._given)
-        return self._anatomy
+                anatomy = discover(self.hf_model, **self._given)
+                self._anatomy = (facts.fingerprint(), anatomy)
+                self._order = CallOrder()
+        return self._anatomy[1]
 
     @property
     def tail(self) -> Tail:
         """The model's own map from the last block's output to its logits, in float32."""
-        if self._tail is None:
+        anatomy = self.anatomy
+        if self._tail is None or self._tail.anatomy is not anatomy:
             with self.lock:
-                self._tail = Tail(self.hf_model, self.anatomy)
+                self._tail = Tail(self.hf_model, anatomy)
         return self._tail
 
     @property
@@ -148,11 +157,30 @@ class LanguageModel(TracedModel, ReadableModel):
         """The decoder blocks with their sites, as `model.layers[5].resid_post` inside a trace."""
         return Layers(self)
 
-    def run(self, prompt: Any, **kwargs: Any) -> Run:
-        """Run the model once and keep what the readouts need: see `LocalEngine.run`."""
-        return LocalEngine(self).run(prompt, **kwargs)
+    def run(
+        self,
+        prompt: Prompt | RunSpec,
+        *,
+        sites: Sequence[str] = (EMBED_SITE,),
+        progress: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> Run:
+        """Run the model once, in evaluation mode, and keep what readouts need.
 
-    def lens(self, prompt: Any, **kwargs: Any) -> LensWidget:
+        Args:
+            prompt: a string, token ids, an encoding of one prompt, a chat, or the recipe of an earlier run
+                (`run.spec`).
+            sites: captured now; the others are when they are first read, by one more forward.
+            progress: called with `(layers passed, layers)`.
+            options: of the prompt: `add_special_tokens=False`; `decoder=` for an encoder-decoder, the text,
+                ids or number of tokens that its decoder has; options of a chat template. See `encode_prompt`.
+        Raises:
+            PromptError: a prompt that the model cannot take, or several.
+            CellError: a site that the model does not have.
+        """
+        return LocalEngine(self).run(prompt, sites=sites, progress=progress, **options)
+
+    def lens(self, prompt: Prompt | RunSpec | None = None, **kwargs: Any) -> LensWidget:
         """The widget on a prompt: see `LensWidget`."""
         return LensWidget(self, prompt, **kwargs)
 

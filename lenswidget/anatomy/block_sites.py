@@ -9,6 +9,7 @@ from torch import Tensor
 from lenswidget.anatomy.decomposition import Addend, Decomposition, HookPoint, Part, as_rows, met
 from lenswidget.anatomy.isolated_block import IsolatedBlock, noise
 from lenswidget.anatomy.recording import Call
+from lenswidget.tolerances import BLOCK_ALONE, SAME_CONTEXT, STREAM_SUM_EDITED, largest, within
 
 INNER_SITES = ("resid_mid", "attn_out", "mlp_out")
 
@@ -65,10 +66,9 @@ def examine(isolated: IsolatedBlock, like: BlockSites | None = None) -> BlockSit
         leaving, calls = isolated.run(isolated.entering)
     except Exception as error:
         return refusal(f"the block does not run by itself ({type(error).__name__})")
-    sums = Decomposition(as_rows(leaving), isolated.spacing)
+    sums = Decomposition(as_rows(leaving), isolated.dtype)
     again, before = as_rows(leaving), as_rows(isolated.leaving)
-    # 64 spacings of the largest: some kernels sum in another order each time
-    if not float((again - before).abs().max()) <= 64 * isolated.spacing * float(before.abs().max()):
+    if not within(again, before, BLOCK_ALONE, largest(before), isolated.dtype):
         return refusal("the block run by itself gives something else than inside the model")
     parts = _again(isolated, calls, sums, like) if like is not None else None
     if parts is not None and like is not None and like.is_vouched:
@@ -134,8 +134,8 @@ def _mixers(isolated: IsolatedBlock, calls: Sequence[Call], parts: Sequence[Part
     mixers: set[HookPoint] = set()
     for point, was in held.items():
         now = isolated.value(point, again)
-        # 3 %: far above rounding in 8 bits, far below another context; NaN (a disturbed mask) counts
-        if not float((now - was)[:, -1].abs().max()) <= 0.03 * float(was[:, -1].abs().max()):
+        # NaN (of a disturbed mask) counts as a change
+        if not within(now[:, -1], was[:, -1], SAME_CONTEXT, largest(was[:, -1])):
             mixers.add(point)
     return mixers
 
@@ -188,7 +188,7 @@ def _edit_holds(isolated: IsolatedBlock, calls: Sequence[Call], parts: Sequence[
     leaving, again = isolated.run(isolated.entering, dict(edits))
     mine = {addend.point for addend in part.addends}
     others = [addend for each in parts for addend in each.addends if addend.point not in mine]
-    return _is_sum(leaving, [isolated.entering, new, *_values(isolated, again, others)], isolated.spacing)
+    return _is_sum(leaving, [isolated.entering, new, *_values(isolated, again, others)], isolated.dtype)
 
 
 def _mid_is_shared(
@@ -200,17 +200,16 @@ def _mid_is_shared(
     leaving, again = isolated.run(isolated.entering, {mid: new}, in_place=True)
     first = next(i for i, part in enumerate(parts) if part.after == mid)
     others = [addend for each in parts[first + 1 :] for addend in each.addends]
-    return _is_sum(leaving, [new, *_values(isolated, again, others)], isolated.spacing)
+    return _is_sum(leaving, [new, *_values(isolated, again, others)], isolated.dtype)
 
 
 def _values(isolated: IsolatedBlock, calls: Sequence[Call], addends: Sequence[Addend]) -> list[Tensor]:
     return [addend.scale * isolated.value(addend.point, calls) for addend in addends]
 
 
-def _is_sum(leaving: Tensor, terms: Sequence[Tensor], spacing: float) -> bool:
-    missing = (as_rows(leaving) - sum(as_rows(term) for term in terms)).abs()
-    size = sum(as_rows(term).abs() for term in terms)
-    return bool((missing <= 8 * spacing * size + 1e-12).all())
+def _is_sum(leaving: Tensor, terms: Sequence[Tensor], dtype: torch.dtype) -> bool:
+    rows = torch.stack([as_rows(term) for term in terms])
+    return within(as_rows(leaving), rows.sum(0), STREAM_SUM_EDITED, rows.abs().sum(0), dtype)
 
 
 def sum_of(part: Part, read: Callable[[HookPoint], Tensor]) -> Tensor:

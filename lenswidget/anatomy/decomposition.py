@@ -14,6 +14,7 @@ from torch import Tensor
 from lenswidget.anatomy.recording import Call
 from lenswidget.anatomy.stream import Layout, layouts
 from lenswidget.nested import Slot
+from lenswidget.tolerances import MEDIAN_LEFT_OVER, SMALLEST_SCALE, STREAM_SUM, within
 
 MAX_PARTS = 4
 
@@ -123,8 +124,8 @@ def _fitting(tensor: Tensor, shape: torch.Size, d_model: int) -> Iterator[Layout
 class Decomposition:
     """Searches the ways in which what was met adds up, within the rounding of the model's own dtype."""
 
-    def __init__(self, end: Tensor, spacing: float):
-        self.end, self.spacing = end, spacing
+    def __init__(self, end: Tensor, dtype: torch.dtype):
+        self.end, self.dtype = end, dtype
         self.given: list[Candidate] = []
         self.nodes: list[Candidate] = []
 
@@ -179,7 +180,7 @@ class Decomposition:
         if not bool(torch.isfinite(gram).all()) or float(torch.linalg.det(gram)) <= 0:
             return None
         scales: list[float] = torch.linalg.solve(gram, basis.T @ change.flatten()).tolist()
-        if min(abs(scale) for scale in scales) < 1e-4:
+        if min(abs(scale) for scale in scales) < SMALLEST_SCALE.floor:
             return None
         return scales if self._fits(change, later, earlier, outputs, scales) else None
 
@@ -196,13 +197,13 @@ class Decomposition:
             missing -= scale * output
             size += (scale * output).abs()
         # the median too: what is missing must be small beside what was added, not only beside the stream
-        return bool((missing.abs() <= 4 * self.spacing * size + 1e-12).all()) and bool(
-            missing.abs().median() <= 0.05 * change.abs().median()
+        return within(missing, torch.zeros_like(missing), STREAM_SUM, size, self.dtype) and bool(
+            missing.abs().median() <= MEDIAN_LEFT_OVER.bound(change.abs().median())
         )
 
     def close(self, a: Tensor, b: Tensor) -> bool:
         """Equal up to rounding."""
-        return bool(((a - b).abs() <= 4 * self.spacing * (a.abs() + b.abs()) + 1e-12).all())
+        return within(a, b, STREAM_SUM, a.abs() + b.abs(), self.dtype)
 
     def _distinct(self, found: Sequence[Candidate]) -> list[Candidate]:
         kept: list[Candidate] = []

@@ -1,11 +1,9 @@
 """What one watched forward tells about a model: its blocks, its stream, its way to the logits."""
 
-import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lenswidget.anatomy.anatomy import Anatomy
@@ -17,11 +15,9 @@ from lenswidget.anatomy.recording import Call, Recording, probe_ids, watch
 from lenswidget.anatomy.stream import Stream, layouts
 from lenswidget.anatomy.tail_chain import TailStep, trace_tail
 from lenswidget.errors import AnatomyError
-from lenswidget.models.hf_model import forward, inference, logits_of
+from lenswidget.models.facts import facts_of
+from lenswidget.models.hf_model import inference
 from lenswidget.nested import Slot
-
-# What each model was found to be, and what it was made of then.
-_found: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, Anatomy]]" = weakref.WeakKeyDictionary()
 
 
 def discover(
@@ -33,7 +29,7 @@ def discover(
 ) -> Anatomy:
     """Finds a causal LM's blocks, final norm and unembed from one forward of a few tokens.
 
-    What was found is kept as long as the model lives, consists of the same modules and gives the same logits.
+    What was found is kept as long as the model lives and does not change, its weights included.
 
     Args:
         hf_model: a transformers causal LM, however it is stored or spread. It is left as it was.
@@ -44,21 +40,11 @@ def discover(
         AnatomyError: nothing in the model behaves like a stack of decoder blocks, or a path given here
             is not in the model or did not run.
     """
-    # without the model itself, which would then never be let go
-    modules = [(name, module) for name, module in hf_model.named_modules() if name]
-    made_of = (modules, blocks, final_norm, unembed)
-    kept = _found.get(hf_model)
-    if kept is None or kept[0] != made_of or not _answers_as(hf_model, kept[1].probe):
-        kept = _found[hf_model] = made_of, _discovered(hf_model, blocks, final_norm, unembed)
-    return kept[1]
-
-
-def _answers_as(hf_model: nn.Module, seen: Recording) -> bool:
-    try:
-        with inference(hf_model):
-            return torch.equal(logits_of(forward(hf_model, seen.ids)), seen.logits)
-    except RuntimeError:  # moved to another device, or to another dtype in part
-        return False
+    return facts_of(hf_model).get(
+        ("anatomy", blocks, final_norm, unembed),
+        lambda: _discovered(hf_model, blocks, final_norm, unembed),
+        values=True,
+    )
 
 
 def _discovered(

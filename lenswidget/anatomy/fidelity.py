@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lenswidget.tolerances import FIDELITY, FIDELITY_16_BITS
+
 
 @dataclass(frozen=True)
 class Fidelity:
@@ -52,10 +54,8 @@ def compare(decoded: Tensor, own: Tensor) -> Fidelity:
     # ids that are masked out have -inf
     largest = float(theirs.nan_to_num(0.0, 0.0, 0.0).abs().max())
     error = _gap(ours.log_softmax(-1), theirs.log_softmax(-1))
-    # 2 spacings for 16-bit logits, one of each side; 64 for float32, which rounds the sum over d_model too
-    spacings = 64 if own.dtype in (torch.float32, torch.float64) else 2
-    eps = max(torch.finfo(own.dtype).eps, torch.finfo(torch.float32).eps)
-    return Fidelity(error, spacings * eps * max(1.0, largest), len(ours))
+    tolerance = FIDELITY if own.dtype in (torch.float32, torch.float64) else FIDELITY_16_BITS
+    return Fidelity(error, tolerance.bound(max(1.0, largest), own.dtype), len(ours))
 
 
 def _gap(ours: Tensor, theirs: Tensor) -> float:

@@ -20,7 +20,7 @@ class IsolatedBlock:
         self.block, self.call, self.stream, self.shape = block, call, stream, shape
         self.entering = stream.layout.read(call.taken[stream.source])
         self.leaving = stream.layout.read(call.given[stream.target])
-        self.spacing = max(torch.finfo(self.leaving.dtype).eps, torch.finfo(torch.float32).eps)
+        self.dtype = self.leaving.dtype
 
     def run(
         self,

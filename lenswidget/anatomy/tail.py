@@ -9,6 +9,7 @@ from lenswidget.anatomy.anatomy import Anatomy
 from lenswidget.anatomy.fidelity import compare
 from lenswidget.errors import ShapeError
 from lenswidget.models.hf_model import inference
+from lenswidget.tolerances import TAIL_MODULES, TAIL_POST_OPS, UNIT_SCALE, largest, within
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,7 @@ class Tail:
             if self._steps is not None:
                 ours = self._walk(states * factor)
                 theirs = bypass.unembed_input(self.hf_model, states * factor)
-                near = torch.finfo(theirs.dtype).eps * 8 * float(theirs.float().abs().max())
-                if ours.shape != theirs.shape or not bool(((ours - theirs).abs() <= near).all()):
+                if not within(ours, theirs, TAIL_MODULES, largest(theirs.float()), theirs.dtype):
                     self._steps = None
 
     def _measured_post(self, given: Tensor) -> PostOps | None:
@@ -200,8 +200,7 @@ class Tail:
             theirs = self._answers(trial)
             if theirs is None:
                 return None
-            near = 8 * torch.finfo(torch.float32).eps * max(1.0, float(theirs.abs().max()))
-            if not bool(((post(trial.clone()) - theirs).abs() <= near).all()):
+            if not within(post(trial.clone()), theirs, TAIL_POST_OPS, max(1.0, largest(theirs))):
                 return None
         return post
 
@@ -213,4 +212,4 @@ class Tail:
 
 def _rounded(scale: float) -> float:
     """1.0 where it is 1.0 up to rounding, so that nothing is multiplied for nothing."""
-    return 1.0 if abs(scale - 1.0) < 1e-6 else scale
+    return 1.0 if abs(scale - 1.0) < UNIT_SCALE.floor else scale

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lenswidget.anatomy.recording import Call, Recording
 from lenswidget.anatomy.stream import Stream
 from lenswidget.nested import WHOLE, Slot
+from lenswidget.tolerances import FORGETS_SCALE, MODULE_CHAIN, largest, within
 
 MAX_STEPS = 8
 
@@ -89,9 +90,7 @@ def ratio(numerator: Tensor, denominator: Tensor) -> float | None:
     c = float((a * b).sum()) / square if square > 0 else 0.0
     if c == 0.0:
         return None
-    spacing = torch.finfo(numerator.dtype).eps
-    fits = (a - c * b).abs() <= 4 * spacing * (c * b).abs() + 1e-12
-    return c if bool(fits.all()) else None
+    return c if within(a, c * b, MODULE_CHAIN, (c * b).abs(), numerator.dtype) else None
 
 
 def _is_norm(module: nn.Module, call: Call) -> bool:
@@ -107,6 +106,5 @@ def _is_norm(module: nn.Module, call: Call) -> bool:
         return False
     if not (isinstance(once, Tensor) and isinstance(twice, Tensor)):
         return False
-    return bool(
-        torch.allclose(once.float(), twice.float(), rtol=0.1, atol=0.02 * float(once.float().abs().max()))
-    )
+    once, twice = once.float(), twice.float()
+    return within(once, twice, FORGETS_SCALE, twice.abs() + 0.2 * largest(once))

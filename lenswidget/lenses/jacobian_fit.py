@@ -18,6 +18,7 @@ from lenswidget.lenses.lens_file import as_path, load_pickled
 from lenswidget.lenses.provenance import Provenance, ids_digest, model_name, text_digests
 from lenswidget.models.hf_model import uncached
 from lenswidget.progress import Progress, counted
+from lenswidget.tolerances import TEXTS_TOGETHER
 
 PASS_BYTES = 512 << 20
 MAX_ROWS = 32
@@ -284,8 +285,7 @@ class Fit:
 
 def _near(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
     """Equal but for the rounding of a deep model in this dtype."""
-    tolerance = max(1e-4, 8 * torch.finfo(dtype).eps)
-    return one.shape == other.shape and bool((one - other).norm() <= tolerance * one.norm())
+    return one.shape == other.shape and bool((one - other).norm() <= TEXTS_TOGETHER.bound(one.norm(), dtype))
 
 
 def _chosen(layers: Sequence[int] | None, n_layers: int) -> list[int]:

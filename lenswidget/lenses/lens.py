@@ -41,6 +41,10 @@ class Lens(Protocol):
         ...
 
 
+# What `lens=` takes: a lens, a function of (layer, states), or None for the logit lens.
+LensLike: TypeAlias = Lens | Transport | None
+
+
 @dataclass(frozen=True)
 class LogitLens:
     """Every layer read as if it were the last: `transport` is the identity.
@@ -174,7 +178,8 @@ def check_lens(lens: Lens, model: Any) -> None:
     check = getattr(lens, "check", None)
     if check is None:
         return
-    known = _fitting.setdefault(model, weakref.WeakSet())
+    # a model that has changed has another tail
+    known = _fitting.setdefault(getattr(model, "tail", model), weakref.WeakSet())
     # a lens of your own may be nothing that a set can hold: it is checked each time
     with contextlib.suppress(TypeError):
         if lens in known:

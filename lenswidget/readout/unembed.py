@@ -1,7 +1,6 @@
 """The final norm and the unembed's product in float32, as fast as the machine gives it."""
 
 import contextlib
-import weakref
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -10,7 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import embedding
 
+from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import device_of
+from lenswidget.tolerances import PACKED_PRODUCT, WIDENED_NORM, largest, within
 
 # Weights stored in these are converted: bfloat16 has 8 significant bits, so logits would tie.
 HALVES = (torch.bfloat16, torch.float16)
@@ -18,12 +19,8 @@ HALVES = (torch.bfloat16, torch.float16)
 PACK_BYTES = 1 << 30
 # Rows of a 16-bit weight that are float32 at a time, where it is too large to be packed.
 ROWS_CONVERTED = 4096
-# From 2**15 numbers on, torch adds them up on all threads.
-SUMMED_ALONE = 2**15 - 1
 # For the rows of the weight that some logits are computed again with: on the CPU they stay in a core's cache.
 EXACT_BYTES, EXACT_BYTES_ELSEWHERE = 3 << 19, 64 << 20
-
-_packed: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, Tensor]]" = weakref.WeakKeyDictionary()
 
 
 class Unembed:
@@ -44,7 +41,7 @@ class Unembed:
         self._is_float32 = self._wide is not None or (
             self._linear is not None and self._linear.weight.dtype is torch.float32
         )
-        self._packed = _pack(self._linear) if self._is_float32 else None
+        self._packed = _packed(tail.hf_model, self._linear) if self._is_float32 else None
         self._buffer: Tensor | None = None
 
     @property
@@ -116,37 +113,28 @@ class Unembed:
         return self._buffer[:n]
 
 
-def _pack(linear: Any) -> Tensor | None:
+def _packed(hf_model: nn.Module, linear: Any) -> Tensor | None:
     """The weight in oneDNN's order, made once per weight; None where that cannot be had."""
     if linear is None or linear.weight.device.type != "cpu":
         return None
+    return facts_of(hf_model).get(("packed", id(linear)), lambda: _pack(linear))
+
+
+def _pack(linear: Any) -> Tensor | None:
     weight = linear.weight.detach()
     if 4 * weight.numel() > PACK_BYTES or not torch.backends.mkldnn.is_available():
         return None
-    mark = _mark(weight)
-    kept = _packed.get(linear)
-    if kept is not None and kept[0] == mark:
-        return kept[1]
     try:
         weight = weight.float()
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, 128)
         probe = torch.linspace(-1, 1, weight.shape[1], device="cpu").expand(2, -1).contiguous()
         product = torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "")
-        if not torch.allclose(product, probe @ weight.T, rtol=1e-4, atol=1e-4):
+        plain = probe @ weight.T
+        if not within(product, plain, PACKED_PRODUCT, plain.abs()):
             return None
     except (RuntimeError, AttributeError, TypeError, NotImplementedError):
         return None
-    _packed[linear] = (mark, packed)
     return packed
-
-
-def _mark(weight: Tensor) -> tuple[Any, ...]:
-    """Changes when the weight does; the sums see edits through `.data`, which count no version."""
-    some = weight[:: max(1, len(weight) // 64)]
-    # in pieces that torch adds up on one thread: to wake the others takes some 5 ms after a rest
-    pieces = some.split(max(1, SUMMED_ALONE // weight.shape[1]))
-    sums = b"".join(piece.sum(dim=-1, dtype=torch.float32).numpy().tobytes() for piece in pieces)
-    return weight.data_ptr(), weight._version, tuple(weight.shape), sums
 
 
 def free_bytes(device: torch.device) -> int:
@@ -224,5 +212,5 @@ def _agrees(prepare: Callable[[Tensor], Tensor], tail: Any, weight: Tensor) -> b
         wide, narrow = prepare(probe), tail.prepare(probe).float()
     except (RuntimeError, TypeError, ValueError):
         return False
-    near = 8 * torch.finfo(weight.dtype).eps * float(narrow.abs().max())
-    return wide.dtype is torch.float32 and bool(((wide - narrow).abs() <= near).all())
+    same = within(wide, narrow, WIDENED_NORM, largest(narrow), weight.dtype)
+    return wide.dtype is torch.float32 and same
