@@ -40,6 +40,10 @@ class LensMismatchError(LensError, ValueError):
     """A fitted lens that belongs to another model."""
 
 
+class LensMismatchWarning(UserWarning):
+    """A fitted lens whose model or texts differ from those it is used with, though it can be read."""
+
+
 class LensFileError(LensError, ValueError):
     """A lens that is missing from where it was asked for, or a file that holds none."""
 

@@ -2,16 +2,17 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lenswidget.anatomy.protocol import check_is_model
-from lenswidget.errors import LensMismatchError
+from lenswidget.errors import LensMismatchError, LensMismatchWarning
 from lenswidget.models.hf_model import device_of
 from lenswidget.versions import version_of
 
@@ -26,6 +27,7 @@ class Provenance:
         texts: sha256 of the token ids that it was fitted on.
         versions: of the packages that fitted it.
         settings: how it was fitted; for an artifact made elsewhere, its own metadata.
+        text_digests: of each text, in their order, so that a merge can tell which it has twice.
     """
 
     model: str = ""
@@ -35,6 +37,7 @@ class Provenance:
     n_tokens: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    text_digests: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: Any, ids: Sequence[Tensor], **settings: Any) -> "Provenance":
@@ -47,6 +50,7 @@ class Provenance:
             n_tokens=sum(map(len, ids)),
             versions={name: version_of(name) for name in ("lenswidget", "torch", "transformers")},
             settings=settings,
+            text_digests=text_digests(ids),
         )
 
     @property
@@ -57,9 +61,31 @@ class Provenance:
 
     @classmethod
     def from_json(cls, text: str) -> "Provenance":
-        """The inverse of `json.dumps(asdict(self))`; fields of a later version are dropped."""
-        known = {item.name for item in fields(cls)}
-        return cls(**{key: value for key, value in json.loads(text).items() if key in known})
+        """The inverse of `json.dumps(asdict(self))`; fields of a later version are dropped.
+
+        Raises:
+            ValueError: not JSON, or a field of another type.
+        """
+        return cls.from_mapping(json.loads(text))
+
+    @classmethod
+    def from_mapping(cls, given: Any) -> "Provenance":
+        """The inverse of `asdict`; fields of a later version are dropped.
+
+        Raises:
+            ValueError: no mapping, or a field of another type.
+        """
+        if not isinstance(given, dict):
+            raise ValueError(f"its provenance is a {type(given).__name__}")
+        found = {item.name: given[item.name] for item in fields(cls) if item.name in given}
+        for name, value in found.items():
+            kinds = {str: str, int: int, dict: dict, tuple: (list, tuple)}
+            if isinstance(value, bool) or not isinstance(value, kinds[type(getattr(UNKNOWN, name))]):
+                raise ValueError(f"the {name} of its provenance is {value!r:.40}")
+        digests = cast(Sequence[Any], found.pop("text_digests", ()))
+        if not all(isinstance(digest, str) for digest in digests):
+            raise ValueError("the text_digests of its provenance are no strings")
+        return cls(**found, text_digests=tuple(digests))
 
 
 UNKNOWN = Provenance()
@@ -77,6 +103,11 @@ def ids_digest(ids: Sequence[Tensor]) -> str:
     for text in ids:
         digest.update(len(text).to_bytes(8, "little") + text.cpu().to(torch.int64).numpy().tobytes())
     return digest.hexdigest()
+
+
+def text_digests(ids: Sequence[Tensor]) -> tuple[str, ...]:
+    """The first 16 hexadecimal digits of `ids_digest` of each text alone."""
+    return tuple(ids_digest([text])[:16] for text in ids)
 
 
 def unembed_columns(model: Any, columns: Sequence[int]) -> Float[Tensor, "d_vocab n"]:
@@ -130,6 +161,8 @@ def check_model(lens: Any, model: Any) -> None:
     Raises:
         LensError: the model is none.
         LensMismatchError: width, number of layers, or unembed differ.
+    Warns:
+        LensMismatchWarning: it was fitted to a model of another name, or with another start of texts.
     """
     check_is_model(model, "A lens")
     anatomy, source = model.anatomy, lens.provenance.model or "a model that it does not name"
@@ -146,6 +179,41 @@ def check_model(lens: Any, model: Any) -> None:
             f"{model_name(model)}: their digests differ. Load the model that it was fitted to, "
             "or fit a lens to this one."
         )
+    _warn_of_differences(lens, model)
+
+
+def _warn_of_differences(lens: Any, model: Any) -> None:
+    """Warns of what may make a lens worse than it should be, but does not make it another model's."""
+    own, found = lens.provenance.model, model_name(model)
+    if own and _short(own) != _short(found):
+        same = "though their unembeds are the same" if lens.provenance.unembed else "by their names"
+        warnings.warn(
+            f"This {lens.name} lens was fitted to {own}, and the model is {found}: not the same model, "
+            f"{same}. Fit a lens to this one for what its own layers hold.",
+            LensMismatchWarning,
+            stacklevel=4,
+        )
+    had, has = lens.provenance.settings.get("add_bos"), adds_bos(getattr(model, "tokenizer", None))
+    if isinstance(had, bool) and has is not None and had != has:
+        words = ("with", "puts none") if had else ("without", "puts one")
+        warnings.warn(
+            f"This {lens.name} lens was fitted on texts {words[0]} a BOS token in front, and the model's "
+            f"tokenizer {words[1]} there: states near the start of a prompt differ. Fit with add_bos={has}, "
+            "or give prompts as token ids.",
+            LensMismatchWarning,
+            stacklevel=4,
+        )
+
+
+def _short(name: str) -> str:
+    """A model's name without its owner or folder, which depend on where it was loaded from."""
+    return name.rstrip("/\\").replace("\\", "/").split("/")[-1].lower()
+
+
+def adds_bos(tokenizer: Any) -> bool | None:
+    """Whether a tokenizer puts its BOS token in front of a text; None where it has none."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    return None if bos is None else list(tokenizer("a")["input_ids"][:1]) == [bos]
 
 
 def check_states(lens: Any, states: Tensor, layer: int) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lenswidget.anatomy.protocol import check_is_model
 from lenswidget.errors import FidelityError, PromptError
-from lenswidget.lenses.fit_texts import check_settings, encode, frozen
+from lenswidget.lenses.fit_texts import check_settings, encode, frozen, have_bos
 from lenswidget.lenses.provenance import Provenance, model_name
 from lenswidget.models.hf_model import uncached
 from lenswidget.progress import Progress, counted
@@ -67,16 +66,16 @@ def fit(
     n_steps: int,
     cells_per_step: int,
     seed: int,
+    add_bos: bool | None,
     progress: Progress,
 ) -> tuple[Tensor, Tensor, Provenance]:
     """Weights `[n_layers, d_model, d_model]`, biases `[n_layers, d_model]` and where they come from.
 
     The arguments are those of `TunedLens.fit`.
     """
-    check_is_model(model, "A lens")
     check_settings(1, max_tokens=max_tokens, cells_per_step=cells_per_step)
     check_settings(0, n_steps=n_steps, seed=seed)
-    ids = [text for text in encode(model, texts, max_tokens) if len(text)]
+    ids = [text for text in encode(model, texts, max_tokens, add_bos) if len(text)]
     if sum(map(len, ids)) < 2:
         raise PromptError("The texts to fit a tuned lens on hold fewer than two tokens; pass longer texts.")
     settings = {
@@ -85,6 +84,7 @@ def fit(
         "cells_per_step": cells_per_step,
         "seed": seed,
         "dtype": str(next(model.hf_model.parameters()).dtype).removeprefix("torch."),
+        "add_bos": have_bos(model, ids),
     }
     provenance = Provenance.of(model, ids, **settings)
     done = counted(len(ids) + n_steps, progress, "Tuned lens")
