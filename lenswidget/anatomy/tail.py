@@ -149,7 +149,7 @@ class Tail:
     def _verify(self) -> None:
         """Takes each fast part only if it equals the model's own forward on the probe's states."""
         anatomy, seen = self.anatomy, self.anatomy.probe
-        last = anatomy.streams[-1].leaving(seen.by_path()[anatomy.blocks[-1]][-1].output)
+        last = anatomy.streams[-1].leaving(seen.by_path()[anatomy.rows[-1].path][-1].output)
         states = last.reshape(-1, anatomy.d_model)
         own = seen.logits.reshape(len(states), -1)
         self._head_dtype = states.dtype
