@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +17,9 @@ from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensError, ModelError, PromptError
 from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import device_of
-from lenswidget.models.prompts import encode
+from lenswidget.models.prompts import Prompt, model_inputs
 from lenswidget.readout.local_engine import LocalEngine
-from lenswidget.readout.run import Run
+from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.tracing.generation import Generation
 from lenswidget.tracing.modules import TracedModel
 from lenswidget.tracing.moments import CallOrder, ModuleRef
@@ -93,7 +94,7 @@ class LanguageModel(TracedModel, ReadableModel):
         return device_of(self.hf_model)
 
     def tokenize(self, prompt: Any, *, side: str | None = None) -> BatchEncoding:
-        """A prompt as the model's keyword arguments, on its device: see `prompts.encode`.
+        """A prompt as the model's keyword arguments, on its device: see `models.prompts.model_inputs`.
 
         Args:
             prompt: string or strings, token ids, an encoding, or embeddings `[batch, seq, d_model]`.
@@ -101,7 +102,7 @@ class LanguageModel(TracedModel, ReadableModel):
         Raises:
             PromptError: a prompt that the model cannot take.
         """
-        return encode(prompt, self.tokenizer, self.hf_model, self.device, side=side)
+        return model_inputs(prompt, self.tokenizer, self.hf_model, self.device, side=side)
 
     def trace(self, *prompt: Any, **kwargs: Any) -> Trace:
         """A trace of one forward on a prompt, to be opened by `with`.
@@ -156,11 +157,30 @@ class LanguageModel(TracedModel, ReadableModel):
         """The decoder blocks with their sites, as `model.layers[5].resid_post` inside a trace."""
         return Layers(self)
 
-    def run(self, prompt: Any, **kwargs: Any) -> Run:
-        """Run the model once and keep what the readouts need: see `LocalEngine.run`."""
-        return LocalEngine(self).run(prompt, **kwargs)
+    def run(
+        self,
+        prompt: Prompt | RunSpec,
+        *,
+        sites: Sequence[str] = (EMBED_SITE,),
+        progress: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> Run:
+        """Run the model once, in evaluation mode, and keep what readouts need.
 
-    def lens(self, prompt: Any, **kwargs: Any) -> LensWidget:
+        Args:
+            prompt: a string, token ids, an encoding of one prompt, a chat, or the recipe of an earlier run
+                (`run.spec`).
+            sites: captured now; the others are when they are first read, by one more forward.
+            progress: called with `(layers passed, layers)`.
+            options: of the prompt: `add_special_tokens=False`; `decoder=` for an encoder-decoder, the text,
+                ids or number of tokens that its decoder has; options of a chat template. See `encode_prompt`.
+        Raises:
+            PromptError: a prompt that the model cannot take, or several.
+            CellError: a site that the model does not have.
+        """
+        return LocalEngine(self).run(prompt, sites=sites, progress=progress, **options)
+
+    def lens(self, prompt: Prompt | RunSpec | None = None, **kwargs: Any) -> LensWidget:
         """The widget on a prompt: see `LensWidget`."""
         return LensWidget(self, prompt, **kwargs)
 

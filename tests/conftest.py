@@ -5,7 +5,7 @@ import os
 from jaxtyping import install_import_hook
 
 # Before the first import of the package: every annotated shape is checked while the tests run.
-install_import_hook("lenswidget", "beartype.beartype")
+install_import_hook("lenswidget", "typechecker.check")
 
 import pytest  # noqa: E402  (the hook must come first)
 import torch  # noqa: E402

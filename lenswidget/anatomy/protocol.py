@@ -79,6 +79,6 @@ def check_is_model(model: object, what: str) -> None:
     """
     if not isinstance(model, (ReadableModel, Tail)):
         raise LensError(
-            f"{what} was given a {type(model).__name__} for its model. Give it a LanguageModel: "
+            f"{what} was given a {type(model).__name__}. Give it a LanguageModel: "
             "lw.LanguageModel(hf_model, tokenizer)."
         )

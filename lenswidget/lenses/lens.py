@@ -41,6 +41,10 @@ class Lens(Protocol):
         ...
 
 
+# What `lens=` takes: a lens, a function of (layer, states), or None for the logit lens.
+LensLike: TypeAlias = Lens | Transport | None
+
+
 @dataclass(frozen=True)
 class LogitLens:
     """Every layer read as if it were the last: `transport` is the identity.

@@ -74,7 +74,8 @@ def device_of(hf_model: nn.Module) -> torch.device:
 def evaluation(hf_model: nn.Module) -> Generator[None, None, None]:
     """Evaluation mode; every module's own mode is put back."""
     training = [module for module in hf_model.modules() if module.training]
-    hf_model.eval()
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
@@ -87,3 +88,10 @@ def inference(hf_model: nn.Module) -> Generator[None, None, None]:
     """Evaluation mode without gradients; every module's own mode is put back."""
     with evaluation(hf_model), torch.no_grad():
         yield
+
+
+def is_encoder_decoder(hf_model: nn.Module) -> bool:
+    """Whether a model has an encoder and a decoder, whose tokens are the columns."""
+    return bool(getattr(getattr(hf_model, "config", None), "is_encoder_decoder", False)) and takes(
+        hf_model, "decoder_input_ids"
+    )

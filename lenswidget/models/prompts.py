@@ -1,8 +1,10 @@
 """Prompts of every kind, as the keyword arguments that a causal LM takes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import BatchEncoding
@@ -12,22 +14,33 @@ from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import inference, takes, text_config
 from lenswidget.tolerances import PADDING, largest, within
 
+# Text, token ids, an encoding, embeddings or a chat; several make a batch where that is taken.
+Prompt: TypeAlias = str | Sequence[Any] | Mapping[str, Any] | Tensor | npt.NDArray[Any]
 _KINDS = "a string, a list of strings, token ids, an encoding, or embeddings [batch, seq, d_model]"
 
 
-def encode(
-    prompt: Any, tokenizer: Any, hf_model: nn.Module, device: Any, *, side: str | None = None
+def model_inputs(
+    prompt: Any,
+    tokenizer: Any,
+    hf_model: nn.Module,
+    device: Any,
+    *,
+    side: str | None = None,
+    add_special_tokens: bool = True,
 ) -> BatchEncoding:
-    """A prompt as the model's keyword arguments, on its device.
+    """A prompt, or several, as the model's keyword arguments, on its device.
 
     Args:
-        prompt: a string; a list of strings; token ids, as a list, a list of lists or a tensor `[seq]` or
-            `[batch, seq]`; an encoding (a mapping with `input_ids`); or embeddings `[batch, seq, d_model]`.
-            Prompts of different length make one batch, padded on `side`.
+        prompt: a string; a list of strings; token ids, as a list, a list of lists, or a tensor, numpy array
+            or series, `[seq]` or `[batch, seq]`; an encoding (a mapping with `input_ids`, of tensors, arrays
+            or lists); or embeddings `[batch, seq, d_model]`. Prompts of different length make one batch,
+            padded on `side`.
         tokenizer: the model's own; needed for strings only.
         hf_model: the model, asked for what its forward takes and how long a prompt may be.
         device: where the tensors go.
         side: "left" or "right"; the tokenizer's own unless given.
+        add_special_tokens: whether the tokenizer adds its own to strings. A BOS that a string begins with and
+            that the tokenizer adds as well is put there once.
     Returns:
         `input_ids [batch, seq]` and `attention_mask [batch, seq]`, or `inputs_embeds [batch, seq, d_model]`;
         with padding, `position_ids [batch, seq]` as well, where the model takes them: so every row is as
@@ -38,6 +51,7 @@ def encode(
     """
     if side not in (None, "left", "right"):
         raise PromptError(f'Asked to pad on the {side!r} side. Give side="left" or side="right".')
+    prompt = _as_tensor(prompt)
     if isinstance(prompt, Mapping):
         encoding = {str(key): _as_batch(str(key), value) for key, value in prompt.items()}
     elif isinstance(prompt, Tensor) and prompt.is_floating_point():
@@ -45,7 +59,7 @@ def encode(
             raise _refusal(prompt)
         encoding = {"inputs_embeds": prompt if prompt.ndim == 3 else prompt[None]}
     else:
-        rows = _rows(prompt, lambda text: _tokens(text, tokenizer, hf_model))
+        rows = _rows(prompt, lambda text: _tokens(text, tokenizer, hf_model, add_special_tokens))
         side = side or getattr(tokenizer, "padding_side", "right")
         encoding = _padded(rows, _pad_id(tokenizer, hf_model), left=side == "left")
     encoding = {
@@ -80,8 +94,21 @@ def _rows(prompt: Any, tokens: Callable[[str], Row]) -> list[Row]:
     raise _refusal(prompt)
 
 
+def _as_tensor(value: Any) -> Any:
+    """Numbers that a numpy array or a pandas series holds, as a tensor; anything else as it is."""
+    array = value.to_numpy() if hasattr(value, "to_numpy") else value
+    if isinstance(array, np.ndarray) and array.dtype.kind in "iuf":
+        return torch.from_numpy(np.ascontiguousarray(array))
+    if isinstance(array, np.ndarray) and array.dtype.kind in "UO":
+        return array.tolist()
+    return str(value) if isinstance(value, np.str_) else value
+
+
 def _as_batch(name: str, value: Any) -> Any:
-    """An encoding's lists, as a tokenizer gives them unless told otherwise, as one tensor `[batch, seq]`."""
+    """An encoding's lists, arrays and rows as one tensor `[batch, seq]`; other values stay."""
+    value = _as_tensor(value)
+    if isinstance(value, Tensor) and value.ndim == 1:
+        return value[None]
     if not isinstance(value, list):
         return value
     try:
@@ -101,20 +128,68 @@ def _is_id(item: Any) -> bool:
     )
 
 
-def _tokens(text: str, tokenizer: Any, hf_model: nn.Module) -> Row:
+def _check_tokenizer(tokenizer: Any) -> None:
     if tokenizer is None:
         raise PromptError(
             "The prompt is a string, but the model was loaded without a tokenizer. "
             "Give token ids, or LanguageModel(hf_model, tokenizer)."
         )
-    encoding = tokenizer(text)
+
+
+def text_ids(text: str, tokenizer: Any) -> list[int]:
+    """The ids of a text without the tokenizer's special tokens.
+
+    Raises:
+        PromptError: there is no tokenizer.
+    """
+    _check_tokenizer(tokenizer)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def starts_twice(text: str, tokenizer: Any) -> bool:
+    """Whether a text begins with the BOS that the tokenizer would put before it."""
+    bos = getattr(tokenizer, "bos_token", None)
+    if not isinstance(bos, str) or not bos or not text.startswith(bos):
+        return False
+    ids = list(tokenizer(text)["input_ids"])
+    return len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id
+
+
+def is_chat(prompt: Any) -> bool:
+    """Whether a prompt is a list of messages, each a mapping with a `role`."""
+    is_list = isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes)) and len(prompt) > 0
+    return is_list and all(isinstance(message, Mapping) and "role" in message for message in prompt)
+
+
+def chat_ids(messages: Any, tokenizer: Any, **options: Any) -> list[int]:
+    """The ids of a chat, rendered by the tokenizer's own template, which puts every special token itself.
+
+    Raises:
+        PromptError: no tokenizer, one without a template, or messages that the template refuses.
+    """
+    _check_tokenizer(tokenizer)
+    if not getattr(tokenizer, "chat_template", None):
+        raise PromptError("The prompt is a chat, but the tokenizer has no chat template. Give text or ids.")
+    options = {"add_generation_prompt": True, **options}
+    try:
+        found = tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)
+    except Exception as error:  # a template may raise whatever it likes
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise PromptError(f"The tokenizer's chat template refused the messages: {reason}.") from error
+    return list(found["input_ids"])
+
+
+def _tokens(text: str, tokenizer: Any, hf_model: nn.Module, add_special_tokens: bool) -> Row:
+    _check_tokenizer(tokenizer)
+    encoding = tokenizer(text) if add_special_tokens else tokenizer(text, add_special_tokens=False)
+    skipped = int(add_special_tokens and starts_twice(text, tokenizer))
     # the mask is made here; a tokenizer may say more, as token types, and the model may take it
     names = [
         name
         for name in encoding
         if name == "input_ids" or (name != "attention_mask" and takes(hf_model, name))
     ]
-    return {name: list(encoding[name]) for name in names}
+    return {name: list(encoding[name])[skipped:] for name in names}
 
 
 def _refusal(prompt: Any) -> PromptError:
@@ -150,6 +225,8 @@ def _padded(rows: list[Row], pad_id: int, *, left: bool) -> dict[str, Tensor]:
 def _check(encoding: dict[str, Any], hf_model: Any) -> None:
     ids = encoding.get("input_ids")
     given = ids if ids is not None else encoding.get("inputs_embeds")
+    if given is None and isinstance(encoding.get("input_features"), Tensor):
+        return  # sound: the encoder's, which has no token ids
     if not isinstance(given, Tensor):
         raise PromptError(
             f"The encoding holds {', '.join(encoding) or 'nothing'}. It needs input_ids or inputs_embeds."
@@ -179,7 +256,8 @@ def _check(encoding: dict[str, Any], hf_model: Any) -> None:
 def _add_positions(encoding: dict[str, Any], hf_model: nn.Module) -> None:
     """Where padding comes first, a token's position is its place among the tokens, not in the row."""
     mask = encoding.get("attention_mask")
-    if not isinstance(mask, Tensor) or mask.ndim != 2 or "position_ids" in encoding or bool(mask[:, 0].all()):
+    is_given = "position_ids" in encoding or not {"input_ids", "inputs_embeds"} & encoding.keys()
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or is_given or bool(mask[:, 0].all()):
         return
     if takes(hf_model, "position_ids"):
         given = encoding["input_ids"] if "input_ids" in encoding else encoding["inputs_embeds"]

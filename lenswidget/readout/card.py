@@ -5,15 +5,18 @@ and reads the whole vocabulary, so that the two can be held against each other.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lenswidget.checks import check_temperature
+from lenswidget.lenses.lens import LensLike
 from lenswidget.readout import reading
 from lenswidget.readout.cells import Cells
-from lenswidget.readout.query import Query, rows
+from lenswidget.readout.query import CheckedQuery, Query, rows
+from lenswidget.readout.run import EMBED_SITE, Run
 from lenswidget.readout.top_k import top_k
 
 N_MOVED = 5
@@ -58,12 +61,12 @@ class Card:
 
 
 def decode(
-    run: Any,
+    run: Run,
     layer: int,
     position: int,
     *,
-    lens: Any = None,
-    site: str = "resid_post",
+    lens: LensLike = None,
+    site: str = EMBED_SITE,
     k: int = 20,
     temperature: float = 1.0,
     track: Iterable[int] = (),
@@ -83,42 +86,56 @@ def decode(
             does not carry.
         LensError: a temperature that is not a finite number above 0.
     """
+    return decode_query(Query(run, Cells([layer], [position]), lens, site, k, track), temperature)
+
+
+def decode_query(query: Query, temperature: float = 1.0) -> Card:
+    """`decode`, for a query of one cell."""
     temperature = check_temperature(temperature)
-    asked = Query(run, Cells([layer], [position]), lens, site, k, track).checked()
+    asked = query.checked()
     (layer,), (position,) = asked.cells.layers.tolist(), asked.cells.positions.tolist()
-    below = layer - 1 if layer - 1 in rows(run, site, asked.lens) else None
+    below = layer - 1 if layer - 1 in rows(asked.run, asked.site, asked.lens) else None
     layers = [layer] if below is None else [layer, below]
-    logits = reading.logits(run, Cells.grid(layers, position), lens=asked.lens, site=site)
+    logits = reading.logits(replace(asked, cells=Cells.grid(layers, position)))
+    numbers = _numbers(logits, asked, temperature)
+    return Card(
+        run_id=asked.run.id,
+        layer=layer,
+        position=position,
+        site=asked.site,
+        lens=asked.lens.name,
+        temperature=temperature,
+        layer_below=below,
+        **numbers,
+    )
+
+
+def _numbers(logits: Tensor, asked: CheckedQuery, temperature: float) -> dict[str, Any]:
+    """What a card says of `[1 or 2, d_vocab]` logits: the cell's, and those of the row below."""
     # less the largest first: a temperature near 0 would make infinities of them
     log_probs = torch.log_softmax((logits - logits.amax(-1, keepdim=True)) / temperature, dim=-1)
     probs = log_probs.exp()
-    n_tokens = run.n_tokens_shown(asked.k)  # ids without a token count in the softmax, and are not shown
+    n_tokens = asked.run.n_tokens_shown(
+        asked.k
+    )  # ids without a token count in the softmax, and are not shown
     # a row that is not finite is NaN all through, and has no best
     is_finite, *is_below_finite = (~log_probs[:, 0].isnan()).tolist()
     none = torch.empty(0, dtype=torch.long, device=logits.device)
     ids = top_k(logits[:1, :n_tokens], asked.k)[0] if is_finite else none
-    promoted, suppressed = ([], []) if below is None else _moved(probs[:, :n_tokens])
-    ranks_below = ranks(logits[1], ids).tolist() if any(is_below_finite) else [None] * len(ids)
+    promoted, suppressed = _moved(probs[:, :n_tokens]) if len(logits) > 1 else ([], [])
     tracked = asked.track.to(logits.device)
     tracked_ranks = ranks(logits[0], tracked).tolist() if is_finite else [None] * len(tracked)
-    return Card(
-        run_id=run.id,
-        layer=layer,
-        position=position,
-        site=site,
-        lens=asked.lens.name,
-        temperature=temperature,
-        ids=ids.tolist(),
-        log_probs=log_probs[0, ids].tolist(),
-        logits=logits[0, ids].tolist(),
+    return {
+        "ids": ids.tolist(),
+        "log_probs": log_probs[0, ids].tolist(),
+        "logits": logits[0, ids].tolist(),
         # 0 log 0 is 0: a probability that underflowed adds nothing
-        entropy_nats=-torch.special.xlogy(probs[0], probs[0]).sum().item(),
-        layer_below=below,
-        rank_below=ranks_below,
-        promoted=promoted,
-        suppressed=suppressed,
-        tracked=list(zip(tracked.tolist(), log_probs[0, tracked].tolist(), tracked_ranks, strict=True)),
-    )
+        "entropy_nats": -torch.special.xlogy(probs[0], probs[0]).sum().item(),
+        "rank_below": ranks(logits[1], ids).tolist() if any(is_below_finite) else [None] * len(ids),
+        "promoted": promoted,
+        "suppressed": suppressed,
+        "tracked": list(zip(tracked.tolist(), log_probs[0, tracked].tolist(), tracked_ranks, strict=True)),
+    }
 
 
 def ranks(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -1,26 +1,51 @@
 """What runs a model and reads its runs, wherever the model is."""
 
-from collections.abc import Generator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Generator
+from typing import Any, Protocol, runtime_checkable
 
-from lenswidget.readout.cells import Cells
+from lenswidget.lenses.lens import Lens
+from lenswidget.models.encoded_prompt import EncodedPrompt
+from lenswidget.readout.card import Card
+from lenswidget.readout.query import Query
 from lenswidget.readout.readout import Readout
-from lenswidget.readout.run import EMBED_SITE
+from lenswidget.readout.run import ModelInfo, Run, RunSpec
 
 
+@runtime_checkable
 class Engine(Protocol):
-    """Runs prompts and reads cells; only token ids, cells and small arrays need cross it."""
+    """Runs recipes, reads cells, and says what the model is: all that a widget asks of a model.
 
-    def run(self, prompt: Any, *, sites: Sequence[str] = (EMBED_SITE,), progress: Any = None) -> Any:
-        """One forward, kept as streams."""
+    Only recipes, queries and small arrays need cross it.
+    """
+
+    def info(self) -> ModelInfo:
+        """What the model says of itself."""
         ...
 
-    def read(self, run: Any, cells: Cells | None = None, **options: Any) -> Readout:
-        """What some cells say; options as `lenswidget.readout.read` takes them."""
+    def encode(self, prompt: Any, **options: Any) -> EncodedPrompt:
+        """One prompt as the model takes it; see `models.encoded_prompt.encode_prompt`."""
         ...
 
-    def read_slices(
-        self, run: Any, cells: Cells | None = None, **options: Any
-    ) -> Generator[tuple[int, int], None, Readout]:
-        """The same in slices; options as `lenswidget.readout.read_slices` takes them."""
+    def run(self, spec: RunSpec, *, progress: Callable[[int, int], None] | None = None) -> Run:
+        """One forward, kept as streams; `progress` is called with `(layers passed, layers)`."""
+        ...
+
+    def read(self, query: Query, **limits: Any) -> Readout:
+        """What some cells say; limits as `lenswidget.readout.reading.read_query` takes them."""
+        ...
+
+    def read_slices(self, query: Query) -> Generator[tuple[int, int], None, Readout]:
+        """What some cells say, in slices: yields `(cells done, cells in all)`."""
+        ...
+
+    def decode(self, query: Query, temperature: float = 1.0) -> Card:
+        """One cell decoded again in full."""
+        ...
+
+    def check_lens(self, lens: Lens) -> None:
+        """Refuse a lens that was fitted to another model."""
+        ...
+
+    def let_go(self) -> None:
+        """Keep the model no longer; it answers on while something else keeps it."""
         ...

@@ -1,44 +1,49 @@
 """What a readout is asked for, checked before anything is computed."""
 
 import contextlib
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from lenswidget.errors import LensError
-from lenswidget.lenses.lens import as_lens, check_carried, check_lens, covered_layers
+from lenswidget.lenses.lens import Lens, LensLike, as_lens, check_carried, check_lens, covered_layers
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.run import EMBED_SITE, Run
 
 METRICS = ("entropy", "kl", "agrees")
+# Cells, or a list of `(layer, position)` pairs.
+CellsLike: TypeAlias = Cells | Iterable[tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class Query:
-    """The arguments of `lenswidget.readout.read`, which explains them. Unless told more: the top token alone.
+    """What is asked of some cells, as it was given; `read` explains the fields.
 
-    What `checked` returns holds a `Cells`, a `Lens`, the tracked ids as a tensor and the metrics as a set.
+    Unless told more: the top token of every cell, through the logit lens.
     """
 
-    run: Any
-    cells: Any = None
-    lens: Any = None
-    site: Any = EMBED_SITE
-    k: Any = 1
-    track: Any = ()
-    against: Any = None
-    metrics: Any = ()
+    run: Run
+    cells: CellsLike | None = None
+    lens: LensLike = None
+    site: str = EMBED_SITE
+    k: int = 1
+    track: Iterable[int] = ()
+    against: Run | None = None
+    metrics: Collection[str] = ()
     logits: bool = False
 
-    def checked(self) -> "Query":
+    def checked(self) -> "CheckedQuery":
         """The same, ready to be decoded.
 
         Raises:
             CellError: a cell, site, k or token id that a run does not have, or a layer that the lens does
                 not carry.
-            LensError: no run, a metric or lens that is not known, a lens of another model, or a reference
+            LensError: not a run, a metric or lens that is not known, a lens of another model, or a reference
                 that cannot be compared with.
         """
         run, site = _run(self.run, "read"), self.site
@@ -52,16 +57,19 @@ class Query:
         track = run.check_tokens(self.k, self.track)
         if self.against is not None:
             self._check_reference(_run(self.against, "compare with"), cells, lens)
-        return replace(
-            self,
+        return CheckedQuery(
+            run=run,
             cells=cells,
             lens=lens,
+            site=site,
             k=int(self.k),
             track=torch.tensor(track, dtype=torch.long, device="cpu"),
+            against=self.against,
             metrics=_metrics(self.metrics),
+            logits=self.logits,
         )
 
-    def _check_reference(self, against: Run, cells: Cells, lens: Any) -> None:
+    def _check_reference(self, against: Run, cells: Cells, lens: Lens) -> None:
         if against.d_vocab != self.run.d_vocab:
             raise LensError(
                 f"Asked to compare a vocabulary of {self.run.d_vocab} with one of {against.d_vocab}: the "
@@ -76,7 +84,26 @@ class Query:
         check_lens(lens, against.tail)
 
 
-def rows(run: Run, site: str, lens: Any) -> list[int]:
+@dataclass(frozen=True)
+class CheckedQuery:
+    """A `Query` whose every field fits its run; only `Query.checked` makes one.
+
+    Attributes:
+        track: token ids `[tracked]` int64, on the CPU.
+    """
+
+    run: Run
+    cells: Cells
+    lens: Lens
+    site: str
+    k: int
+    track: Int[Tensor, " tracked"]
+    against: Run | None
+    metrics: frozenset[str]
+    logits: bool
+
+
+def rows(run: Run, site: str, lens: Lens) -> list[int]:
     """The layers of a site's grid that a lens can carry, lowest first."""
     carried = covered_layers(lens, run.n_layers)
     return [layer for layer in range(run.lowest_layer(site), run.n_layers) if layer in carried]
@@ -84,7 +111,9 @@ def rows(run: Run, site: str, lens: Any) -> list[int]:
 
 def _run(run: Any, what: str) -> Run:
     if not isinstance(run, Run):
-        raise LensError(f"Asked to {what} {run!r:.80}, which is no run. Pass what model.run(prompt) gives.")
+        raise LensError(
+            f"Asked to {what} {run!r:.80}, which is not a run. Pass what model.run(prompt) gives."
+        )
     return run
 
 

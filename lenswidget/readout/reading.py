@@ -3,7 +3,7 @@
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable
 from typing import Any
 
 import numpy as np
@@ -11,24 +11,25 @@ import torch
 from torch import Tensor
 
 from lenswidget.errors import Cancelled, FidelityWarning, LensError
+from lenswidget.lenses.lens import LensLike
 from lenswidget.progress import Progress, drain, reporting
-from lenswidget.readout.cells import Cells
 from lenswidget.readout.metrics import Tile, measure
-from lenswidget.readout.query import Query
+from lenswidget.readout.query import CellsLike, CheckedQuery, Query
 from lenswidget.readout.readout import Readout
-from lenswidget.readout.tiles import TILE_BYTES, Decoder, is_out_of_memory
+from lenswidget.readout.run import EMBED_SITE, Run
+from lenswidget.readout.tiles import TILE_BYTES, TileDecoder, is_out_of_memory
 from lenswidget.readout.unembed import full_float32
 
 
 def read(
-    run: Any,
-    cells: Cells | Sequence[tuple[int, int]] | None = None,
+    run: Run,
+    cells: CellsLike | None = None,
     *,
-    lens: Any = None,
-    site: str = "resid_post",
+    lens: LensLike = None,
+    site: str = EMBED_SITE,
     k: int = 5,
-    track: Any = (),
-    against: Any = None,
+    track: Iterable[int] = (),
+    against: Run | None = None,
     metrics: Collection[str] = ("entropy",),
     logits: bool = False,
     tile_bytes: int = TILE_BYTES,
@@ -65,10 +66,23 @@ def read(
     Warns:
         FidelityWarning: the run's last row is not the model's own logits.
     """
-    slices = read_slices(
-        run, cells, lens=lens, site=site, k=k, track=track, against=against, metrics=metrics,
-        logits=logits, tile_bytes=tile_bytes, slice_s=slice_s,
-    )  # fmt: skip
+    query = Query(run, cells, lens, site, k, track, against, metrics, logits)
+    return read_query(
+        query, tile_bytes=tile_bytes, slice_s=slice_s, progress=progress, cancelled=cancelled, stacklevel=3
+    )
+
+
+def read_query(
+    query: Query,
+    *,
+    tile_bytes: int = TILE_BYTES,
+    slice_s: float = 0.25,
+    progress: Progress = None,
+    cancelled: Callable[[], bool] | None = None,
+    stacklevel: int = 2,
+) -> Readout:
+    """`read`, for a query; `stacklevel` is where its warning points."""
+    slices = read_slices(query, tile_bytes=tile_bytes, slice_s=slice_s)
     if not (cancelled is None or callable(cancelled)):
         raise LensError(
             f"Asked to read with cancelled={cancelled!r}; pass a function that says True to stop."
@@ -82,54 +96,63 @@ def read(
 
         readout: Readout = drain(slices, between)
         report(len(readout), len(readout))
-    if not run.fidelity.ok:
-        complaint = run.fidelity.complaint(run.model["name"])
-        warnings.warn(f"{complaint} Do not trust these numbers.", FidelityWarning, stacklevel=2)
+    fidelity = query.run.fidelity
+    if not fidelity.ok:
+        complaint = fidelity.complaint(query.run.model.name)
+        warnings.warn(f"{complaint} Do not trust these numbers.", FidelityWarning, stacklevel=stacklevel)
     return readout
 
 
 def read_slices(
-    run: Any, cells: Any = None, *, tile_bytes: int = TILE_BYTES, slice_s: float = 0.1, **asked: Any
+    query: Query, *, tile_bytes: int = TILE_BYTES, slice_s: float = 0.1
 ) -> Generator[tuple[int, int], None, Readout]:
     """`read`, in slices: yields `(cells done, cells in all)` every `slice_s` seconds or so.
 
-    `asked` is what else `Query` takes: unless told more, the top token alone. It is checked at the first
-    step. The model's lock is held within a slice and free between two; a generator that is closed or dropped
-    leaves nothing behind.
+    The query is checked at the first step. The model's lock is held within a slice and free between two; a
+    generator that is closed or dropped leaves nothing behind.
     """
-    checked = Query(run, cells, **asked).checked()
+    checked = query.checked()
+    run = checked.run
     limits: dict[str, Any] = {"tile_bytes": tile_bytes, "slice_s": slice_s}
     for name, value in limits.items():
         if not isinstance(value, (int, float)) or not value >= 0:
             raise LensError(f"Asked to read with {name}={value!r}; pass a number, 0 or more.")
     out = _Arrays(checked)
-    decoder: Decoder | None = None
+    decoder: TileDecoder | None = None
     done, total = 0, len(checked.cells)
+    is_shared = is_spread()
     yielded = time.monotonic()
     while done < total:
         with run.lock, torch.no_grad():
-            decoder = decoder or Decoder(checked, tile_bytes)
+            decoder = decoder or TileDecoder(checked, tile_bytes)
             started = time.monotonic()
             with full_float32(decoder.device):
                 taken = _decode_some(decoder, out, done, checked)
         done += taken
-        decoder.pace(time.monotonic() - started, slice_s)
+        if not is_shared:
+            decoder.pace(time.monotonic() - started, slice_s)
         if done < total and time.monotonic() - yielded >= slice_s:
             yield done, total
             yielded = time.monotonic()
     return out.readout()
 
 
-def logits(run: Any, cells: Cells, *, lens: Any = None, site: str = "resid_post") -> Tensor:
+def logits(query: CheckedQuery) -> Tensor:
     """All logits of a few cells, `[cells, d_vocab]` float32, on the model's device: a row each in memory."""
-    asked = Query(run, cells, lens, site).checked()
+    run = query.run
     with run.lock, torch.no_grad():
-        decoder = Decoder(asked, TILE_BYTES)
+        decoder = TileDecoder(query, TILE_BYTES)
         with full_float32(decoder.device):
-            return decoder.logits(run, asked.cells, asked.lens, site)
+            return decoder.logits(run, query.cells, query.lens, query.site)
 
 
-def _decode_some(decoder: Decoder, out: "_Arrays", done: int, asked: Query) -> int:
+def is_spread() -> bool:
+    """Whether several processes hold the model: they must cut the same tiles, whatever their clocks say."""
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _decode_some(decoder: TileDecoder, out: "_Arrays", done: int, asked: CheckedQuery) -> int:
     """One tile's cells, measured and stored; how many there were. Halves the tile while memory is short."""
     while True:
         try:
@@ -144,7 +167,7 @@ def _decode_some(decoder: Decoder, out: "_Arrays", done: int, asked: Query) -> i
 class _Arrays:
     """The numbers of all cells, filled tile by tile."""
 
-    def __init__(self, asked: Query):
+    def __init__(self, asked: CheckedQuery):
         self._asked = asked
         self._arrays: dict[str, Any] = {}
 

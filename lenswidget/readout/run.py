@@ -1,4 +1,4 @@
-"""A run: one prompt through one model, kept as the residual streams that readouts decode."""
+"""A run: its recipe, and the residual streams that one forward of it left."""
 
 import functools
 from collections.abc import Callable
@@ -11,37 +11,72 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lenswidget.anatomy.fidelity import Fidelity
+from lenswidget.anatomy.tail import Tail
 from lenswidget.checks import check_ids, is_integer
 from lenswidget.errors import CellError
+from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.readout.cells import Cells
+from lenswidget.tracing.locks import ModelLock
 
 EMBED_SITE = "resid_post"
 
 
+@dataclass(frozen=True, eq=False)
+class RunSpec:
+    """The recipe of a run: run it again, and the same comes out.
+
+    Attributes:
+        prompt: with everything that came with it.
+        sites: captured by the first forward; other sites are captured when they are first read.
+    """
+
+    prompt: EncodedPrompt
+    sites: tuple[str, ...] = (EMBED_SITE,)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the page, copied code and tables say of a model; what a model does not say is None.
+
+    Attributes:
+        name: what it was loaded from, else its class.
+        dtype: "float32" say; empty where the model does not say.
+        max_length: tokens that its positions reach.
+        sites: what can be read of its layers.
+        tokenizer: the model's, or None.
+        source: the code that loads it again; None if unknown.
+        class_name: of the transformers model.
+    """
+
+    name: str
+    dtype: str
+    quantization: str | None
+    max_length: int | None
+    n_layers: int
+    d_vocab: int
+    sites: tuple[str, ...]
+    tokenizer: Any
+    source: str | None
+    class_name: str
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """What one forward left: token ids, streams, and how closely the tail reproduces the model's logits.
+    """One forward's streams, and how closely the tail reproduces the model's logits from them.
 
     Attributes:
         id: unique among all runs of this process and, very likely, of others.
-        prompt: as it was given.
-        token_ids: `[seq]` int64, on the CPU.
-        sites: the sites that can be read; the streams of all but `resid_post` are captured when first read.
-        model: `name, dtype, quantization, max_length` of the model; None where it does not say.
+        spec: the recipe.
+        model: what the model says of itself.
         tail: the model's `Tail`.
-        tokenizer: the model's, or None.
-        lock: the model's lock; whoever decodes holds it.
+        lock: the model's lock, held while cells are decoded.
     """
 
     id: str
-    prompt: Any
-    token_ids: Int[Tensor, " seq"]
-    n_layers: int
-    sites: tuple[str, ...]
-    model: dict[str, Any]
-    tail: Any
-    tokenizer: Any
-    lock: Any
+    spec: RunSpec
+    model: ModelInfo
+    tail: Tail
+    lock: ModelLock
     _streams: dict[str, Tensor]
     _capture: Callable[[str], Tensor]
     _own: Tensor
@@ -73,13 +108,39 @@ class Run:
             self.__dict__["fidelity"] = self._check(logits[rows])
 
     @property
+    def prompt(self) -> str | list[int]:
+        """The prompt's text, or the ids of its columns where there was none."""
+        return self.spec.prompt.as_given
+
+    @property
+    def token_ids(self) -> Int[Tensor, " seq"]:
+        """`[seq]` int64, on the CPU: the token of each column."""
+        return self.spec.prompt.column_ids
+
+    @property
     def seq(self) -> int:
-        """How many tokens the prompt has."""
-        return len(self.token_ids)
+        """How many columns the grid has."""
+        return self.spec.prompt.seq
+
+    @property
+    def n_layers(self) -> int:
+        """How many rows the grid has above the embedding."""
+        return self.model.n_layers
 
     @property
     def d_vocab(self) -> int:
-        return self.tail.anatomy.d_vocab
+        """How many logits a cell has."""
+        return self.model.d_vocab
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites that can be read; all but those of the recipe are captured when they are first read."""
+        return self.model.sites
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, or None."""
+        return self.model.tokenizer
 
     @property
     def nbytes(self) -> int:
@@ -110,6 +171,10 @@ class Run:
         """
         cells = Cells(layers, positions)
         self.check(cells, site)
+        return self.states_of(site, cells)
+
+    def states_of(self, site: str, cells: Cells) -> Float[Tensor, "cells d_model"]:
+        """`states` of cells that `check` has let pass."""
         stream = self._stream(site)
         rows = torch.from_numpy(cells.layers - self.lowest_layer(site)).to(stream.device)
         return stream[rows, torch.from_numpy(cells.positions).to(stream.device)]
@@ -140,7 +205,7 @@ class Run:
 
     def __repr__(self) -> str:
         return (
-            f"Run({self.prompt!r:.60}: {self.seq} tokens, {self.n_layers} layers of {self.model['name']}; "
+            f"Run({self.prompt!r:.60}: {self.seq} tokens, {self.n_layers} layers of {self.model.name}; "
             f"sites {', '.join(self.sites)}; {self.nbytes / 2**20:.1f} MiB)"
         )
 

@@ -1,18 +1,17 @@
 """Tiles of cells: which go together, and their states carried to logits."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lenswidget.checks import Ints
-from lenswidget.lenses.lens import LogitLens, carry
+from lenswidget.lenses.lens import Lens, LogitLens, carry
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.metrics import Exact, Tile
-from lenswidget.readout.query import Query
-from lenswidget.readout.run import EMBED_SITE
+from lenswidget.readout.query import CheckedQuery
+from lenswidget.readout.run import EMBED_SITE, Run
 from lenswidget.readout.top_k import top_k
 from lenswidget.readout.unembed import Unembed, free_bytes
 
@@ -28,7 +27,7 @@ N_BEST = 32
 AS_IS = LogitLens()
 
 
-class Decoder:
+class TileDecoder:
     """Cuts what is asked into tiles of bounded size and decodes them one by one.
 
     Args:
@@ -36,9 +35,9 @@ class Decoder:
         tile_bytes: for a tile's logits and, where rows are compared, their probabilities.
     """
 
-    def __init__(self, asked: Query, tile_bytes: int):
+    def __init__(self, asked: CheckedQuery, tile_bytes: int):
         self._asked = asked
-        self._heads = {
+        self._unembeds = {
             id(run.tail): Unembed(run.tail) for run in (asked.run, asked.against) if run is not None
         }
         self._has_finals = bool(asked.metrics & {"kl", "agrees"})
@@ -46,7 +45,7 @@ class Decoder:
         # cells of one position side by side share its last row
         by_position = np.argsort(asked.cells.positions, kind="stable")
         self._order: Ints = by_position if self._has_finals else np.arange(len(asked.cells))
-        self.device = self._heads[id(asked.run.tail)].device
+        self.device = self._unembeds[id(asked.run.tail)].device
         if self.device.type == "cpu":
             tile_bytes = min(tile_bytes, CPU_TILE_BYTES)
         elif self.device.type == "cuda":
@@ -79,14 +78,14 @@ class Decoder:
             asked.run.check_decoded(cells, logits)
         return order, Tile(logits, n, segments, references, exact, asked.run.n_tokens_shown(asked.k))
 
-    def logits(self, run: Any, cells: Cells, lens: Any, site: str) -> Tensor:
+    def logits(self, run: Run, cells: Cells, lens: Lens, site: str) -> Tensor:
         """`[cells, d_vocab]` float32, all at once; the best of each row to the last bit."""
-        head = self._heads[id(run.tail)]
+        unembed = self._unembeds[id(run.tail)]
         prepared = self._prepare(run, cells, lens, site)
-        found = head(prepared)
-        if head.is_exact and found.device.type != "mps":
+        found = unembed(prepared)
+        if unembed.is_exact and found.device.type != "mps":
             best = top_k(found, min(N_BEST, found.shape[1]))
-            found.scatter_(1, best, head.exact(prepared, best).float())
+            found.scatter_(1, best, unembed.exact(prepared, best).float())
         return found
 
     def pace(self, elapsed_s: float, slice_s: float) -> None:
@@ -98,8 +97,8 @@ class Decoder:
 
     def halve(self) -> bool:
         """Makes tiles half as large from now on; False where they cannot be smaller."""
-        for head in self._heads.values():
-            head.forget()
+        for unembed in self._unembeds.values():
+            unembed.forget()
         self._most_rows = self._rows = max(1, self._tried // 2)
         return self._cells_tried > 1
 
@@ -137,9 +136,9 @@ class Decoder:
     def _last(self, positions: Ints) -> Cells:
         return Cells(np.full(len(positions), self._asked.run.n_layers - 1), positions)
 
-    def _prepare(self, run: Any, cells: Cells, lens: Any, site: str) -> Tensor:
+    def _prepare(self, run: Run, cells: Cells, lens: Lens, site: str) -> Tensor:
         """States through the lens and the final norm, `[cells, d_unembed]`."""
-        states = run.states(site, cells.layers, cells.positions)
+        states = run.states_of(site, cells)
         if not isinstance(lens, LogitLens):
             carried: Tensor | None = None
             for layer in np.unique(cells.layers).tolist():
@@ -149,27 +148,29 @@ class Decoder:
                 carried = carried if carried.dtype == part.dtype else carried.to(torch.float32)
                 carried[rows] = part.to(carried.dtype)
             states = states if carried is None else carried
-        return self._heads[id(run.tail)].prepare(states)
+        return self._unembeds[id(run.tail)].prepare(states)
 
     def _project(self, parts: list[Tensor]) -> tuple[Tensor, Exact | None]:
         """The logits of all parts in one tensor, and how to compute some of them again in float64."""
         own, other = self._asked.run.tail, self._asked.against and self._asked.against.tail
-        head = self._heads[id(own)]
+        unembed = self._unembeds[id(own)]
         if other is None or other is own:
             prepared = torch.cat(parts) if len(parts) > 1 else parts[0]
             if prepared.device.type == "mps":  # which has no float64
-                return head(prepared).cpu(), None
-            return head(prepared), partial(head.exact, prepared) if head.is_exact else None
-        rows, their_head, their_rows = torch.cat(parts[:-1]), self._heads[id(other)], parts[-1]
-        theirs = their_head(their_rows).to(rows.device)
+                return unembed(prepared).cpu(), None
+            return unembed(prepared), partial(unembed.exact, prepared) if unembed.is_exact else None
+        rows, their_unembed, their_rows = torch.cat(parts[:-1]), self._unembeds[id(other)], parts[-1]
+        theirs = their_unembed(their_rows).to(rows.device)
 
         def exact(ids: Tensor) -> Tensor:
             own_ids, their_ids = ids[: len(rows)], ids[len(rows) :].to(their_rows.device)
             return torch.cat(
-                [head.exact(rows, own_ids), their_head.exact(their_rows, their_ids).to(ids.device)]
+                [unembed.exact(rows, own_ids), their_unembed.exact(their_rows, their_ids).to(ids.device)]
             )
 
-        return torch.cat([head(rows), theirs]), exact if head.is_exact and their_head.is_exact else None
+        return torch.cat(
+            [unembed(rows), theirs]
+        ), exact if unembed.is_exact and their_unembed.is_exact else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""What a trace says when it cannot give or change what was asked, and where its errors point."""
+"""The error messages of a trace, and tracebacks that end at the user's own line."""
 
 import functools
 import os
@@ -11,8 +11,8 @@ from torch import nn
 from lenswidget.errors import NotReachedError, OutOfOrderError, TraceError
 from lenswidget.tracing.moments import ModuleRef, Moment
 
-# Frames of this package mean nothing to the person whose line began them.
-_OURS = f"{Path(__file__).parent.parent}{os.sep}"
+# Frames in this folder are taken out of tracebacks.
+_PACKAGE = f"{Path(__file__).parent.parent}{os.sep}"
 
 
 class TraceErrors:
@@ -20,14 +20,14 @@ class TraceErrors:
 
     Args:
         root: the model, whose paths name the modules.
-        is_generation: whether a moment is named with its step.
-        refs: of the modules that the user named, which may have other names as well.
+        is_generation: whether a moment's name includes its step.
+        refs: the modules as the user named them; a shared module has several paths.
     """
 
     def __init__(self, root: nn.Module, is_generation: bool, refs: tuple[ModuleRef, ...]) -> None:
         self._root = root
         self._is_generation = is_generation
-        self._paths = {ref.module: ref.path for ref in reversed(refs)}
+        self._names = {ref.module: ref.name for ref in reversed(refs)}
 
     def name(self, moment: Moment) -> str:
         """A moment as the user would write it, as `transformer.h.5.mlp.output`."""
@@ -37,22 +37,22 @@ class TraceErrors:
         return f"{path}.{moment.kind}{call}{step}"
 
     def too_late(self, moment: Moment, at: Moment | None) -> OutOfOrderError:
-        """For a change where the forward, which stands at `at`, has been."""
+        """For an edit of a moment that the forward, which waits at `at`, has passed."""
         where = "its end" if at is None else self.name(at)
         return OutOfOrderError(
             f"Asked to change {self.name(moment)}, but the forward has passed it and stands at {where}. "
-            f"LoggedEdit it before asking for {where}, or open another trace."
+            f"Change it before asking for {where}, or open another trace."
         )
 
     def too_late_to_read(self, moment: Moment) -> OutOfOrderError:
-        """For a value that a generation has left behind."""
+        """For a read of a moment that a generation has passed."""
         return OutOfOrderError(
             f"Asked for {self.name(moment)}, but the generation has passed it, and is not run again. "
             "Read it earlier in the step, in the order of the forward."
         )
 
     def not_reached(self, moment: Moment, called: list[nn.Module]) -> NotReachedError:
-        """For a moment that this forward, which calls the modules `called`, never comes to."""
+        """For a moment that does not occur in this forward, which calls the modules `called`."""
         name, module = self.name(moment), moment.module
         if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
             return NotReachedError(f"Asked for {name}, but a {type(module).__name__} never runs. Index it.")
@@ -65,11 +65,11 @@ class TraceErrors:
         )
 
     def _path(self, module: nn.Module) -> str | None:
-        return self._paths[module] if module in self._paths else path_of(self._root, module)
+        return self._names[module] if module in self._names else path_of(self._root, module)
 
 
 def unavailable(asked: str, state: str) -> TraceError:
-    """For anything asked of a trace that is not open, or is open on another thread.
+    """For a request to a trace that is not open, or is open on another thread.
 
     Args:
         asked: what was asked for.
@@ -87,14 +87,14 @@ def unavailable(asked: str, state: str) -> TraceError:
 
 
 def tidy(error: BaseException) -> None:
-    """Take the tracing kernel's frames out of a traceback that begins at the user's line, in place."""
+    """Take this package's frames out of a traceback, in place, so that it ends at the user's line."""
     entry = error.__traceback__
     while entry is not None:
-        entry.tb_next = _next_of_others(entry.tb_next)
+        entry.tb_next = _next_outside(entry.tb_next)
         entry = entry.tb_next
 
 
-def _next_of_others(entry: TracebackType | None) -> TracebackType | None:
+def _next_outside(entry: TracebackType | None) -> TracebackType | None:
     while entry is not None and _is_ours(entry.tb_frame.f_code.co_filename):
         entry = entry.tb_next
     return entry
@@ -103,7 +103,7 @@ def _next_of_others(entry: TracebackType | None) -> TracebackType | None:
 @functools.lru_cache(maxsize=512)
 def _is_ours(filename: str) -> bool:
     # "<@beartype...": the checks that the tests wrap around every function
-    return filename.startswith((_OURS, "<@beartype")) or "jaxtyping" in Path(filename).parts
+    return filename.startswith((_PACKAGE, "<@beartype")) or "jaxtyping" in Path(filename).parts
 
 
 def name_module(error: BaseException, root: nn.Module) -> None:
@@ -132,7 +132,7 @@ def path_of(root: nn.Module, module: nn.Module) -> str | None:
 def nearest_path(root: nn.Module, path: str, called: list[nn.Module]) -> str:
     """The path, among those of the modules that ran, that shares most of its beginning with `path`."""
     order = [name for name, _ in root.named_modules()]
-    ref = order.index(path) if path in order else 0
+    start = order.index(path) if path in order else 0
 
     def distance(other: str) -> tuple[int, int]:
         shared = 0
@@ -140,7 +140,7 @@ def nearest_path(root: nn.Module, path: str, called: list[nn.Module]) -> str:
             if a != b:
                 break
             shared += 1
-        return -shared, abs(order.index(other) - ref)
+        return -shared, abs(order.index(other) - start)
 
     ran = set(called)
     return min((name for name, module in root.named_modules() if module in ran), key=distance, default="")

@@ -1,4 +1,4 @@
-"""One run of a model as a coroutine: it runs until the next moment that is asked for, and waits there."""
+"""One run of a model as a coroutine: it runs to the next moment that the body asks for, and waits there."""
 
 import contextvars
 import functools
@@ -19,7 +19,7 @@ NOTHING: Any = object()
 
 
 class Abandoned(BaseException):
-    """Thrown into a forward that nobody needs any more; not an `Exception`, so that no model catches it."""
+    """Raised to end a forward that is not needed any more; no `Exception`, so that no model catches it."""
 
 
 # How far torch looks down the C stack when it makes an error: c10's `get_backtrace`.
@@ -30,12 +30,12 @@ def _call(function: Callable[[], Any]) -> Any:
     return function()
 
 
-def _footing() -> Callable[[Callable[[], Any]], Any]:
-    """Calls what it is given from beneath as many C frames as torch looks down, and some more.
+def _deep_stack() -> Callable[[Callable[[], Any]], Any]:
+    """A function that calls its argument on top of more C frames than torch follows.
 
-    Beneath a greenlet's first frame lies what has become of the frames that began it: the body has moved
-    on since. An error that torch makes in the forward, whoever catches it, would follow these frames, and
-    end the process. Each partial is one frame; the attribute keeps it from being merged with the next.
+    Below a greenlet's first frame lies stack memory that the body has overwritten since. An error that torch
+    makes in the forward, caught or not, would follow these frames and crash the process. Each partial is one
+    frame; the attribute keeps `functools` from merging it with the next.
     """
     function: Any = _call
     for _ in range(TORCH_FRAMES + 16):
@@ -44,22 +44,22 @@ def _footing() -> Callable[[Callable[[], Any]], Any]:
     return function
 
 
-_on_footing = _footing()
+_call_on_deep_stack = _deep_stack()
 
 
 class Forward:
     """The model's forward in a greenlet of its own.
 
     `advance` runs it to the first of some moments and returns that moment, with the value there in `value`.
-    What stands in `reply` when it is advanced again is what the rest of the forward sees.
+    The rest of the forward sees the value that is in `reply` when it is advanced again.
 
     Args:
         start: runs the model and returns its result.
         root: the module whose tree is watched.
-        switch: puts the ambient state back on either side.
-        ambient: the state that the forward starts in.
-        order: what is known of the call order, and where what is seen is recorded.
-        watch_all: watch every module from the start, so that what has passed is known and not guessed.
+        switch: swaps the torch state between the two sides.
+        ambient: the torch state that the forward starts in.
+        order: learns the call order that this forward shows.
+        watch_all: set hooks on every module from the start, so that it is known which moments have passed.
         count_steps: count every call of the root as a step, and the calls within it from 0.
     """
 
@@ -74,7 +74,7 @@ class Forward:
         watch_all: bool,
         count_steps: bool,
     ) -> None:
-        self.position: Moment | None = None  # where it waits; None before the start and after the end
+        self.position: Moment | None = None  # None before the start and after the end
         self.value: Any = None
         self.reply: Any = None
         self.result: Any = NOTHING
@@ -83,7 +83,7 @@ class Forward:
             nn.Module, int | None
         ] = {}  # length of the tuple that each watched module returned
         self._skip: tuple[nn.Module, Any] | None = None
-        self._around: Iterable[nn.Module] = ()
+        self._ancestors: Iterable[nn.Module] = ()
         self._start: Callable[[], Any] | None = start
         self._root = root
         self._switch = switch
@@ -98,35 +98,35 @@ class Forward:
         self._error: BaseException | None = None
         self._thread = threading.get_ident()
         self._body: greenlet | None = None
-        self._greenlet: greenlet | None = greenlet(functools.partial(_on_footing, self._run))
+        self._greenlet: greenlet | None = greenlet(functools.partial(_call_on_deep_stack, self._run))
         self._greenlet.gr_context = contextvars.copy_context()
         self._hooks = Hooks(self._on_input, self._on_output, self._on_forward)
 
     # --- the body's side
 
     def begin(self) -> None:
-        """Watch what is to be watched from the start; from here on it must be closed."""
+        """Set the hooks that are needed from the start; from here on it must be closed."""
         for module in self._root.modules() if self._watches_all else self._order.repeated:
             self._hooks.watch_input(module)
             self._hooks.watch_output(module)
 
-    def watch(self, moment: Moment, around: Iterable[nn.Module]) -> None:
+    def watch(self, moment: Moment, ancestors: Iterable[nn.Module]) -> None:
         """Make the forward able to stop at the moment; without effect on a call that has begun.
 
-        A call decides at its beginning whether it looks for hooks at all. The modules around the moment are
-        therefore watched as well: their calls begin before it, and may be asked for at it.
+        A call decides at its beginning whether it looks for hooks at all. The module's ancestors are watched
+        as well, because their calls begin before the moment, and the body may ask for them there.
         """
         if moment.kind == "input":
             self._hooks.watch_input(moment.module)
             self._hooks.watch_forward(moment.module)
         self._hooks.watch_output(moment.module)
-        if around is not self._around:
-            self._around = around
-            for module in around:
+        if ancestors is not self._ancestors:
+            self._ancestors = ancestors
+            for module in ancestors:
                 self._hooks.watch_output(module)
 
     def has_passed(self, moment: Moment) -> bool | None:
-        """Whether the moment lies behind; None where this forward did not watch for it."""
+        """Whether the forward has passed the moment; None where it set no hook for it in time."""
         if moment.step != self.step:
             return moment.step < self.step
         n_calls = self._n_begun if moment.kind == "input" else self._n_done
@@ -147,7 +147,7 @@ class Forward:
         """Run on to the first of `stops`; None when the forward ended first, with its value in `result`.
 
         Raises:
-            BaseException: whatever the forward raised.
+            BaseException: the forward raised it.
         """
         forward = self._greenlet
         if forward is None:
@@ -164,7 +164,7 @@ class Forward:
         return self.position
 
     def close(self) -> None:
-        """Take the hooks away and end the forward wherever it is; calling it again does nothing."""
+        """Remove the hooks and end the forward wherever it is; calling it again does nothing."""
         forward = self._greenlet
         if forward is None:
             return

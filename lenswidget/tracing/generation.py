@@ -8,7 +8,7 @@ from lenswidget.tracing.trace import Trace
 
 
 class Generation(Trace):
-    """A trace whose root is called several times; values are those of the step that the body stands in."""
+    """A trace whose root is called several times; values are those of the current step."""
 
     _is_generation = True
 
@@ -18,18 +18,18 @@ class Generation(Trace):
             errors = self._errors(ref)
             raise errors.too_late(moment, cursor.at) if to_write else errors.too_late_to_read(moment)
         end_of_step = Moment(self.root, "output", 0, self._step)
-        if not cursor.go_on(moment, ref, end_of_step):
+        if not cursor.advance_to(moment, ref, end_of_step):
             raise self._errors(ref).not_reached(moment, cursor.called())
         assert cursor.at is not None
-        self._arrive(cursor.at, ref, cursor.value)
+        self._record(cursor.at, ref, cursor.value)
         if cursor.at != moment:
             raise self._errors(ref).not_reached(moment, cursor.called())
 
-    def _hold(self, moment: Moment, value: Any) -> None:
-        """Nothing: a generation is not run again."""
+    def _watch(self, moment: Moment, value: Any) -> None:
+        """Do nothing: a generation is not replayed."""
 
     def _to_step(self, step: int) -> bool:
-        """Move on to the beginning of a step; False where the generation ends before it."""
+        """Move on to the beginning of a step; False if the generation ends before it."""
         self._check_open(f"step {step}")
         if step < self._step:
             raise OutOfOrderError(
@@ -37,13 +37,13 @@ class Generation(Trace):
             )
         if step == self._step or self._cursor.has_ended:
             return not self._cursor.has_ended
-        self._give_back()
+        self._end_body_turn()
         start_of_step, root = Moment(self.root, "input", 0, step), ModuleRef("", self.root, ())
-        if not self._cursor.go_on(start_of_step, root):
+        if not self._cursor.advance_to(start_of_step, root):
             self._end(self._cursor.result)
             return False
         self._values.clear()
         self._views.clear()
         self._step = step
-        self._arrive(start_of_step, root, self._cursor.value)
+        self._record(start_of_step, root, self._cursor.value)
         return True

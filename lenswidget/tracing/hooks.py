@@ -1,4 +1,4 @@
-"""Hooks set and removed at the cost of a dict entry, so that a trace that reads one value stays cheap.
+"""Hooks that cost one dict entry each, so that a trace that reads one value stays cheap.
 
 `register_forward_hook` does the same through a handle object; for a trace that sets a handful of hooks
 and removes them a millisecond later the handles would cost more than the hooks.
@@ -11,7 +11,7 @@ from torch import nn
 
 InputHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 OutputHook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
-# Asked at each call of a module that may be skipped: a pair of whether, and what it returns instead.
+# Asked at each call of a module that may be skipped: whether it is, and what it returns instead.
 SkipHook = Callable[[nn.Module], tuple[bool, Any]]
 _GONE: Any = None
 
@@ -44,17 +44,17 @@ class Hooks:
     def watch_forward(self, module: nn.Module) -> None:
         """From its next call on, `module` asks whether it is to be skipped.
 
-        A call settles what it will run before it looks for hooks, so `forward` itself must be stood in for.
+        A call picks the `forward` to run before it looks for hooks, so `forward` itself is replaced.
         """
         stub = module.__dict__.get("forward")
         if not isinstance(stub, _Stub):
             stub = module.__dict__["forward"] = _Stub(module)
-        if self._on_forward not in stub.askers:
-            stub.askers.append(self._on_forward)
+        if self._on_forward not in stub.skip_hooks:
+            stub.skip_hooks.append(self._on_forward)
             self._stubs.append(stub)
 
     def remove(self) -> None:
-        """Take every hook away; calling it again does nothing."""
+        """Remove every hook; calling it again does nothing."""
         for module in self._inputs:
             module._forward_pre_hooks.pop(self, None)  # pyright: ignore
             module._forward_pre_hooks_with_kwargs.pop(self, None)  # pyright: ignore
@@ -65,21 +65,23 @@ class Hooks:
         self._inputs.clear()
         self._outputs.clear()
         self._stubs.clear()
-        self._on_input = self._on_output = self._on_forward = _GONE  # they hold the forward, which holds this
+        self._on_input = self._on_output = self._on_forward = (
+            _GONE  # a cycle: they hold the forward, which holds this
+        )
 
 
 class _Stub:
-    """Stands in for a module's `forward` while any forward may skip it; several may, and end in any order."""
+    """Replaces a module's `forward` while some trace may skip it; several may, and end in any order."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.askers: list[SkipHook] = []
+        self.skip_hooks: list[SkipHook] = []
         self._module = module
         self._had_own = "forward" in module.__dict__  # accelerate puts one there
         self._forward = module.forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        for asker in self.askers:
-            is_skipped, value = asker(self._module)
+        for skip_hook in self.skip_hooks:
+            is_skipped, value = skip_hook(self._module)
             if is_skipped:
                 return value
         return self._forward(*args, **kwargs)
@@ -89,11 +91,11 @@ class _Stub:
         """The forward that the instance had before, if any."""
         return self._forward if self._had_own else None
 
-    def forget(self, asker: SkipHook) -> None:
-        if asker in self.askers:
-            self.askers.remove(asker)
+    def forget(self, skip_hook: SkipHook) -> None:
+        if skip_hook in self.skip_hooks:
+            self.skip_hooks.remove(skip_hook)
         attributes = self._module.__dict__
-        if not self.askers and attributes.get("forward") is self:
+        if not self.skip_hooks and attributes.get("forward") is self:
             if self._had_own:
                 attributes["forward"] = self._forward
             else:

@@ -1,4 +1,4 @@
-"""The ambient state of torch, taken and put back whenever the body and the forward change places.
+"""The ambient state of torch, swapped whenever the body and the forward take turns.
 
 Torch keeps grad mode, inference mode, autocast, the default dtype and device, function and dispatch
 modes and saved-tensor hooks per thread. Body and forward share a thread, so each would otherwise see
@@ -37,7 +37,7 @@ _guards_of_other_threads: list[tuple[Any, bool]] = []
 
 
 class TorchState(NamedTuple):
-    """What torch would do at one moment, beyond what a call itself says."""
+    """The settings of torch that decide what an operation does, as they are at one moment."""
 
     is_inference: bool
     is_grad: bool
@@ -70,10 +70,10 @@ def take() -> TorchState:
 
 
 class Switch:
-    """Puts the state of one side in the place of the other's.
+    """Swaps the torch state of the body for that of the forward, and back.
 
-    Compiled modules run, on the forward's side, as they were written: compiled code looks for hooks only
-    where there were some when it was compiled.
+    On the forward's side compiled modules run uncompiled: compiled code looks for hooks only where there
+    were some when it was compiled.
     """
 
     def __init__(self) -> None:
@@ -100,24 +100,24 @@ class Switch:
             self._change(now, state)
 
     def close(self) -> None:
-        """Drop the guards that a forward has left, last first; what they undo is put right again."""
+        """Drop the guards that a forward has left, last first, without changing the state otherwise."""
         if self._guards and threading.get_ident() != self._thread:
-            # a guard acts on the thread that it goes on, which it was not made for: it must not go
+            # a guard acts on the thread that drops it, which is not the one it was made for: keep it
             _guards_of_other_threads.extend(self._guards)
             self._guards.clear()
         if self._guards:
             state = take()
             while self._guards:
                 self._guards.pop()[0].__exit__(None, None, None)
-            self._put_all_but_inference(take(), state)
+            self._set_all_but_inference(take(), state)
 
     def _change(self, now: TorchState, state: TorchState) -> None:
         if now.is_inference != state.is_inference:
-            # what a guard sets, beside inference mode, takes the modes' own keys along, and autocast's
+            # a guard of inference mode also changes the dispatch keys of modes and autocast
             _unstack_dispatch_modes(now)
             self._set_inference(state.is_inference)
             now = take()
-        self._put_all_but_inference(now, state)
+        self._set_all_but_inference(now, state)
 
     def _set_inference(self, is_inference: bool) -> None:
         """Inference mode can be set only by a guard, which restores, when it goes, what it found."""
@@ -128,14 +128,14 @@ class Switch:
             guard.__enter__()
             self._guards.append((guard, not is_inference))
 
-    def _put_all_but_inference(self, now: TorchState, state: TorchState) -> None:
+    def _set_all_but_inference(self, now: TorchState, state: TorchState) -> None:
         if now.autocast != state.autocast:
             caches, *devices = state.autocast or self._ambient_autocast
             C.set_autocast_cache_enabled(caches)
             for name, is_on, dtype in devices:
                 C.set_autocast_enabled(name, is_on and bool(state.autocast))
                 C.set_autocast_dtype(name, dtype)
-        _put_the_rest(now, state)
+        _set_python_side(now, state)
 
 
 @functools.cache
@@ -143,7 +143,7 @@ def _eager(dynamo: Any) -> Any:
     return dynamo.DynamoStance("force_eager")
 
 
-def _put_the_rest(now: TorchState, state: TorchState) -> None:
+def _set_python_side(now: TorchState, state: TorchState) -> None:
     if now.is_grad != state.is_grad:
         C._set_grad_enabled(state.is_grad)
     if now.dtype != state.dtype:
@@ -184,7 +184,7 @@ def _autocast() -> tuple[Any, ...]:
 
 
 def _saved_tensor_hooks() -> tuple[Any, ...]:
-    """The stack of default hooks, oldest first: only its top can be looked at, so it is unstacked."""
+    """The stack of default hooks, oldest first: only its top can be read, so it is unstacked."""
     top = _AUTOGRAD._top_saved_tensors_default_hooks(False)
     stack: list[Any] = []
     while top is not None:
@@ -198,7 +198,7 @@ def _saved_tensor_hooks() -> tuple[Any, ...]:
 
 
 def random_state() -> list[Tensor]:
-    """What the next random numbers on the CPU and on each CUDA device follow from; not part of `take`."""
+    """The state of torch's random generators, on the CPU and on each CUDA device; not part of `take`."""
     state = [torch.default_generator.get_state()]
     if torch.cuda.is_initialized():
         state += torch.cuda.get_rng_state_all()
@@ -206,12 +206,12 @@ def random_state() -> list[Tensor]:
 
 
 def set_random_state(state: list[Tensor]) -> None:
-    """Let the next random numbers be those that followed when `state` was taken."""
+    """Draw from here on the random numbers that followed when `state` was taken."""
     torch.default_generator.set_state(state[0])
     if len(state) > 1:
         torch.cuda.set_rng_state_all(state[1:])
 
 
 def is_same_random_state(a: list[Tensor], b: list[Tensor]) -> bool:
-    """Whether the same random numbers follow from both."""
+    """Whether both give the same random numbers."""
     return len(a) == len(b) and all(map(torch.equal, a, b))

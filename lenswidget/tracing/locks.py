@@ -1,4 +1,4 @@
-"""One lock per model: whoever runs it, traces it or reads through it holds it."""
+"""One lock per model, held while a thread runs it, traces it or reads through it."""
 
 import threading
 import weakref
@@ -8,10 +8,10 @@ from torch import nn
 
 
 class ModelLock:
-    """A reentrant lock that a thread which has ended cannot keep.
+    """A reentrant lock that is freed when its owner thread dies.
 
     Used like a `threading.RLock`. A trace left open in a generator may be closed on another thread than
-    the one that opened it, or by nobody; an `RLock` would then stay shut for ever.
+    the one that opened it, or never; an `RLock` would then stay locked for ever.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class ModelLock:
         self._depth = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1.0) -> bool:
-        """Take the lock, waiting while another living thread has it.
+        """Take the lock, waiting while another living thread holds it.
 
         Args:
             blocking: False to return at once.
@@ -38,7 +38,7 @@ class ModelLock:
         return True
 
     def release(self, owner: threading.Thread | None = None) -> None:
-        """Give the lock back once.
+        """Undo one `acquire`.
 
         Args:
             owner: the thread that took it, where that may not be the current one.
@@ -64,7 +64,7 @@ class ModelLock:
         return self._owner is not None and self._owner.is_alive()
 
     def _wait(self, timeout: float) -> bool:
-        # a thread that ends says nothing, so its death is looked for now and then
+        # a thread that dies notifies no one: look for its death now and then
         remaining = timeout
         while self._is_taken():
             if timeout >= 0 and remaining <= 0:
@@ -80,7 +80,7 @@ _registry = threading.Lock()
 
 
 def lock_of(module: nn.Module) -> ModelLock:
-    """The one lock of a model, however many objects trace it."""
+    """The lock of a model: the same one for every object that traces it."""
     with _registry:
         lock = _locks.get(module)
         if lock is None:

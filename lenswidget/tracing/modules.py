@@ -1,4 +1,4 @@
-"""The tree of a traced model: every module of it, with the values that it takes and returns."""
+"""The modules of a traced model, each with the values that it takes and returns in a trace."""
 
 import difflib
 import operator
@@ -10,13 +10,18 @@ from torch import nn
 from lenswidget.errors import NotReachedError, TraceError
 from lenswidget.tracing.locks import ModelLock, lock_of
 from lenswidget.tracing.moments import CallOrder, ModuleRef
-from lenswidget.tracing.open_traces import innermost_trace, open_traces
+from lenswidget.tracing.open_traces import OpenTrace, innermost_trace, open_traces
 from lenswidget.tracing.replay import ModelCall
 from lenswidget.tracing.trace import Trace
 from lenswidget.tracing.values import plain
 
 _SETTABLE = ("output", "input", "inputs")
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+
+
+def _children(module: nn.Module) -> dict[str, nn.Module | None]:
+    # `named_children` leaves out a child's second name
+    return module._modules  # pyright: ignore[reportPrivateUsage]
 
 
 class TracedModule:
@@ -28,6 +33,8 @@ class TracedModule:
     """
 
     __slots__ = ("__weakref__", "_ref", "_root")
+    _root: nn.Module
+    _ref: ModuleRef
 
     def __init__(self, root: nn.Module, ref: ModuleRef) -> None:
         object.__setattr__(self, "_root", root)  # the model, in whose traces the module has values
@@ -49,9 +56,9 @@ class TracedModule:
 
         A decoder block's output is usable both as the hidden states `[batch, seq, d_model]` and as the tuple
         that holds them: see `BlockOutput`. Reading it runs the forward until it is there, and no further.
-        Reading what the forward has already passed runs it again from the start, with the changes made so
-        far: right, but one forward dearer. Assigning it changes what the rest of the forward sees; so does
-        changing it in place.
+        Reading what the forward has already passed runs it again from the start, with the edits made so far:
+        correct, at the cost of one more forward. Assigning it changes what the rest of the forward sees; so
+        does changing it in place.
 
         Raises:
             NotReachedError: the module does not run in this forward.
@@ -67,7 +74,7 @@ class TracedModule:
 
     @property
     def inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the module is given in this trace: positional and keyword arguments. Otherwise as `output`."""
+        """What the module is given in this trace, `(args, kwargs)`; read and assigned as `output` is."""
         return self._trace("inputs").read(self._ref, "input")
 
     @inputs.setter
@@ -76,9 +83,9 @@ class TracedModule:
 
     @property
     def input(self) -> Any:
-        """The first positional argument of the module; the first keyword argument where there is none.
+        """The first positional argument of the module; the first keyword argument if there is none.
 
-        Otherwise as `output`.
+        Read and assigned as `output` is.
         """
         args, kwargs = self.inputs
         if not args and not kwargs:
@@ -98,17 +105,17 @@ class TracedModule:
         """Let the module return `value` in this trace without running.
 
         Args:
-            value: what it would have returned. For a decoder block, hidden states `[batch, seq, d_model]` do,
-                also where the block returns a tuple.
+            value: what it returns instead. For a decoder block that returns a tuple, give the hidden states
+                `[batch, seq, d_model]` alone.
         Raises:
             OutOfOrderError: the module has run, or is running.
         """
         self._trace("skip()").skip(self._ref, value)
 
     @property
-    def calls(self) -> "Calls":
-        """The module's calls within one forward, where there are several: `module.calls[1].output`."""
-        return Calls(self._root, self._ref)
+    def calls(self) -> "ModuleCalls":
+        """The module's calls, if it runs several times in one forward: `module.calls[1].output`."""
+        return ModuleCalls(self._root, self._ref)
 
     def get(self, path: str) -> "TracedModule":
         """The module at a path below this one, as `"h.5.mlp"`; an empty path is the module itself.
@@ -122,7 +129,7 @@ class TracedModule:
         return found
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the module on these values now, in a trace or outside; a run in progress is not touched."""
+        """Run the module on these values now, in a trace or outside; the trace's forward is not affected."""
         args, kwargs = plain(args), plain(kwargs)
         with lock_of(self._root):
             return self._ref.module(*args, **kwargs)
@@ -145,13 +152,13 @@ class TracedModule:
         if name.startswith("__"):
             raise AttributeError(name)
         module = self._ref.module
-        if name in module._modules:
+        if name in _children(module):
             return self._child(name)
         try:
             return getattr(module, name)
         except AttributeError:
-            close = difflib.get_close_matches(name, module._modules, 1)
-            names = f"Its modules: {', '.join(module._modules) or 'none'}."
+            close = difflib.get_close_matches(name, _children(module), 1)
+            names = f"Its modules: {', '.join(_children(module)) or 'none'}."
             remedy = f"Did you mean {close[0]!r}?" if close else names
             raise AttributeError(f"{self._label()} has no attribute {name!r}. {remedy}") from None
 
@@ -162,7 +169,7 @@ class TracedModule:
         if isinstance(index, str):
             return self._child(index)
         position = operator.index(index)
-        names = list(module._modules)
+        names = list(_children(module))
         if not isinstance(module, (nn.ModuleList, nn.Sequential)):
             raise TypeError(f"{self._label()} is a {type(module).__name__}, which is not indexed by number.")
         if not -len(names) <= position < len(names):
@@ -170,16 +177,16 @@ class TracedModule:
         return self._child(names[position])
 
     def __iter__(self) -> Iterator["TracedModule"]:
-        return iter([self._child(name) for name in self._ref.module._modules])
+        return iter([self._child(name) for name in _children(self._ref.module)])
 
     def __len__(self) -> int:
-        return len(self._ref.module._modules)
+        return len(_children(self._ref.module))
 
     def __bool__(self) -> bool:
         return True
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._ref.module._modules]
+        return [*super().__dir__(), *_children(self._ref.module)]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TracedModule) and self._identity() == other._identity()
@@ -193,27 +200,27 @@ class TracedModule:
     def _identity(self) -> tuple[nn.Module, ModuleRef]:
         return self._root, self._ref
 
-    def _trace(self, asked: str) -> Trace:
+    def _trace(self, asked: str) -> OpenTrace:
         traces = open_traces.get()
-        # nearly always this one: the rest says what is wrong
+        # nearly always this one: the other way ends in an error or finds an outer trace
         if traces and traces[-1].root is self._root:
             return traces[-1]
-        return innermost_trace(self._root, self._ref.path, asked)
+        return innermost_trace(self._root, self._ref.name, asked)
 
     def _label(self) -> str:
         return self.path or "the model"
 
     def _child(self, name: str) -> "TracedModule":
         ref = self._ref
-        child = ref.module._modules.get(name)
+        child = _children(ref.module).get(name)
         if child is None:
-            names = ", ".join(ref.module._modules) or "none"
+            names = ", ".join(_children(ref.module)) or "none"
             raise TraceError(f"Asked for module {name!r} of {self._label()}, whose modules are: {names}.")
-        around = ref.around if isinstance(ref.module, _CONTAINERS) else (*ref.around, ref.module)
+        around = ref.ancestors if isinstance(ref.module, _CONTAINERS) else (*ref.ancestors, ref.module)
         return TracedModule(self._root, ModuleRef(f"{ref.path}.{name}" if ref.path else name, child, around))
 
 
-class Calls:
+class ModuleCalls:
     """The calls of a module within one forward, from 0; each is read and changed like the module."""
 
     __slots__ = ("_ref", "_root")
@@ -259,7 +266,7 @@ class TracedModel(TracedModule):
 
     @property
     def lock(self) -> ModelLock:
-        """Held by whoever traces or calls this model; one per module, however often it is wrapped."""
+        """Held while a thread traces or calls this model; the same for every wrapper of the module."""
         return self._lock
 
     def trace(self, *args: Any, **kwargs: Any) -> Trace:
@@ -272,14 +279,14 @@ class TracedModel(TracedModule):
             raise TraceError("trace() was given no input. Give it what the model's forward takes.")
         return self._open(ModelCall(self._ref.module, args, kwargs))
 
-    def _open(self, inputs: ModelCall, kind: type[Trace] = Trace) -> Trace:
-        return kind(self._ref.module, inputs, self._order, self._lock, is_block=self._is_block)
+    def _open(self, model_call: ModelCall, kind: type[Trace] = Trace) -> Trace:
+        return kind(self._ref.module, model_call, self._order, self._lock, is_block=self._is_block)
 
     def _is_block(self, ref: ModuleRef) -> bool:
-        """Whether the output of this module has two faces; nothing of a plain module's has."""
+        """Whether the module is a decoder block, whose output is wrapped; a plain module has none."""
         return False
 
     def _may_keep(self, name: str) -> bool:
-        # a subclass may have attributes of its own, but not in the place of the model's, nor inside a trace
+        # a subclass may have attributes of its own, but none that hides the model's, and none set in a trace
         is_open = any(trace.is_open and trace.root is self._ref.module for trace in open_traces.get())
         return name.startswith("_") or not (is_open or hasattr(self._ref.module, name))

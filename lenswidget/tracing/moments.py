@@ -1,8 +1,8 @@
-"""What earlier forwards showed of the order in which a model calls its modules.
+"""Moments of a forward, and what earlier forwards have shown of their order.
 
 Hooks are set only on the modules that a trace asks for, so a trace cannot see which others the forward
 has passed. Most models run in the same order every time: the first traces watch every module, and later
-ones look the order up. What is looked up is only ever a guess, which the trace checks.
+ones look the order up. The order is only a guess about the forward in progress, and the trace checks it.
 """
 
 from typing import NamedTuple
@@ -20,29 +20,40 @@ class Moment(NamedTuple):
 
 
 class ModuleRef(NamedTuple):
-    """A module's place in the tree, and which of its calls is meant."""
+    """A module as the user named it: its path, and which of its calls is meant."""
 
     path: str
     module: nn.Module
-    around: tuple[nn.Module, ...]  # the modules that contain it, outermost first
+    ancestors: tuple[nn.Module, ...]  # the modules that contain it, outermost first
     call: int = 0
+
+    @property
+    def name(self) -> str:
+        """The path in error messages."""
+        return self.path
 
 
 class CallOrder:
-    """The moments of the furthest forward watched so far, and what each module returned in it."""
+    """The moments of the longest forward watched so far, and what each module returned in it.
+
+    Attributes:
+        is_complete: some watched forward ran to its end.
+        may_draw: the model may draw random numbers; False where a watched forward drew none.
+        repeated: the modules called more than once in that forward.
+    """
 
     def __init__(self) -> None:
-        self.is_complete = False  # some watched forward ran to its end
-        self.draws = True  # random numbers, or may do so: none were drawn in that forward where False
-        self.repeated: tuple[nn.Module, ...] = ()  # called more than once in that forward
+        self.is_complete = False
+        self.may_draw = True
+        self.repeated: tuple[nn.Module, ...] = ()
         self._times: dict[tuple[nn.Module, str, int], int] = {}
-        self._returns: dict[nn.Module, int | None] = {}
+        self._n_parts: dict[nn.Module, int | None] = {}
 
     def learn(
-        self, calls: list[tuple[nn.Module, str, int]], returns: dict[nn.Module, int | None], ended: bool
+        self, calls: list[tuple[nn.Module, str, int]], n_parts: dict[nn.Module, int | None], ended: bool
     ) -> None:
-        """Take over what a watched forward saw, where it went further than those before."""
-        self._returns.update(returns)
+        """Keep what a watched forward saw, where it went further than those before."""
+        self._n_parts.update(n_parts)
         if len(calls) > len(self._times) or (ended and not self.is_complete):
             self._times = {call: time for time, call in enumerate(calls)}
             self.repeated = tuple({module: None for module, _, call in calls if call > 0})
@@ -59,8 +70,8 @@ class CallOrder:
 
     def has_returned(self, module: nn.Module) -> bool:
         """Whether the module was ever watched to return."""
-        return module in self._returns
+        return module in self._n_parts
 
-    def n_returned(self, module: nn.Module) -> int | None:
+    def n_parts(self, module: nn.Module) -> int | None:
         """The length of the tuple that the module returned when watched; None for anything but a tuple."""
-        return self._returns.get(module)
+        return self._n_parts.get(module)

@@ -15,7 +15,7 @@ def _save(self: Any) -> Any:
 
 
 def offer_save(trace: object) -> None:
-    """From the first open trace on, tensors have `.save()`, which returns them."""
+    """Give tensors a `.save()` that returns them, while any trace is open."""
     with _guard:
         _open.add(id(trace))
         if len(_open) == 1:
@@ -23,7 +23,7 @@ def offer_save(trace: object) -> None:
 
 
 def withdraw_save(trace: object) -> None:
-    """With the last open trace, `.save` is gone. Again, it does nothing."""
+    """Remove `.save()` when the last trace closes; calling it again does nothing."""
     with _guard:
         _open.discard(id(trace))
         if not _open and "save" in Tensor.__dict__:
@@ -31,9 +31,9 @@ def withdraw_save(trace: object) -> None:
 
 
 def add_save(output: dict[Any, Any]) -> bool:
-    """Give one model output a `.save()`; whether it took one.
+    """Give one model output a `.save()`; returns whether it could be given one.
 
-    The class has hundreds of subclasses, and to change it would slow the next access to each of them.
+    On the object: the class has hundreds of subclasses, and changing it slows the next access to each.
     """
     if not hasattr(output, "__dict__"):
         return False
@@ -47,5 +47,5 @@ def add_save(output: dict[Any, Any]) -> bool:
 
 
 def take_save(output: Any) -> None:
-    """Take away what `add_save` gave."""
+    """Undo `add_save`."""
     output.__dict__.pop("save", None)

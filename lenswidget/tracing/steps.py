@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Step:
-    """The step that the body stands in.
+    """One step of a generation.
 
     Attributes:
         index: how many steps came before.

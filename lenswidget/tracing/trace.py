@@ -1,4 +1,4 @@
-"""A trace: the body of a `with` block and a model's forward, taking turns on one thread."""
+"""A trace: the body of a `with` block and a model's forward take turns on one thread."""
 
 import threading
 from collections.abc import Callable
@@ -15,17 +15,17 @@ from lenswidget.tracing.edit_log import EditLog
 from lenswidget.tracing.forward import NOTHING
 from lenswidget.tracing.locks import ModelLock
 from lenswidget.tracing.moments import CallOrder, ModuleRef, Moment
-from lenswidget.tracing.open_traces import close_trace, open_trace
+from lenswidget.tracing.open_traces import OpenTrace, close_trace, open_trace
 from lenswidget.tracing.replay import ModelCall
 from lenswidget.tracing.save_method import add_save, take_save
 from lenswidget.tracing.steps import Steps
-from lenswidget.tracing.values import Parts, block_output, check_fit, plain, replace_first
+from lenswidget.tracing.values import SavableTuple, as_block_output, check_fit, plain, with_hidden_states
 
 _NO_MODEL = nn.Module()
 _GONE: Any = None
 
 
-class Trace:
+class Trace(OpenTrace):
     """One run of a model, open while its `with` block runs. `TracedModel.trace` makes it.
 
     The body of the block and the model's forward take turns: asking for a value lets the forward run
@@ -33,10 +33,10 @@ class Trace:
 
     Args:
         root: the module that is run.
-        inputs: the function to run (the module, or its `generate`) and what to call it with.
-        order: what is known of the order of the module's calls.
+        model_call: the function to run (the module, or its `generate`) and its arguments.
+        order: what earlier traces have learnt of the order of the module's calls.
         lock: held while the trace is open.
-        is_block: whether a module is a decoder block, whose output has two faces.
+        is_block: whether a module is a decoder block, whose output is wrapped in `BlockOutput`.
     """
 
     _is_generation = False  # the root is called several times, each call being a step
@@ -44,14 +44,14 @@ class Trace:
     def __init__(
         self,
         root: nn.Module,
-        inputs: ModelCall,
+        model_call: ModelCall,
         order: CallOrder,
         lock: ModelLock,
         *,
         is_block: Callable[[ModuleRef], bool] = lambda ref: False,
     ) -> None:
         self.root = root
-        self._inputs = inputs
+        self._model_call = model_call
         self._order = order
         self._lock = lock
         self._is_block = is_block
@@ -76,15 +76,15 @@ class Trace:
         self._has_lock = True
         try:
             self._thread = threading.current_thread()
-            may_draw = self._order.draws or self.root.training
-            self._changes = EditLog(watches_random=may_draw and not self._is_generation)
+            may_draw = self._order.may_draw or self.root.training
+            self._edit_log = EditLog(watches_random=may_draw and not self._is_generation)
             self._cursor = Cursor(
-                self._inputs, self.root, self._order, self._changes, is_generation=self._is_generation
+                self._model_call, self.root, self._order, self._edit_log, is_generation=self._is_generation
             )
             open_trace(self)
             self._state = "open"
         except BaseException:  # an interrupt
-            self._leave()
+            self._release()
             raise
         return self
 
@@ -100,7 +100,7 @@ class Trace:
             tidy(error)
 
     def _close(self) -> None:
-        """Leave nothing behind; begun again after an interrupt, it does what is left to do."""
+        """Remove all that the trace has set up; called again after an interrupt, it does the rest."""
         self._state = "closed"
         if self._cursor is _GONE:
             return
@@ -112,12 +112,12 @@ class Trace:
             for output in self._saveable:
                 take_save(output)
             self._saveable.clear()
-            self._leave()
-        # whoever keeps the trace keeps its result and nothing else
+            self._release()
+        # a trace that the user keeps holds its result and no other value
         self.root = _NO_MODEL
-        self._inputs = self._changes = self._cursor = _GONE
+        self._model_call = self._edit_log = self._cursor = _GONE
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         close_trace(self)
         if self._has_lock:
             self._has_lock = False
@@ -134,13 +134,13 @@ class Trace:
         """
         if self._result is NOTHING:
             self._check_open("the result")
-            self._give_back()
-            self._end(self._cursor.to_end())
+            self._end_body_turn()
+            self._end(self._cursor.run_to_end())
         return self._result
 
     @property
     def steps(self) -> Steps:
-        """The calls of the model in a generation, one after the other; one step in a plain trace.
+        """The steps of a generation, each a call of the model; a plain trace has one step.
 
         `for step in tracer.steps:` moves on from step to step; inside the loop every module's `.output` and
         `.input` are those of that step.
@@ -148,7 +148,7 @@ class Trace:
         return Steps(self._to_step)
 
     def stop(self) -> None:
-        """End the forward here: nothing more is needed. What has been read stays."""
+        """End the forward here. What has been read stays."""
         self._check_open("the end")
         self._cursor.close()
         self._state = "stopped"
@@ -168,7 +168,7 @@ class Trace:
         return self._views[moment] if moment in self._views else self._values[moment]
 
     def write(self, ref: ModuleRef, kind: str, value: Any) -> None:
-        """Let the rest of the forward see another value.
+        """Replace what a module returned, or what it was given, for the rest of the forward.
 
         Raises:
             OutOfOrderError: the forward has passed it.
@@ -178,14 +178,14 @@ class Trace:
         found = self._values[moment]
         if kind == "output" and self._is_block(ref):
             states = value[0] if isinstance(value, tuple) and len(value) == 1 else value
-            value = replace_first(found, plain(states)) if isinstance(states, Tensor) else value
+            value = with_hidden_states(found, plain(states)) if isinstance(states, Tensor) else value
         value = plain(value)
         check_fit(value, found, self._errors(ref).name(moment))
-        self._give_back()
+        self._end_body_turn()
         self._cursor.reply = value
-        self._changes.assigned(moment, value)
-        self._arrive(moment, ref, value)
-        self._changes.body_takes_over()
+        self._edit_log.log_assignment(moment, value)
+        self._record(moment, ref, value)
+        self._edit_log.begin_body_turn()
 
     def skip(self, ref: ModuleRef, value: Any) -> None:
         """Let a module return `value` without running.
@@ -196,83 +196,83 @@ class Trace:
         self._check_open("a skip")
         value = plain(value)
         if isinstance(value, Tensor) and self._is_block(ref):
-            n_parts = self._cursor.n_returned(ref)
+            n_parts = self._cursor.n_parts(ref)
             value = value if n_parts is None else (value, *[None] * (n_parts - 1))
         moment = self._reach_to_write(ref, "input")
-        self._give_back()
+        self._end_body_turn()
         self._cursor.skip(value)
-        self._changes.skipped(moment, value)
-        self._changes.body_takes_over()
+        self._edit_log.log_skip(moment, value)
+        self._edit_log.begin_body_turn()
 
     def _reach_to_write(self, ref: ModuleRef, kind: str) -> Moment:
-        """Bring the forward to a moment, so that what it has there can be changed."""
+        """Bring the forward to a moment, so that its value there can be changed."""
         moment = Moment(ref.module, kind, ref.call, self._step)
         if moment not in self._values or moment != self._cursor.at:
             self._reach(moment, ref, to_write=True)
         return moment
 
     def _reach(self, moment: Moment, ref: ModuleRef, *, to_write: bool = False) -> None:
-        """Bring the forward to a moment, or find what stood there: its value is then in `_values`."""
+        """Bring the forward to a moment, or replay it: the value is then in `_values`."""
         if self._state != "open" or threading.get_ident() != self._thread.ident:
             self._check_open(self._errors(ref).name(moment))
         if self._cursor.at is not None:
-            self._give_back()
+            self._end_body_turn()
         try:
             self._bring(moment, ref, to_write)
         finally:
-            self._changes.body_takes_over()
+            self._edit_log.begin_body_turn()
 
     def _bring(self, moment: Moment, ref: ModuleRef, to_write: bool) -> None:
         cursor = self._cursor
         if moment in self._values:
             raise self._errors(ref).too_late(moment, cursor.at)
-        if not cursor.has_passed(moment) and cursor.go_on(moment, ref):
-            self._arrive(moment, ref, cursor.value)
+        if not cursor.has_passed(moment) and cursor.advance_to(moment, ref):
+            self._record(moment, ref, cursor.value)
         else:
-            self._look_back(moment, ref, to_write)
+            self._replay(moment, ref, to_write)
 
-    def _look_back(self, moment: Moment, ref: ModuleRef, to_write: bool) -> None:
+    def _replay(self, moment: Moment, ref: ModuleRef, to_write: bool) -> None:
         cursor = self._cursor
-        if cursor.look_back(moment, ref):
+        if cursor.replay(moment, ref):
             if to_write:
                 raise self._errors(ref).too_late(moment, cursor.at)
-            return self._arrive(moment, ref, cursor.replayed)
-        # it has not been passed after all: it was not watched for in time, or the guess was wrong
-        if not cursor.has_ended and cursor.go_on(moment, ref):
-            return self._arrive(moment, ref, cursor.value)
+            return self._record(moment, ref, cursor.replayed)
+        # it has not been passed after all: no hook was set in time, or the guess was wrong
+        if not cursor.has_ended and cursor.advance_to(moment, ref):
+            return self._record(moment, ref, cursor.value)
         raise self._errors(ref).not_reached(moment, cursor.called())
 
-    def _arrive(self, moment: Moment, ref: ModuleRef, value: Any) -> None:
+    def _record(self, moment: Moment, ref: ModuleRef, value: Any) -> None:
         self._values[moment] = value
         if isinstance(value, dict) and add_save(value):
             self._saveable.append(value)
         self._views.pop(moment, None)
         if moment.kind == "output" and moment.module is ref.module and self._is_block(ref):
-            self._views[moment] = block_output(value)
+            self._views[moment] = as_block_output(value)
         elif type(value) is tuple:
-            self._views[moment] = Parts(value)
-        self._hold(moment, value)
+            self._views[moment] = SavableTuple(value)
+        self._watch(moment, value)
 
-    def _hold(self, moment: Moment, value: Any) -> None:
-        """See to it that what the body does to a value in place can be done again in a rerun."""
+    def _watch(self, moment: Moment, value: Any) -> None:
+        """Watch a value for edits in place, which a replay must make as well."""
         found = leaves(value)
-        self._inputs.protect(found)
+        self._model_call.protect(found)
         if moment == self._cursor.at:
-            self._changes.hold(moment, value, found)
+            self._edit_log.watch(moment, value, found)
 
-    def _give_back(self) -> None:
-        """The body is about to let the forward go on: settle what it has done where the forward stands."""
+    def _end_body_turn(self) -> None:
+        """The forward is about to go on: log the body's edits in place where the forward waits."""
         at = self._cursor.at
         if at is None:
             return
-        self._changes.body_gives_back(at)
+        self._edit_log.end_body_turn(at)
         view = self._views.get(at)
         if isinstance(view, Tensor) and view.requires_grad:
             # the forward goes on from the very tensor that the body holds, so that gradients reach it
-            self._cursor.reply = replace_first(self._values[at], plain(view))
+            self._cursor.reply = with_hidden_states(self._values[at], plain(view))
 
     def _to_step(self, step: int) -> bool:
-        """Move on to the beginning of a step; False where there is none."""
+        """Move on to the beginning of a step; False if there is none."""
         self._check_open(f"step {step}")
         return step == 0 and not self._cursor.has_ended
 

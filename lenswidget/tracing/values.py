@@ -1,4 +1,4 @@
-"""The values that modules take and return: leaves, fit, and the output of a block."""
+"""The values that modules take and return: a block's output, and whether an assigned value fits."""
 
 import copy
 import operator
@@ -13,10 +13,10 @@ from lenswidget.nested import leaves, replace_leaves
 
 
 class BlockOutput(Tensor):
-    """What a decoder block returned, usable both as the tuple it may be and as the hidden states in it.
+    """Wraps a decoder block's output so that it works as a tensor and as a tuple.
 
-    As a tensor it is the hidden states `[batch, seq, d_model]`; `[0]`, with a plain integer, gives the
-    same states whether the block returns a tuple or a bare tensor, and `[1]` on what else a tuple holds.
+    As a tensor it is the hidden states `[batch, seq, d_model]`. `[0]`, with a plain integer, gives the same
+    states, whether the block returns a tuple or a bare tensor; `[1]` and on are the tuple's other items.
     Everything computed from it is an ordinary tensor. To take one row of the batch, write `[0][row]`.
     """
 
@@ -24,7 +24,7 @@ class BlockOutput(Tensor):
 
     @staticmethod
     def of(states: Tensor, parts: tuple[Any, ...]) -> "BlockOutput":
-        """The states as a view of themselves that knows what the block returned."""
+        """An alias of the states that keeps all that the block returned."""
         output: BlockOutput = _alias(states, BlockOutput)
         output._parts = parts
         return output
@@ -65,18 +65,18 @@ class BlockOutput(Tensor):
             return func(*args, **(kwargs or {}))
 
 
-class Parts(tuple[Any, ...]):
-    """A tuple that a module takes or returns; `.save()`, which nothing needs, returns it."""
+class SavableTuple(tuple[Any, ...]):
+    """A tuple that a module takes or returns, with a `.save()` for code that was written for nnsight."""
 
     __slots__ = ()
 
-    def save(self) -> "Parts":
+    def save(self) -> "SavableTuple":
         """The tuple itself."""
         return self
 
 
-def block_output(value: Any) -> Any:
-    """A block's return value with both its faces; a value that is neither tensor nor tuple of one stays."""
+def as_block_output(value: Any) -> Any:
+    """A block's output wrapped in `BlockOutput`; a value without hidden states in front stays as it is."""
     states = value[0] if isinstance(value, tuple) and value else value
     if not isinstance(states, Tensor):
         return value
@@ -84,10 +84,10 @@ def block_output(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """The value with every block output in it as the ordinary tensor that it stands for."""
+    """The value with every `BlockOutput` in it replaced by the ordinary tensor of the hidden states."""
     if isinstance(value, BlockOutput):
         return _alias(value, Tensor)
-    if type(value) is Parts:
+    if type(value) is SavableTuple:
         value = tuple(value)
     if isinstance(value, (tuple, list, dict)) and any(
         isinstance(leaf, BlockOutput) for leaf in leaves(value)
@@ -99,19 +99,21 @@ def plain(value: Any) -> Any:
 def _alias(tensor: Tensor, kind: type[Tensor]) -> Any:
     if torch.is_grad_enabled() or not tensor.requires_grad:
         return tensor.as_subclass(kind)
-    # what the body does without gradients must not cut off those of the forward
+    # the body may run without gradients while the forward runs with them
     with torch.inference_mode(False), torch.enable_grad():
         return tensor.as_subclass(kind)
 
 
-def replace_first(found: Any, states: Any) -> Any:
-    """What a block returned, around other hidden states."""
+def with_hidden_states(found: Any, states: Any) -> Any:
+    """A block's output `found`, with other hidden states in it."""
     return (states, *found[1:]) if isinstance(found, tuple) else states
 
 
-def check_fit(value: Any, found: Any, place: str) -> None:
-    """Refuse a value that the rest of the forward could not take where `found` stood.
+def check_fit(value: Any, found: Any, name: str) -> None:
+    """Refuse a value that does not fit where the forward has `found`.
 
+    Args:
+        name: of the value in the error message.
     Raises:
         ShapeError: another container, or a tensor of another shape, dtype or device.
     """
@@ -119,22 +121,21 @@ def check_fit(value: Any, found: Any, place: str) -> None:
         asked, there = _describe(value), _describe(found)
         if asked != there:
             raise ShapeError(
-                f"Assigned {asked} to {place}, which is {there}. Give it the same shape, dtype and device."
+                f"Assigned {asked} to {name}, which is {there}. Give it the same shape, dtype and device."
             )
         return
     if isinstance(found, (tuple, list)) and isinstance(value, (tuple, list)) and len(found) == len(value):
         for index, (item, there) in enumerate(zip(value, found, strict=True)):
-            check_fit(item, there, f"{place}[{index}]")
+            check_fit(item, there, f"{name}[{index}]")
         return
     if isinstance(found, dict) and isinstance(value, dict) and set(found) == set(value):
         for key, there in found.items():
-            check_fit(value[key], there, f"{place}[{key!r}]")
+            check_fit(value[key], there, f"{name}[{key!r}]")
         return
     containers = (Tensor, tuple, list, dict)
     if isinstance(found, containers) or isinstance(value, containers):
         raise ShapeError(
-            f"Assigned {_describe(value)} to {place}, which is {_describe(found)}. "
-            "Give it the same structure."
+            f"Assigned {_describe(value)} to {name}, which is {_describe(found)}. Give it the same structure."
         )
 
 

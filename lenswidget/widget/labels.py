@@ -102,6 +102,14 @@ class Labels:
                 hits.append((order, len(raw), token_id))
         return [token_id for _, _, token_id in sorted(hits)[:k]]
 
+    def entries(self, text: str) -> list[int]:
+        """Ids whose decoded string, or whose name in the vocabulary, is exactly `text`, lowest first."""
+        if not text:
+            return []
+        names = self.tokenizer.convert_ids_to_tokens(range(self._n_tokens))
+        alike = [i for i, (raw, _) in enumerate(self._vocabulary) if raw == text]
+        return alike or [i for i, name in enumerate(names) if name == text]
+
     @cached_property
     def _vocabulary(self) -> list[tuple[str, str]]:
         raws = [self[token_id].raw for token_id in range(self.d_vocab)]
@@ -124,8 +132,12 @@ class Labels:
 
     @cached_property
     def _added(self) -> dict[int, str]:
-        added = getattr(self.tokenizer, "added_tokens_decoder", {})
-        return {token_id: str(token) for token_id, token in added.items()}
+        try:
+            added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        except Exception:  # some backends have no such table and say so in their own way
+            added = {}
+        # a method in the backend of mistral-common, which raises when it is called
+        return {token_id: str(token) for token_id, token in added.items()} if isinstance(added, dict) else {}
 
     def _make(self, token_id: int) -> Label:
         if token_id == -1:  # what a readout has where a cell is not finite

@@ -1,11 +1,13 @@
 """Runs, readouts and cards as the page receives them: JSON and buffers, each id with its label."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from lenswidget.readout.card import Card
+from lenswidget.readout.readout import Readout
+from lenswidget.readout.run import Run
 from lenswidget.widget.labels import Labels
 from lenswidget.widget.packing import ARRAYS, Packed, json_number, label_to_list, pack
 from lenswidget.widget.requests import ReadRequest
@@ -29,36 +31,94 @@ def n_columns_at_first(n_rows: int, k: int, n_tracked: int = 0) -> int:
     return max(1, n_cells // n_rows)
 
 
-def as_asked(run: Any) -> str | list[int]:
-    """A run's prompt as text where it was text, else as token ids."""
-    return run.prompt if isinstance(run.prompt, str) else run.token_ids.tolist()
+class FidelityMessage(TypedDict):
+    """How closely the last row reproduces the model's own logits."""
+
+    ok: bool
+    max_abs_error: float | str
+    tolerance: float
+    text: str
 
 
-def run_message(run: Any, labels: Labels, lenses: Sequence[str], answer: Any) -> dict[str, Any]:
+class RunMessage(TypedDict):
+    """What the page knows of a run; `RunInfo` in `protocol.ts`.
+
+    `prompt` is what the box shows; `is_text` tells text from the written form of ids. `extras` names the
+    inputs beyond ids and mask that came with the prompt, which edited text would drop. `notes` are for the
+    info line.
+    """
+
+    id: str
+    prompt: str
+    is_text: bool
+    extras: list[str]
+    notes: list[str]
+    model: str
+    dtype: str
+    quantization: str | None
+    n_layers: int
+    d_vocab: int
+    tokens: list[int]
+    labels: dict[str, list[str]]
+    next: dict[str, int | float | str]
+    joined: list[str | None]
+    special: list[bool]
+    sites: list[str]
+    lenses: list[str]
+    max_length: int | None
+    fidelity: FidelityMessage
+
+
+class CardMessage(TypedDict):
+    """A cell card with a label beside every id; `Card` in `protocol.ts`. `labels` are those of `ids`."""
+
+    run_id: str
+    layer: int
+    position: int
+    site: str
+    lens: str
+    k: int
+    temperature: float
+    ids: list[int]
+    labels: list[list[str]]
+    log_probs: list[float | str]
+    logits: list[float | str]
+    entropy_nats: float | str
+    layer_below: int | None
+    rank_below: list[int | None]
+    promoted: list[dict[str, Any]]
+    suppressed: list[dict[str, Any]]
+    tracked: list[dict[str, Any]]
+
+
+def run_message(run: Run, labels: Labels, lenses: Sequence[str], answer: Readout) -> RunMessage:
     """What the page knows of a run: the model, the prompt's tokens, what can be asked.
 
     Args:
         answer: a readout of the last cell, whose top token is the model's own next one.
     """
+    prompt, info, fidelity = run.spec.prompt, run.model, run.fidelity
     tokens = run.token_ids.tolist()
-    fidelity = run.fidelity
     next_id = int(answer.ids[0, 0])
     return {
         "id": run.id,
-        "prompt": run.prompt if isinstance(run.prompt, str) else "".join(labels[i].raw for i in tokens),
-        "model": run.model["name"],
-        "dtype": run.model["dtype"],
-        "quantization": run.model["quantization"],
-        "n_layers": run.n_layers,
-        "d_vocab": labels.d_vocab,
+        "prompt": "".join(labels[i].raw for i in tokens) if prompt.text is None else prompt.text,
+        "is_text": prompt.text is not None,
+        "extras": list(prompt.extras),
+        "notes": list(prompt.notes),
+        "model": info.name,
+        "dtype": info.dtype,
+        "quantization": info.quantization,
+        "n_layers": info.n_layers,
+        "d_vocab": info.d_vocab,
         "tokens": tokens,
         "labels": labels_message(labels, [*tokens, next_id]),
         "next": {"id": next_id, "log_prob": json_number(float(answer.log_probs[0, 0]))},
         "joined": labels.joined(tokens),
         "special": [labels.is_special(i) for i in tokens],
-        "sites": list(run.sites),
+        "sites": list(info.sites),
         "lenses": list(lenses),
-        "max_length": run.model["max_length"],
+        "max_length": info.max_length,
         "fidelity": {
             "ok": fidelity.ok,
             "max_abs_error": json_number(fidelity.max_abs_error),
@@ -68,7 +128,7 @@ def run_message(run: Any, labels: Labels, lenses: Sequence[str], answer: Any) ->
     }
 
 
-def readout_message(readout: Any, request: ReadRequest, rows: Sequence[int], labels: Labels) -> Packed:
+def readout_message(readout: Readout, request: ReadRequest, rows: Sequence[int], labels: Labels) -> Packed:
     """A rectangle's readout, its flat cells laid out `[layers, positions, ...]`.
 
     Args:
@@ -103,22 +163,34 @@ def _laid_out(array: np.ndarray, request: ReadRequest, rows: Sequence[int], no_i
     return laid_out
 
 
-def card_message(card: Card, labels: Labels) -> dict[str, Any]:
-    """A cell card with a label beside every id on it; `labels` are those of `ids`, in their order."""
-    message = card.to_dict()
-    for name in ("log_probs", "logits"):
-        message[name] = [json_number(value) for value in message[name]]
-    for name in ("promoted", "suppressed"):
-        message[name] = [
-            {"id": i, "label": label_to_list(labels[i]), "delta": json_number(delta)}
-            for i, delta in message[name]
-        ]
-    message["tracked"] = [
-        {"id": i, "label": label_to_list(labels[i]), "log_prob": json_number(lp), "rank": rank}
-        for i, lp, rank in card.tracked
-    ]
-    message["entropy_nats"] = json_number(card.entropy_nats)
-    return {**message, "k": len(card.ids), "labels": [label_to_list(labels[i]) for i in card.ids]}
+def card_message(card: Card, labels: Labels) -> CardMessage:
+    """A cell card with a label beside every id on it."""
+    return {
+        "run_id": card.run_id,
+        "layer": card.layer,
+        "position": card.position,
+        "site": card.site,
+        "lens": card.lens,
+        "k": len(card.ids),
+        "temperature": card.temperature,
+        "ids": card.ids,
+        "labels": [label_to_list(labels[i]) for i in card.ids],
+        "log_probs": [json_number(value) for value in card.log_probs],
+        "logits": [json_number(value) for value in card.logits],
+        "entropy_nats": json_number(card.entropy_nats),
+        "layer_below": card.layer_below,
+        "rank_below": list(card.rank_below),
+        "promoted": _moved(card.promoted, labels),
+        "suppressed": _moved(card.suppressed, labels),
+        "tracked": [
+            {"id": i, "label": label_to_list(labels[i]), "log_prob": json_number(lp), "rank": rank}
+            for i, lp, rank in card.tracked
+        ],
+    }
+
+
+def _moved(changes: Sequence[tuple[int, float]], labels: Labels) -> list[dict[str, Any]]:
+    return [{"id": i, "label": label_to_list(labels[i]), "delta": json_number(d)} for i, d in changes]
 
 
 def labels_message(labels: Labels, token_ids: Sequence[int]) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ KINDS: dict[type, str] = {str: "text", int: "an integer", list: "a list"}
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """The frontend asks for a rectangle of cells; `js/src/protocol.ts` is its other end."""
+    """The page asks for a rectangle of cells."""
 
     run_id: str
     layers: list[int]
@@ -33,13 +33,13 @@ class ReadRequest:
             lens=_text(message, "lens"),
             k=_integer(message, "k"),
             track=_integers(message, "track"),
-            metrics=[str(metric) for metric in _list(message, "metrics")],
+            metrics=[_field("metrics", str, metric) for metric in _list(message, "metrics")],
         )
 
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """The frontend asks to decode one cell again."""
+    """The page asks to decode one cell again, or for the code that does."""
 
     run_id: str
     layer: int
@@ -62,6 +62,32 @@ class DecodeRequest:
             temperature=check_temperature(message.get("temperature", 1.0)),
             track=_integers(message, "track"),
         )
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """The page asks for tokens like a text."""
+
+    text: str
+    k: int
+
+    @classmethod
+    def parse(cls, message: Mapping[str, Any]) -> "SearchRequest":
+        return cls(text=_text(message, "text"), k=_integer({"k": 20, **message}, "k"))
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """The page asks to run an edited prompt, or the very inputs of a run again: one of the two is None."""
+
+    prompt: str | None
+    again: str | None
+
+    @classmethod
+    def parse(cls, message: Mapping[str, Any]) -> "RunRequest":
+        if "again" in message:
+            return cls(None, _text(message, "again"))
+        return cls(_text(message, "prompt"), None)
 
 
 def _field(name: str, kind: type, found: Any) -> Any:

@@ -7,11 +7,40 @@ none does (a script), a request runs through at once.
 import asyncio
 import logging
 from collections.abc import Callable, Generator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from traitlets import TraitError
 
 from lenswidget.errors import Cancelled, LensError
 
 logger = logging.getLogger("lenswidget")
+
+
+class ErrorMessage(TypedDict):
+    """Why a request was not answered: the error's class, and one sentence for the page."""
+
+    type: str
+    message: str
+
+
+def error_message(error: BaseException) -> ErrorMessage:
+    """An error as the page is told it. One that is not of this package is logged and named as internal."""
+    if isinstance(error, KeyboardInterrupt):
+        return {"type": "Cancelled", "message": "The kernel was interrupted."}
+    if isinstance(error, (LensError, TraitError)):
+        return {"type": type(error).__name__, "message": str(error)}
+    logger.error("a request of the page failed", exc_info=error)
+    line = next(iter(str(error).splitlines()), "")
+    return {"type": "InternalError", "message": f"Internal error: {type(error).__name__}: {line:.200}"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply's value, and what is done once the reply is out."""
+
+    value: Any
+    then: Callable[[], None]
 
 
 class Tasks:
@@ -65,15 +94,23 @@ class Tasks:
                 work.throw(Cancelled("Stopped on request."))
             done, total = next(work)
         except StopIteration as stop:
-            self._end(request_id, value=stop.value)
-        except Exception as error:
-            if not isinstance(error, LensError):
-                logger.exception("a request of the page failed")
-            self._end(request_id, error={"type": type(error).__name__, "message": str(error)})
+            self._answered(request_id, stop.value)
+        except (Exception, KeyboardInterrupt) as error:
+            self._end(request_id, error=error_message(error))
         else:
             self._progress(request_id, done, total)
             return True
         return False
+
+    def _answered(self, request_id: str, value: Any) -> None:
+        if not isinstance(value, Answer):
+            return self._end(request_id, value=value)
+        self._end(request_id, value=value.value)
+        try:
+            value.then()
+        except Exception:
+            logger.exception("what follows a reply failed")
+        return None
 
     def _end(self, request_id: Any, **outcome: Any) -> None:
         self._open.pop(request_id, None)

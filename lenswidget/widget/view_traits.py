@@ -8,10 +8,10 @@ from typing import Any
 import traitlets as t
 
 from lenswidget.checks import check_temperature
-from lenswidget.errors import CellError, LensError
+from lenswidget.errors import CellError, LensError, PromptError
 from lenswidget.widget.session import Session
 
-METRICS = ("prob", "log_prob", "entropy", "kl", "rank", "agrees")
+COLOURINGS = ("prob", "log_prob", "entropy", "kl", "rank", "agrees")
 TRAJECTORY_METRICS = ("prob", "log_prob", "rank")
 MOST_ON_A_CARD = 1000
 
@@ -20,13 +20,25 @@ MOST_ON_A_CARD = 1000
 SHARED, CHOICE = {"sync": True}, {"sync": True, "is_choice": True}
 
 
+class PromptTrait(t.Any):
+    """What was run. Setting it runs the new prompt first, and keeps it only if that went well."""
+
+    def set(self, obj: Any, value: Any) -> None:
+        """Run `value`; the widget then calls `keep`."""
+        obj._run_prompt(value)
+
+    def keep(self, obj: Any, value: str | list[int]) -> None:
+        """The prompt of the run that is shown now; observers hear of it."""
+        super().set(obj, value)
+
+
 class ViewTraits(t.HasTraits):
     """The traits that a person sets, on the page or from Python; one that is refused keeps its value."""
 
     _session: Session
 
     selection = t.Dict(allow_none=True, default_value=None).tag(**CHOICE)
-    metric = t.Enum(METRICS, default_value="prob").tag(**CHOICE)
+    metric = t.Enum(COLOURINGS, default_value="prob").tag(**CHOICE)
     k = t.Int(5, min=1, max=100).tag(**CHOICE)
     card_k = t.Int(20, min=1, max=MOST_ON_A_CARD).tag(**CHOICE)
     site = t.Unicode("resid_post").tag(**CHOICE)
@@ -40,10 +52,22 @@ class ViewTraits(t.HasTraits):
     trajectory = t.Dict({"metric": "prob", "positions": []}).tag(**CHOICE)
     rank_token = t.Int(None, allow_none=True).tag(**CHOICE)
 
+    def _keep_prompt(self, prompt: str | list[int]) -> None:
+        """The prompt of the run that is shown now."""
+        trait: Any = self.traits()["prompt"]
+        trait.keep(self, prompt)
+
     @property
     def state(self) -> dict[str, Any]:
-        """The choices made in this widget; pass it on as `state=` to begin another where this one stands."""
-        return {name: getattr(self, name) for name in self.trait_names(is_choice=True)}
+        """The choices made here and the recipe of the run; `model.lens(state=w.state)` shows both again.
+
+        Plain JSON values. A recipe that JSON cannot hold (inputs that are not tensors) is None.
+        """
+        try:
+            recipe = self._session.spec.prompt.to_state()
+        except PromptError:
+            recipe = None
+        return {**{name: getattr(self, name) for name in self.trait_names(is_choice=True)}, "recipe": recipe}
 
     @property
     def _reading(self) -> dict[str, Any]:
@@ -62,7 +86,8 @@ class ViewTraits(t.HasTraits):
         if proposal["value"] is None:
             return None
         cell = as_selection(proposal["value"])
-        self._session.check(**cell, site=self.site, lens=self.lens)
+        if not self._is_decoded(cell):
+            self._session.check(**cell, site=self.site, lens=self.lens)
         return cell
 
     @t.validate("pins")
@@ -85,6 +110,10 @@ class ViewTraits(t.HasTraits):
     @t.validate("trajectory")
     def _validate_trajectory(self, proposal: Any) -> Any:
         return as_trajectory(proposal["value"])
+
+    def _is_decoded(self, cell: Mapping[str, int]) -> bool:
+        """Whether the card of a cell is there, so that the cell needs no check."""
+        return False
 
     def _has(self, cell: Any) -> bool:
         """Whether a cell chosen before, on another prompt perhaps, is one of this grid's."""

@@ -1,42 +1,54 @@
 """The widget: traits that Python and the page share, and the messages between them. No arithmetic here."""
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-import anywidget
 import traitlets as t
 
+from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.errors import Cancelled, LensError
+from lenswidget.lenses.lens import LensLike
+from lenswidget.models.encoded_prompt import prompt_of_state
+from lenswidget.models.prompts import Prompt
 from lenswidget.progress import drain
+from lenswidget.readout.local_engine import LocalEngine
+from lenswidget.readout.query import CellsLike
 from lenswidget.readout.readout import Readout
+from lenswidget.readout.run import Run, RunSpec
 from lenswidget.widget import cell_outputs, export, html_table
-from lenswidget.widget.messages import as_asked, n_columns_at_first
+from lenswidget.widget.messages import n_columns_at_first
 from lenswidget.widget.packing import Packed
-from lenswidget.widget.requests import DecodeRequest, ReadRequest
+from lenswidget.widget.page_state import PageState
+from lenswidget.widget.requests import DecodeRequest, ReadRequest, RunRequest
 from lenswidget.widget.session import Session
-from lenswidget.widget.tasks import Tasks
-from lenswidget.widget.view_traits import SHARED, ViewTraits, as_state
+from lenswidget.widget.tasks import Answer, Tasks, error_message
+from lenswidget.widget.view_traits import SHARED, PromptTrait, ViewTraits, as_state
 
 STATIC = Path(__file__).parent.parent / "static"
 # of the event loop, for a cancel to be read and handled even behind a few other messages
 TURNS_AFTER_A_RUN = 3
 IDLE = {"state": "idle", "text": "", "done": 0, "total": 0}
+# How a prompt is encoded; see `encode_prompt`.
+PROMPT_OPTIONS = frozenset({"add_special_tokens", "decoder", "add_generation_prompt", "enable_thinking"})
 
 
-class LensWidget(ViewTraits, anywidget.AnyWidget):
+class LensWidget(ViewTraits, PageState):
     """What every layer would predict at every token, with each cell a click from its live decode.
 
     Args:
         model: a `LanguageModel`.
-        prompt: text, ids, or an encoding of one prompt.
+        prompt: text, ids, an encoding of one prompt, a chat, or the recipe of a run (`run.spec`). None with a
+            `state` runs the recipe in it.
         lens: how mid-layer states are carried to the tail: None (logit lens), a `Lens`, a callable, or the
             name of one of `lenses`.
         lenses: more lenses to switch between: a sequence, or a mapping from name to lens.
         strict: refuse a model whose decoded last row is not its own logits; False shows it with a red badge.
         state: `w.state` of an earlier widget, to begin with its choices; a selection beyond this prompt is
             left out.
-        choices: any trait of the widget, `k=10` or `metric="entropy"` say.
+        choices: any trait of the widget, `k=10` or `metric="entropy"` say; and options of the prompt:
+            `add_special_tokens`, `decoder`, `add_generation_prompt`, `enable_thinking`.
     Raises:
         LensError: a prompt, model or choice that does not fit, in one sentence.
     """
@@ -48,38 +60,47 @@ class LensWidget(ViewTraits, anywidget.AnyWidget):
     snapshot = t.Dict(read_only=True).tag(**SHARED)
     decoded = t.Dict(allow_none=True, default_value=None, read_only=True).tag(**SHARED)
     status = t.Dict(IDLE, read_only=True).tag(**SHARED)
-    prompt = t.Union([t.Unicode(), t.List(t.Int())]).tag(**SHARED)
+    prompt = PromptTrait("").tag(**SHARED)
 
     def __init__(
         self,
-        model: Any,
-        prompt: Any,
+        model: ReadableModel,
+        prompt: Prompt | RunSpec | None = None,
         *,
-        lens: Any = None,
-        lenses: Any = None,
+        lens: LensLike | str = None,
+        lenses: Collection[Any] | None = None,
         strict: bool = True,
-        state: Any = None,
+        state: Mapping[str, Any] | None = None,
         **choices: Any,
     ):
         begin = {**as_state(state), **choices}
-        if unknown := sorted(map(str, set(begin) - (set(self.trait_names()) - {"prompt"}))):
-            known = ", ".join(self.trait_names(is_choice=True))
-            raise LensError(f"The widget was given {', '.join(unknown)}, but what can be chosen is {known}.")
-        session = Session(model, lens, lenses, strict=strict)
-        self._next_run: Any = session.execute(prompt)
+        options = {name: begin.pop(name) for name in PROMPT_OPTIONS & begin.keys()}
+        recipe = begin.pop("recipe", None)
+        self._check_choices(begin)
+        session = Session(LocalEngine(model), lens, lenses, strict=strict)
+        if prompt is None:
+            prompt, options = prompt_of_state(recipe)
+        run = session.execute(_spec(session, prompt, options))
         self._session = session
-        self._latest = self._next_run.id  # of the runs, in whatever order they come to be shown
+        self._latest = run.id  # of the runs, in whatever order they come to be shown
         self._tasks = Tasks(self._reply, self._progress)
         if lens is not None or "lens" not in begin:
             begin["lens"] = session.first_lens
         selection = begin.pop("selection", None)
-        super().__init__(prompt=as_asked(self._next_run), **begin)
-        self._publish()
+        super().__init__(**begin)
+        self._show(run)
         if "selection" in choices or self._has(selection):
             self.selection = selection
         self.on_msg(self._receive)
 
-    def readout(self, cells: Any = None, **options: Any) -> Readout:
+    def _check_choices(self, begin: Mapping[str, Any]) -> None:
+        if unknown := sorted(map(str, set(begin) - (set(self.trait_names()) - {"prompt"}))):
+            known = ", ".join(self.trait_names(is_choice=True))
+            raise LensError(f"The widget was given {', '.join(unknown)}, but what can be chosen is {known}.")
+
+    # --- numbers, for Python
+
+    def readout(self, cells: CellsLike | None = None, **options: Any) -> Readout:
         """The grid's numbers: every cell, or those given, with the widget's site, lens, k and pins.
 
         Args:
@@ -102,7 +123,7 @@ class LensWidget(ViewTraits, anywidget.AnyWidget):
         """Pin a token and read it at every layer and position.
 
         Args:
-            token: an id, or text that is exactly one token.
+            token: an id, or text that is exactly one token or one entry of the vocabulary.
             label: how the pin is called; the token's own text unless given.
         Returns:
             A readout whose `tracked_log_probs` and `tracked_ranks` are `[cells, 1]`.
@@ -117,7 +138,7 @@ class LensWidget(ViewTraits, anywidget.AnyWidget):
         return self.readout(track=(token_id,), k=1)
 
     def save(self, path: str | Path, **options: Any) -> Path:
-        """Write one self-contained HTML file; see `lenswidget.export.save`."""
+        """Write one self-contained HTML file; see `lenswidget.widget.export.save`."""
         return export.save(self, path, **options)
 
     def packed_grid(
@@ -152,10 +173,147 @@ class LensWidget(ViewTraits, anywidget.AnyWidget):
         )
         return drain(self._session.read(request), progress)
 
+    # --- runs
+
+    def _run_prompt(self, prompt: Any) -> None:
+        """Python set the prompt: run it now, so that one that fails leaves everything as it was."""
+        is_same = type(prompt) in (str, list) and prompt == self._session.spec.prompt.as_given
+        if not is_same:
+            self._show(self._execute(_spec(self._session, prompt, {})))
+
+    def _execute(self, spec: RunSpec) -> Run:
+        self.set_trait("status", {**IDLE, "state": "working", "text": "Running the model"})
+        try:
+            run = self._session.execute(spec)
+        finally:
+            self.set_trait("status", IDLE)
+        self._latest = run.id
+        return run
+
+    def _run_in_slices(self, request: RunRequest) -> Generator[tuple[int, int], None, dict[str, str]]:
+        """Run what the page asks and show it, unless by then it was cancelled or another has been run."""
+        if request.again is not None:
+            spec = self._session.spec_of(request.again)
+        else:
+            spec = _spec(self._session, request.prompt, dict(self._session.spec.prompt.options))
+        run = self._execute(spec)
+        # nothing is heard during a forward: what came meanwhile is heard now, before the run is shown
+        for _ in range(TURNS_AFTER_A_RUN):
+            yield run.n_layers, run.n_layers
+        if run.id != self._latest:
+            raise Cancelled("Another prompt was run meanwhile, and is shown.")
+        self._show(run)
+        return {"run_id": run.id}
+
+    def _show(self, run: Run) -> None:
+        """Make a run the one that is shown, here and on the page."""
+        self._session.show(run)
+        with self.hold_sync():
+            self._keep_prompt(run.prompt)
+            self.set_trait("run", self._session.describe())
+            self._on_reading(None)
+
+    @t.observe("site", "lens", "k")
+    def _on_reading(self, _change: Any) -> None:
+        """Another run, or another way to read it: the snapshot and the card follow."""
+        if not self._session.shown:
+            return
+        with self.hold_sync():
+            self.set_trait("snapshot", self._snapshot())
+            cell: Any = self.selection
+            self.selection = None
+            if self._has(cell):
+                self.selection = cell
+
+    def _snapshot(self) -> dict[str, Any]:
+        """The whole grid where it is small; else as many of the newest columns as fit."""
+        n_rows = len(self._session.layers(self.site, self.lens))
+        n_tracked = len(self._reading["track"])
+        packed = self.packed_grid(newest=n_columns_at_first(n_rows, self.k, n_tracked))
+        return {"header": packed.header, "buffers": packed.buffers}
+
+    # --- the selected cell's card
+
+    @t.observe("selection")
+    def _on_selection(self, _change: Any) -> None:
+        cell: Any = self.selection
+        if cell is None:
+            self.set_trait("decoded", None)
+        elif not self._is_decoded(cell):
+            self._decode(**cell)
+
+    @t.observe("card_k")
+    def _on_card_k(self, _change: Any) -> None:
+        card: Any = self.decoded
+        if card is not None and card["k"] != min(self.card_k, self._session.info.d_vocab):
+            as_it_is = {name: card[name] for name in ("layer", "position", "site", "lens", "temperature")}
+            self._decode(**as_it_is, track=[token["id"] for token in card["tracked"]])
+
+    def _is_decoded(self, cell: Mapping[str, int]) -> bool:
+        card: Any = self.decoded
+        if card is None or card["run_id"] != self._session.shown:
+            return False
+        return all(card[name] == cell[name] for name in ("layer", "position"))
+
+    def _decode(self, **asked: Any) -> None:
+        """Decode the selected cell; what is not asked is as the grid is read."""
+        request: dict[str, Any] = {**self._reading, "k": self.card_k, **asked}
+        self.set_trait("decoded", self._session.decode(DecodeRequest(self._session.shown, **request)))
+
+    # --- messages of the page
+
+    def _receive(self, _widget: Any, message: Any, _buffers: Any) -> None:
+        request_id = message.get("id") if isinstance(message, dict) else None
+        try:
+            if not isinstance(request_id, str):
+                raise LensError(f"The page sent a request with the id {request_id!r:.40}. Send text there.")
+            if message.get("kind") == "cancel":
+                self._cancel(message.get("target"))
+                self._reply(request_id, value={})
+            else:
+                self._tasks.start(request_id, self._answer(message))
+        except LensError as error:
+            self._reply(request_id, error=error_message(error))
+
+    def _cancel(self, target: Any) -> None:
+        if not isinstance(target, str):
+            raise LensError(f"The page asked to cancel {target!r:.40}. Send the id of a request.")
+        self._tasks.cancel(target)
+
+    def _answer(self, message: dict[str, Any]) -> Generator[tuple[int, int], None, Any]:
+        """One request's work, in slices; returns the reply's value. What changes a trait is done here."""
+        match message.get("kind"):
+            case "run":
+                return (yield from self._run_in_slices(RunRequest.parse(message)))
+            case "decode" if message.get("select", True):
+                card = self._session.decode(DecodeRequest.parse(message))
+                return Answer(card, then=lambda: self._select(card))
+            case _:
+                return (yield from self._session.answer(message))
+
+    def _select(self, card: Any) -> None:
+        """Python, other views and the saved notebook have the page's card too, in one message."""
+        if card["run_id"] != self._session.shown:
+            return
+        with self.hold_sync():
+            self.set_trait("decoded", card)
+            self.selection = {"layer": card["layer"], "position": card["position"]}
+
+    def _reply(self, request_id: Any, *, value: Any = None, error: Any = None) -> None:
+        if isinstance(value, Packed):
+            self.send({"id": request_id, "value": value.header}, buffers=value.buffers)
+        else:
+            self.send({"id": request_id, **({"error": error} if error else {"value": value})})
+
+    def _progress(self, request_id: Any, done: int, total: int) -> None:
+        self.send({"kind": "progress", "id": request_id, "done": done, "total": total})
+
+    # --- its life
+
     def close(self) -> None:
         """Close the comm and let the run's states and the model go.
 
-        Python may still ask while somebody keeps the model; it then runs again.
+        Python may still ask while something else keeps the model; it then runs again.
         """
         if "_session" not in self.__dict__:  # a widget that was refused is closed when it is collected
             return
@@ -168,120 +326,9 @@ class LensWidget(ViewTraits, anywidget.AnyWidget):
         data, metadata = super()._repr_mimebundle_(**options) or ({}, {})
         return {**data, "text/html": html_table.table(self.run, self.snapshot)}, metadata
 
-    @t.validate("prompt")
-    def _validate_prompt(self, proposal: Any) -> Any:
-        # run before the trait changes, so that a prompt that fails leaves everything as it was; the same
-        # prompt again is no change, and a run made for it would be shown for the next one
-        if self._next_run is None and proposal["value"] != self.prompt:
-            self._next_run = self._execute(proposal["value"])
-        return proposal["value"]
 
-    def _execute(self, prompt: Any) -> Any:
-        self.set_trait("status", {**IDLE, "state": "working", "text": "Running the model"})
-        try:
-            run = self._session.execute(prompt)
-        finally:
-            self.set_trait("status", IDLE)
-        self._latest = run.id
-        return run
-
-    def _run_in_slices(self, prompt: Any) -> Generator[tuple[int, int], None, None]:
-        """Run a prompt of the page and show it, unless by then it was cancelled or another has been run."""
-        if prompt == self.prompt:
-            return
-        run = self._execute(prompt)
-        # nothing is heard during a forward: what came meanwhile is heard now, before the run is shown
-        for _ in range(TURNS_AFTER_A_RUN):
-            yield run.n_layers, run.n_layers
-        if run.id != self._latest:
-            raise Cancelled("Another prompt was run meanwhile, and is shown.")
-        self._next_run = run
-        try:
-            self.prompt = prompt
-        finally:
-            self._next_run = None
-
-    @t.observe("prompt")
-    def _on_prompt(self, _change: Any) -> None:
-        if self._session.is_shown:
-            self._publish()
-
-    def _publish(self) -> None:
-        """Show the run that `prompt` made."""
-        self._session.show(self._next_run)
-        self._next_run = None
-        with self.hold_sync():
-            self.set_trait("run", self._session.describe())
-            self._on_reading(None)
-
-    @t.observe("site", "lens", "k")
-    def _on_reading(self, _change: Any) -> None:
-        """Another run, or another way to read it: the snapshot and the card follow."""
-        if not self._session.is_shown:
-            return
-        with self.hold_sync():
-            self.set_trait("snapshot", self._snapshot())
-            cell, self.selection = self.selection, None
-            if self._has(cell):
-                self.selection = cell
-
-    def _snapshot(self) -> dict[str, Any]:
-        """The whole grid where it is small; else as many of the newest columns as fit."""
-        n_rows = len(self._session.layers(self.site, self.lens))
-        n_tracked = len(self._reading["track"])
-        packed = self.packed_grid(newest=n_columns_at_first(n_rows, self.k, n_tracked))
-        return {"header": packed.header, "buffers": packed.buffers}
-
-    @t.observe("selection")
-    def _on_selection(self, _change: Any) -> None:
-        cell: Any = self.selection
-        card: Any = self.decoded
-        if cell is None:
-            self.set_trait("decoded", None)
-        elif card is None or any(card[name] != cell[name] for name in cell):
-            self._decode(**cell)
-
-    @t.observe("card_k")
-    def _on_card_k(self, _change: Any) -> None:
-        card: Any = self.decoded
-        if card is not None and card["k"] != min(self.card_k, self._session.labels.d_vocab):
-            as_it_is = {name: card[name] for name in ("layer", "position", "site", "lens", "temperature")}
-            self._decode(**as_it_is, track=[token["id"] for token in card["tracked"]])
-
-    def _decode(self, **asked: Any) -> None:
-        """Decode the selected cell; what is not asked is as the grid is read."""
-        request: dict[str, Any] = {**self._reading, "k": self.card_k, **asked}
-        self.set_trait("decoded", self._session.decode(DecodeRequest(self._session.run.id, **request)))
-
-    def _receive(self, _widget: Any, message: dict[str, Any], _buffers: Any) -> None:
-        request_id = message.get("id")
-        if message.get("kind") == "cancel":
-            self._tasks.cancel(message.get("target"))
-            self._reply(request_id, value={})
-        else:
-            self._tasks.start(request_id, self._answer(message))
-
-    def _answer(self, message: dict[str, Any]) -> Generator[tuple[int, int], None, Any]:
-        """One request's work, in slices; returns the reply's value. What changes a trait is done here."""
-        match message.get("kind"):
-            case "run":
-                yield from self._run_in_slices(message.get("prompt"))
-                return {"run_id": self._session.run.id}
-            case "decode" if message.get("select", True):
-                card = self._session.decode(DecodeRequest.parse(message))
-                # as traits, in one message: Python, other views and the saved notebook have the card too
-                with self.hold_sync():
-                    self.set_trait("decoded", card)
-                    self.selection = {"layer": card["layer"], "position": card["position"]}
-                return {}
-            case _:
-                return (yield from self._session.answer(message))
-
-    def _reply(self, request_id: Any, *, value: Any = None, error: Any = None) -> None:
-        if isinstance(value, Packed):
-            self.send({"id": request_id, "value": value.header}, buffers=value.buffers)
-        else:
-            self.send({"id": request_id, **({"error": error} if error else {"value": value})})
-
-    def _progress(self, request_id: Any, done: int, total: int) -> None:
-        self.send({"kind": "progress", "id": request_id, "done": done, "total": total})
+def _spec(session: Session, prompt: Any, options: dict[str, Any]) -> RunSpec:
+    """A recipe, or the recipe of a prompt."""
+    if isinstance(prompt, RunSpec):
+        return replace(prompt)
+    return RunSpec(session.encode(prompt, **options))

@@ -167,7 +167,7 @@ def test_ids_without_a_token_count_but_are_not_shown(demo_model, run):
             return getattr(demo_model.tokenizer, name)
 
     paris = demo_model.tokenizer.encode(" Paris")[0]
-    padded = replace(run, tokenizer=Smaller(paris))
+    padded = replace(run, model=replace(run.model, tokenizer=Smaller(paris)))
     cell = lw.Cells([29], [run.seq - 1])
     whole, shown = lw.read(run, cells=cell, k=50), lw.read(padded, cells=cell, k=20)
     kept = whole.ids[0] < paris

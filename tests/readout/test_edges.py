@@ -173,8 +173,8 @@ def drain(slices):
 
 
 def test_slices_count_up_and_return_the_readout(run):
-    options = {"k": 5, "metrics": ALL, "tile_bytes": 3 * 8 * run.d_vocab}
-    steps, found = drain(read_slices(run, slice_s=0.0, **options))
+    options = {"tile_bytes": 3 * 8 * run.d_vocab}
+    steps, found = drain(read_slices(Query(run, k=5, metrics=ALL), slice_s=0.0, **options))
     assert len(steps) > 5
     assert all(total == len(found) for _, total in steps)
     assert all(a < b for (a, _), (b, _) in itertools.pairwise(steps))
@@ -182,10 +182,10 @@ def test_slices_count_up_and_return_the_readout(run):
 
 
 def test_the_lock_is_free_between_slices_and_after_closing(run):
-    slices = read_slices(run, slice_s=0.0, tile_bytes=3 * 4 * run.d_vocab)
+    slices = read_slices(Query(run), slice_s=0.0, tile_bytes=3 * 4 * run.d_vocab)
     next(slices)
     assert not run.lock._is_taken()
-    inside = drain(read_slices(run, Cells([0], [0])))[1]
+    inside = drain(read_slices(Query(run, Cells([0], [0]))))[1]
     assert len(inside) == 1
     next(slices)
     slices.close()
@@ -225,7 +225,7 @@ def test_progress_ends_with_all_cells_and_true_shows_a_bar(run, capsys):
         ({"metrics": ("entropy", "perplexity")}, LensError, "any of entropy, kl, agrees"),
         ({"metrics": "entropy"}, LensError, "pass a list"),
         ({"track": torch.tensor(5)}, CellError, "tokens tensor(5): pass a list of token ids"),
-        ({"against": "hello"}, LensError, "compare with 'hello', which is no run"),
+        ({"against": "hello"}, LensError, "compare with 'hello', which is not a run"),
         ({"site": "attn"}, CellError, "site 'attn'"),
         ({"lens": 3}, LensError, "lens=3 is no lens"),
         ({"lens": LogitLens}, LensError, "is no lens. Pass None, a lens"),
@@ -281,7 +281,7 @@ def test_a_reference_of_another_shape_is_refused(run):
 
 
 def test_what_is_no_run_is_refused():
-    with pytest.raises(LensError, match="which is no run"):
+    with pytest.raises(LensError, match="not a run"):
         read("hello")
 
 
@@ -380,7 +380,7 @@ def test_the_plain_product_is_the_same_as_the_packed_one(run, monkeypatch):
 def test_tiles_shrink_while_they_are_slow_and_grow_back(run, monkeypatch):
     monkeypatch.setattr(tiles, "SLOW_ROWS", 2)
     asked = Query(run, k=5).checked()
-    decoder = tiles.Decoder(asked, 256 << 20)
+    decoder = tiles.TileDecoder(asked, 256 << 20)
     whole = len(decoder.tile(0)[0])
     decoder.pace(1.0, 0.1)
     assert len(decoder.tile(0)[0]) < whole

@@ -115,12 +115,9 @@ def test_a_run_describes_itself_and_has_its_own_id(named):
     assert run.prompt == PROMPT
     assert run.token_ids.tolist() == engine.model.tokenizer(PROMPT)["input_ids"]
     assert (run.n_layers, run.d_vocab) == (4, 300)
-    assert run.model == {
-        "name": "GPT2LMHeadModel",
-        "dtype": "float32",
-        "quantization": None,
-        "max_length": 64,
-    }
+    info = run.model
+    assert (info.name, info.dtype, info.quantization) == ("GPT2LMHeadModel", "float32", None)
+    assert info.max_length == 64
     assert "_streams" not in repr(run)
 
 
@@ -163,7 +160,7 @@ def test_streams_on_the_cpu_read_the_same(model):
 def test_streams_go_to_the_cpu_where_they_would_take_half_of_what_is_free(
     model, monkeypatch, place, free_rows, kept_on
 ):
-    capture = _Capture(model, {}, place)
+    capture = _Capture(model, LocalEngine(model).encode(IDS), place)
     with FakeTensorMode():  # a device without the device: nothing is computed
         state = torch.empty(1, 11, 32, device="cuda")
         monkeypatch.setattr(engine, "free_bytes", lambda device: free_rows * state.nbytes)

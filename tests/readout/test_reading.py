@@ -12,6 +12,7 @@ import lenswidget as lw
 from lenswidget.readout import unembed
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.local_engine import LocalEngine
+from lenswidget.readout.query import Query
 from lenswidget.readout.reading import logits, read
 
 TRACK = [28, 30, 253]
@@ -89,7 +90,7 @@ def test_logits_are_those_of_the_reference(case, full):
 
 
 def test_all_logits_of_a_few_cells_can_be_had(small):
-    found = logits(small, Cells([-1, 2], [3, 0]))
+    found = logits(Query(small, Cells([-1, 2], [3, 0])).checked())
     expected = small.tail(small.states("resid_post", [-1, 2], [3, 0]))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 

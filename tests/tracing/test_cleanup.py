@@ -400,6 +400,75 @@ def test_a_thousand_traces_hold_memory_flat(script, name):
     assert abs(int(script[name])) < 50
 
 
+def wrong_shape(model):
+    model.transformer.h[1].output = torch.zeros(1, 2)
+
+
+def wrong_shape_of_a_site(model):
+    model.layers[1].resid_post = torch.zeros(1, 2)
+
+
+def wrong_shape_between_attention_and_mlp(model):
+    model.layers[1].resid_mid = torch.zeros(1, 2)
+
+
+def wrong_shape_of_a_part(model):
+    model.layers[1].mlp_out = torch.zeros(1, 2)
+
+
+def wrong_shape_of_the_embedding(model):
+    model.layers.embed = torch.zeros(1, 2)
+
+
+def late_write(model):
+    _ = model.lm_head.output
+    model.layers[0].resid_post = torch.zeros(1, 2)
+
+
+def misspelt_write(model):
+    model.lm_head.outptu = 0
+
+
+def misspelt_read(model):
+    _ = model.transformer.hh
+
+
+def no_such_layer(model):
+    _ = model.layers[99].resid_post
+
+
+def no_such_part(model):
+    _ = model.transformer.h[1].output[7]
+
+
+def never_called(model):
+    _ = model.transformer.h[1].mlp.calls[3].output
+
+
+MISTAKES = [
+    wrong_shape,
+    wrong_shape_of_a_site,
+    wrong_shape_between_attention_and_mlp,
+    wrong_shape_of_a_part,
+    wrong_shape_of_the_embedding,
+    late_write,
+    misspelt_write,
+    misspelt_read,
+    no_such_layer,
+    no_such_part,
+    never_called,
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
+def test_the_traceback_of_a_mistake_ends_at_the_users_own_line(model, mistake):
+    with pytest.raises((lw.errors.LensError, AttributeError, IndexError)) as caught, model.trace(PROMPT):
+        mistake(model)
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    assert [frame.filename for frame in frames] == [__file__, __file__]
+    assert frames[-1].name == mistake.__name__
+
+
 def test_an_error_in_the_forward_names_the_innermost_module(model):
     def fail(*_):
         raise ValueError("wrong")

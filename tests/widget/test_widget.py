@@ -211,7 +211,7 @@ def test_of_two_runs_the_later_is_shown_and_the_earlier_is_told(widget, page):
     assert "value" in replies["b"]
     assert replies["c"]["error"]["type"] == replies["d"]["error"]["type"] == "Cancelled"
     assert widget.run["prompt"] == "Seven eight"
-    assert widget._session._run is None
+    assert widget._session._runs == {}
 
 
 def test_a_new_prompt_runs_and_keeps_the_selected_cell(widget):
@@ -252,7 +252,7 @@ def test_read_gives_a_rectangle_with_tracked_tokens(demo_model, widget, page):
     ("kind", "fields", "said"),
     [
         ("read", {"layers": [30]}, "30"),
-        ("read", {"run_id": "gone"}, "earlier run"),
+        ("read", {"run_id": "gone"}, "no longer kept"),
         ("read", {"lens": "none"}, "No lens"),
         ("decode", {"layer": -5}, "layer -5"),
         ("decode", {"temperature": 0}, "temperature"),
@@ -268,7 +268,7 @@ def test_a_bad_message_gets_the_kernels_words(widget, page, kind, fields, said):
 
 def test_copied_code_reproduces_the_card(widget, page):
     asked = {"layer": 20, "position": 8, "site": "resid_post", "lens": "logit", "k": 7, "temperature": 0.5}
-    code, _ = page.ask("code", **asked)
+    code, _ = page.ask("code", run_id=widget.run["id"], **asked)
     card, _ = page.ask("decode", run_id=widget.run["id"], select=False, **asked)
     assert "    model = lw.demo_model()\n" in code["value"]["code"]
     names = {}
@@ -283,7 +283,8 @@ def test_copied_code_reproduces_the_card(widget, page):
 def test_copied_code_says_what_it_cannot_load(demo_model):
     asked = {"layer": 20, "position": 2, "site": "resid_post", "lens": "logit", "k": 3, "temperature": 1}
     own = lw.LanguageModel(demo_model.hf_model, demo_model.tokenizer)
-    reply, _ = Page(LensWidget(own, "One two three")).ask("code", **asked)
+    page = Page(LensWidget(own, "One two three"))
+    reply, _ = page.ask("code", run_id=page.widget.run["id"], **asked)
     code = reply["value"]["code"]
     assert "# model: your LanguageModel of a LlamaForCausalLM that you loaded yourself\n" in code
     names = {"model": own}
@@ -297,7 +298,7 @@ def test_copied_code_goes_through_the_lens_and_says_what_is_rounded(lens, dtype)
     model = lw.LanguageModel(tiny.llama().to(dtype), tiny.tokenizer())
     page = Page(LensWidget(model, "One two three", lenses={"mine": lens}))
     asked = {"layer": 2, "position": 1, "site": "resid_post", "lens": "mine", "k": 3, "temperature": 1}
-    code = page.ask("code", **asked)[0]["value"]["code"]
+    code = page.ask("code", run_id=page.widget.run["id"], **asked)[0]["value"]["code"]
     assert ("modules round to bfloat16" in code) == (dtype is torch.bfloat16)
     names = {"model": model, "lens": lens}
     exec(code, names)

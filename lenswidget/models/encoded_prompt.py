@@ -1,0 +1,300 @@
+"""One prompt as a value: what the model takes, which tokens the columns show, and how to make it again."""
+
+import base64
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from lenswidget.errors import PromptError
+from lenswidget.models.hf_model import is_encoder_decoder
+from lenswidget.models.prompts import chat_ids, is_chat, model_inputs, starts_twice, text_ids
+
+# Integer inputs of at most so many numbers in all are written out in code.
+MOST_IN_CODE = 4096
+# What token ids alone bring along.
+_OF_IDS = frozenset({"input_ids", "attention_mask"})
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPrompt:
+    """One prompt, with everything that came with it. Every forward of a run takes the same `model_inputs`.
+
+    Attributes:
+        model_inputs: the keyword arguments of the model's forward, tensors `[1, ...]` on its device.
+        column_ids: `[seq]` int64 on the CPU: the token of each column of the grid. Those of the decoder in an
+            encoder-decoder; without the padding that the attention mask leaves out.
+        columns: `[seq]` int64: where the columns lie in the model's own sequence; None where they are all.
+        text: the text that was given, where the tokenizer makes the same inputs of it again; else None.
+        extras: the names of the inputs that neither the text nor the ids alone would bring along.
+        options: what `encode_prompt` was told besides the prompt.
+        notes: remarks for people, one sentence each.
+    """
+
+    model_inputs: Mapping[str, Any]
+    column_ids: Int[Tensor, " seq"]
+    columns: Int[Tensor, " seq"] | None = None
+    text: str | None = None
+    extras: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seq(self) -> int:
+        """How many columns the grid has."""
+        return len(self.column_ids)
+
+    @property
+    def as_given(self) -> str | list[int]:
+        """The text, or else the ids of the columns."""
+        return self.column_ids.tolist() if self.text is None else self.text
+
+    @property
+    def code(self) -> str | None:
+        """The Python value that `model.trace` makes the same inputs of; None if it cannot be written."""
+        is_whole = "decoder_input_ids" not in self.model_inputs  # a trace puts no start token there
+        if self.text is not None and is_whole and not self.options:
+            return repr(self.text)
+        if not self.extras and is_whole:
+            return repr(self.model_inputs["input_ids"][0].tolist())
+        values = list(self.model_inputs.values())
+        is_short = sum(value.numel() for value in values if isinstance(value, Tensor)) <= MOST_IN_CODE
+        if not is_short or not all(isinstance(v, Tensor) and not v.is_floating_point() for v in values):
+            return None
+        written = ", ".join(f"{name!r}: {value.tolist()}" for name, value in self.model_inputs.items())
+        return f"{{{written}}}"
+
+    def to_state(self) -> dict[str, Any]:
+        """The prompt as plain JSON values; `from_state` is the inverse."""
+        if self.text is not None:
+            return {"text": self.text, **({"options": dict(self.options)} if self.options else {})}
+        if not self.extras:
+            return {"ids": self.model_inputs["input_ids"][0].tolist()}
+        return {"inputs": {name: _to_json(name, value) for name, value in self.model_inputs.items()}}
+
+    def __repr__(self) -> str:
+        extras = f", with {', '.join(self.extras)}" if self.extras else ""
+        return f"EncodedPrompt({self.as_given!r:.60}: {self.seq} columns{extras})"
+
+
+def prompt_of_state(state: Any) -> tuple[Any, dict[str, Any]]:
+    """What `to_state` wrote, as a prompt and options for `encode_prompt`.
+
+    Raises:
+        PromptError: it is anything else.
+    """
+    match state:
+        case {"text": str(text), **rest}:
+            options = rest.get("options", {})
+            if isinstance(options, dict):
+                return text, {str(name): value for name, value in options.items()}
+        case {"ids": list(ids)}:
+            return ids, {}
+        case {"inputs": dict(inputs)}:
+            return {str(name): _from_json(value) for name, value in inputs.items()}, {}
+        case _:
+            pass
+    raise PromptError(f"The state's recipe is {state!r:.80}. Pass w.state of another widget as it is.")
+
+
+def encode_prompt(
+    prompt: Any,
+    tokenizer: Any,
+    hf_model: nn.Module,
+    device: torch.device,
+    *,
+    decoder: Any = None,
+    add_special_tokens: bool = True,
+    **chat: Any,
+) -> EncodedPrompt:
+    """One prompt of any kind that `model_inputs` takes, ready to be run.
+
+    Args:
+        prompt: a string, token ids, an encoding of one prompt, or a chat: a list of messages with `role` and
+            `content`, rendered by the tokenizer's own template.
+        decoder: for an encoder-decoder, what the decoder has so far: text or ids (its start token is put
+            before them where it is missing), or how many tokens to continue greedily; None is the start
+            token alone.
+        add_special_tokens: whether the tokenizer adds its own, a BOS say, to text.
+        chat: options of the chat template, `add_generation_prompt` and `enable_thinking` say.
+    Raises:
+        PromptError: a prompt that the model cannot take, several prompts, or embeddings.
+    """
+    if isinstance(prompt, EncodedPrompt):
+        return prompt
+    notes: list[str] = []
+    text = prompt if isinstance(prompt, str) else None
+    if is_chat(prompt):
+        prompt = chat_ids(prompt, tokenizer, **chat)
+    elif chat:
+        raise PromptError(f"Asked for {', '.join(chat)} with a prompt that is not a chat: leave that out.")
+    elif text is not None and starts_twice(text, tokenizer) and add_special_tokens:
+        notes.append(f"The text begins with {tokenizer.bos_token}, which the tokenizer adds: one is used.")
+    inputs = dict(model_inputs(prompt, tokenizer, hf_model, device, add_special_tokens=add_special_tokens))
+    _check_one(inputs)
+    if is_encoder_decoder(hf_model):
+        _add_decoder(inputs, decoder, tokenizer, hf_model, device)
+    elif decoder is not None:
+        raise PromptError(
+            f"Asked for decoder={decoder!r:.40}, but {type(hf_model).__name__} has no decoder beside an "
+            "encoder: leave it out."
+        )
+    columns = _columns(inputs, hf_model)
+    ids = column_source(inputs)[0].cpu().long()
+    extras = _extras(inputs, text, tokenizer, hf_model, device, add_special_tokens)
+    if text is not None and decoder is not None:
+        text = None  # text alone would not bring the decoder's ids again
+    options = {} if add_special_tokens else {"add_special_tokens": False}
+    return EncodedPrompt(
+        MappingProxyType(inputs),
+        ids if columns is None else ids[columns],
+        columns,
+        text,
+        extras,
+        MappingProxyType(options),
+        tuple(notes),
+    )
+
+
+def column_source(inputs: Mapping[str, Any]) -> Tensor:
+    """The ids `[1, seq]` that the columns show: the decoder's where there are such."""
+    return inputs["decoder_input_ids"] if "decoder_input_ids" in inputs else inputs["input_ids"]
+
+
+def _check_one(inputs: Mapping[str, Any]) -> None:
+    ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+    if ids is None and "input_features" in inputs:
+        return
+    if ids is None or ids.shape[0] != 1:
+        found = "embeddings" if ids is None else f"{ids.shape[0]} prompts"
+        raise PromptError(f"Asked to run {found} for a readout. Give one prompt, as text or token ids.")
+    if "past_key_values" in inputs:
+        raise PromptError(
+            "Asked to run a prompt with past_key_values for a readout, which runs a prompt more than once. "
+            "Give the whole prompt, or use model.trace(prompt, past_key_values=...)."
+        )
+
+
+def _columns(inputs: Mapping[str, Any], hf_model: nn.Module) -> Tensor | None:
+    """The positions that the mask keeps, `[seq]`; None where it keeps all."""
+    name = "decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask"
+    mask = inputs.get(name)
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape != column_source(inputs).shape:
+        return None
+    kept = mask[0].bool().cpu()
+    if bool(kept.all()):
+        return None
+    if not bool(kept.any()):
+        raise PromptError(f"The prompt's {name} leaves every token out. Give it a 1 for each token.")
+    return kept.nonzero().squeeze(1)
+
+
+def _extras(
+    inputs: Mapping[str, Any],
+    text: str | None,
+    tokenizer: Any,
+    hf_model: nn.Module,
+    device: torch.device,
+    add_special_tokens: bool,
+) -> tuple[str, ...]:
+    """The names of the inputs that text, or ids, would not give again by themselves."""
+    if text is not None:
+        alone: Mapping[str, Any] = model_inputs(
+            text, tokenizer, hf_model, device, add_special_tokens=add_special_tokens
+        )
+    elif "input_ids" not in inputs:
+        return tuple(inputs)
+    elif inputs.keys() <= _OF_IDS and bool(inputs.get("attention_mask", torch.ones(1)).bool().all()):
+        return ()
+    else:
+        alone = model_inputs(inputs["input_ids"], tokenizer, hf_model, device)
+    start = start_ids(hf_model, device) if is_encoder_decoder(hf_model) else None
+    alone = alone if start is None else {"decoder_input_ids": start, **alone}
+    return tuple(name for name, value in inputs.items() if not _is_same(value, alone.get(name)))
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and bool(torch.equal(one, other.to(one.dtype)))
+    return one is other
+
+
+def _add_decoder(
+    inputs: dict[str, Any], decoder: Any, tokenizer: Any, hf_model: nn.Module, device: torch.device
+) -> None:
+    """Give an encoder-decoder the ids that its decoder's columns show."""
+    if "decoder_input_ids" in inputs:
+        if decoder is not None:
+            raise PromptError(
+                "Asked for decoder= with an encoding that has decoder_input_ids: give one of them."
+            )
+        return
+    start = start_ids(hf_model, device)
+    if decoder is None:
+        ids = start
+    elif isinstance(decoder, int) and not isinstance(decoder, bool):
+        ids = _continued(inputs, start, decoder, hf_model)
+    else:
+        found = text_ids(decoder, tokenizer) if isinstance(decoder, str) else _listed(decoder)
+        given = torch.tensor([found], device=device, dtype=torch.long)
+        ids = given if found[:1] == start[0].tolist() else torch.cat([start, given], dim=1)
+    inputs["decoder_input_ids"] = ids
+
+
+def start_ids(hf_model: Any, device: torch.device) -> Tensor:
+    """The token that an encoder-decoder's decoder begins with, `[1, 1]`.
+
+    Raises:
+        PromptError: the model does not name one.
+    """
+    for config in (getattr(hf_model, "generation_config", None), getattr(hf_model, "config", None)):
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            found = getattr(config, name, None)
+            if isinstance(found, int):
+                return torch.tensor([[found]], device=device)
+    raise PromptError(
+        f"{type(hf_model).__name__} names no token that its decoder starts with. Give decoder=[ids]."
+    )
+
+
+def _continued(inputs: Mapping[str, Any], start: Tensor, n_tokens: int, hf_model: Any) -> Tensor:
+    """The start token and the `n_tokens` that the model itself goes on with, greedily."""
+    if n_tokens < 1:
+        raise PromptError(f"Asked for {n_tokens} tokens of the decoder. Give 1 or more.")
+    with torch.no_grad():
+        return hf_model.generate(
+            **inputs, decoder_input_ids=start, max_new_tokens=n_tokens, do_sample=False, num_beams=1
+        )
+
+
+def _listed(ids: Any) -> list[int]:
+    found = ids.flatten().tolist() if isinstance(ids, (Tensor, np.ndarray)) else ids
+    if not isinstance(found, Iterable) or isinstance(found, (bytes, Mapping)):
+        raise PromptError(f"The decoder was given {ids!r:.60}. Give text, token ids, or a number of tokens.")
+    listed = list(found)
+    if not listed or not all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in listed):
+        raise PromptError(f"The decoder was given {ids!r:.60}. Give text, token ids, or a number of tokens.")
+    return [int(i) for i in listed]
+
+
+def _to_json(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Tensor):
+        raise PromptError(f"The prompt's {name} is a {type(value).__name__}, which a state cannot hold.")
+    bits = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    dtype = str(value.dtype).removeprefix("torch.")
+    return {"dtype": dtype, "shape": list(value.shape), "base64": base64.b64encode(bits).decode()}
+
+
+def _from_json(value: Any) -> Tensor:
+    try:
+        bits = torch.frombuffer(bytearray(base64.b64decode(value["base64"])), dtype=torch.uint8)
+        return bits.view(getattr(torch, value["dtype"])).reshape(value["shape"]).clone()
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+        raise PromptError(
+            f"The state's recipe holds {value!r:.60} for a tensor. Pass w.state of another widget as it is."
+        ) from None

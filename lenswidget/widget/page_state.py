@@ -1,0 +1,48 @@
+"""Traits that the page sets are checked before they change anything: a page is not to be believed."""
+
+from typing import Any
+
+import anywidget
+import traitlets as t
+
+from lenswidget.errors import LensError
+from lenswidget.widget.tasks import ErrorMessage, error_message
+
+# Not read-only in Python, but never the page's to set.
+OF_THE_KERNEL = frozenset({"prompt", "_esm", "_css", "_anywidget_id"})
+
+
+class PageState(anywidget.AnyWidget):
+    """A widget whose traits keep their values where the page sends one that does not fit."""
+
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        """Take traits from the page. One that is refused stays as it is in Python.
+
+        The page is told why (`{"kind": "refused", "name": ..., "error": ...}`), and what the value is.
+        """
+        taken: dict[str, Any] = {}
+        refused: dict[str, ErrorMessage] = {}
+        for name, value in sync_data.items():
+            try:
+                self._check_from_page(name, value)
+                taken[name] = value
+            except Exception as error:
+                refused[name] = error_message(error)
+                if name in self.keys:
+                    taken[name] = getattr(self, name)  # the page waits for an echo of each
+        super().set_state(taken)
+        for name, error in refused.items():
+            self.send({"kind": "refused", "name": name, "error": error})
+            if name in self.keys:
+                self.send_state(name)
+
+    def _check_from_page(self, name: str, value: Any) -> None:
+        """Refuse a value before it is set: traitlets keeps one that is refused by an error not its own."""
+        trait = self.traits().get(name)
+        if trait is None or trait.read_only or name in OF_THE_KERNEL:
+            raise LensError(f"The page set {name!r}, which only the kernel sets.")
+        if not trait.metadata.get("is_choice"):
+            return
+        if isinstance(value, bool) is not isinstance(trait, t.Bool):
+            raise LensError(f"The page set {name!r} to {value!r}. Send a value of the trait's own kind.")
+        trait._validate(self, value)  # pyright: ignore[reportPrivateUsage]
