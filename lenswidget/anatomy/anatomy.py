@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from lenswidget.anatomy.block_sites import BlockSites
 from lenswidget.anatomy.bypass import Bypass
@@ -45,6 +45,9 @@ class Anatomy:
             that was verified; None where only the model's own forward reproduces what happens there.
         sites: per row, what can be read and edited inside its block, and why the rest cannot.
         fidelity: last block's output decoded through the model's own forward, against its own logits.
+        is_causal: whether what is said at a position depends on that token and those before it alone.
+        predicts: which token the logits of a position speak of: "next", or "same" in a masked language model.
+        is_encoder_decoder: whether the blocks are those of a decoder beside an encoder.
     """
 
     model_class: str
@@ -59,6 +62,9 @@ class Anatomy:
     tail_steps: tuple[TailStep, ...] | None
     fidelity: Fidelity
     sites: tuple[BlockSites, ...]
+    is_causal: bool
+    predicts: Literal["next", "same"]
+    is_encoder_decoder: bool
     bypass: Bypass = field(compare=False)
     probe: Recording = field(compare=False)
 
@@ -66,6 +72,11 @@ class Anatomy:
     def n_layers(self) -> int:
         """How many rows there are: calls of blocks."""
         return len(self.rows)
+
+    @property
+    def columns_from(self) -> str:
+        """The argument of the model's forward that holds the tokens of the columns."""
+        return "decoder_input_ids" if self.is_encoder_decoder else "input_ids"
 
     @property
     def is_looped(self) -> bool:
@@ -96,6 +107,11 @@ def _head(anatomy: Anatomy) -> Iterator[str]:
     yield f"  final_norm  {anatomy.final_norm or 'none found'}"
     yield f"  unembed     {anatomy.unembed or 'none found'}"
     yield f"  tail        {anatomy.fidelity.text}"
+    if anatomy.is_encoder_decoder:
+        yield "  columns     the decoder's tokens; its encoder is not shown"
+    if not anatomy.is_causal:
+        of = "the token that stands there" if anatomy.predicts == "same" else "the next token"
+        yield f"  positions   each sees later tokens as well; its logits speak of {of}"
 
 
 def _loop(anatomy: Anatomy) -> str:

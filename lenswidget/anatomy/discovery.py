@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lenswidget.anatomy.anatomy import Anatomy, Row
@@ -14,9 +15,16 @@ from lenswidget.anatomy.isolated_block import IsolatedBlock
 from lenswidget.anatomy.recording import Call, Recording, probe_ids, watch
 from lenswidget.anatomy.stream import Stream, layouts
 from lenswidget.anatomy.tail_chain import TailStep, trace_tail
-from lenswidget.errors import AnatomyError
+from lenswidget.errors import AnatomyError, LensError
 from lenswidget.models.facts import facts_of
-from lenswidget.models.hf_model import inference
+from lenswidget.models.hf_model import (
+    forward,
+    has_no_weights,
+    inference,
+    is_encoder_decoder,
+    is_masked_lm,
+    logits_of,
+)
 from lenswidget.nested import Slot
 
 
@@ -51,7 +59,7 @@ def _discovered(
     hf_model: nn.Module, blocks: str | None, final_norm: str | None, unembed: str | None
 ) -> Anatomy:
     with inference(hf_model):
-        seen = watch(hf_model, probe_ids(hf_model))
+        seen = _watched(hf_model)
         other = probe_ids(hf_model, shift=1)
         head = _unembed(hf_model, seen, unembed)
         tried: list[tuple[str, str]] = []
@@ -68,6 +76,30 @@ def _discovered(
         if best is None or blocks is None:
             raise AnatomyError(_no_blocks(hf_model, tried))
         return _with_tail(hf_model, seen, best, final_norm)
+
+
+def _watched(hf_model: nn.Module) -> Recording:
+    """One forward written down; a model that cannot run says so, and not something else."""
+    name = type(hf_model).__name__
+    if has_no_weights(hf_model):
+        raise AnatomyError(
+            f"Asked to watch {name} run, found its weights on the meta device, where they have no values. "
+            "Load the model with its weights."
+        )
+    try:
+        return watch(hf_model, probe_ids(hf_model))
+    except (LensError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        config = getattr(hf_model, "config", None)
+        is_bare = getattr(config, "return_dict", True) is False
+        remedy = (
+            "set hf_model.config.return_dict = True" if is_bare else "check that hf_model(input_ids=...) runs"
+        )
+        raise AnatomyError(
+            f"Asked to watch {name} run on a few token ids, found that its own forward fails with "
+            f"{type(error).__name__} ({error}): {remedy}."
+        ) from error
 
 
 def _candidates(hf_model: nn.Module, seen: Recording, asked: str | None) -> list[tuple[str, list[str]]]:
@@ -175,6 +207,9 @@ def _verified(
                 streams=tuple(streams),
                 tail_steps=None,
                 fidelity=fidelity,
+                is_causal=True,
+                predicts="next",
+                is_encoder_decoder=is_encoder_decoder(hf_model),
                 sites=(),
                 bypass=chosen,
                 probe=seen,
@@ -217,7 +252,27 @@ def _with_tail(hf_model: nn.Module, seen: Recording, found: Anatomy, final_norm:
     # of the watched forward, only its end is kept: the rest would be held as long as the model
     last = replace(seen.by_path()[found.rows[-1].path][-1], inputs=None, taken={})
     probe = Recording(seen.ids, [last], seen.logits)
-    return replace(found, tail_steps=steps, final_norm=norm, sites=sites, probe=probe)
+    is_causal = _is_causal(hf_model, seen)
+    predicts = "next" if is_causal or not is_masked_lm(hf_model) else "same"
+    return replace(
+        found,
+        tail_steps=steps,
+        final_norm=norm,
+        sites=sites,
+        probe=probe,
+        is_causal=is_causal,
+        predicts=predicts,
+    )
+
+
+def _is_causal(hf_model: nn.Module, seen: Recording) -> bool:
+    """Whether the first positions of a row say the same when the tokens after them are others."""
+    n = seen.ids.shape[1] // 2
+    other = seen.ids.clone()
+    other[:, n:] = probe_ids(hf_model, shift=1)[:, n:]
+    logits = logits_of(forward(hf_model, other))
+    # of the first row alone: experts of limited capacity may make a row depend on those before it
+    return compare(logits[0, :n], seen.logits[0, :n]).ok
 
 
 def _sites(hf_model: nn.Module, seen: Recording, found: Anatomy) -> Iterator[BlockSites]:

@@ -8,24 +8,46 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import MODEL_FOR_MASKED_LM_MAPPING
+from transformers.modeling_outputs import BaseModelOutput
 
 from lenswidget.errors import AnatomyError
 from lenswidget.nested import tensors
 
+# How many positions the made-up source of an encoder-decoder has: no size that a prompt of ours has.
+N_SOURCE = 5
 
-def forward(hf_model: nn.Module, ids: Tensor) -> Any:
+
+def forward(hf_model: nn.Module, ids: Tensor, *, source_seed: int = 0) -> Any:
     """The model's own forward on token ids `[batch, seq]`, without a cache.
 
-    An encoder-decoder gets the ids on both sides.
+    In an encoder-decoder these are the decoder's, and what the encoder would give is made up: so source and
+    columns differ in length, and a model whose encoder reads sound or pictures needs none.
+
+    Args:
+        source_seed: another one makes up another source.
     """
     accepted = inspect.signature(hf_model.forward).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
     inputs: dict[str, Any] = {"input_ids": ids}
-    if "decoder_input_ids" in accepted:
-        inputs["decoder_input_ids"] = ids
+    if is_encoder_decoder(hf_model):
+        inputs = {"decoder_input_ids": ids, **_source(hf_model, ids, source_seed)}
     if "use_cache" in accepted or takes_any:
         inputs["use_cache"] = False
     return hf_model(**inputs)
+
+
+def _source(hf_model: nn.Module, ids: Tensor, seed: int) -> dict[str, Any]:
+    """What stands for the encoder's side: states `[batch, N_SOURCE, width]`, the same for every row."""
+    encoder = getattr(hf_model, "get_encoder", lambda: None)()
+    width = getattr(getattr(encoder, "config", None), "hidden_size", None)
+    if width is None or encoder is None:
+        return {"input_ids": ids[:, :1].expand(-1, N_SOURCE)}
+    floats = (weight for weight in encoder.parameters() if weight.is_floating_point())
+    dtype = next(floats, torch.empty(0, device="cpu")).dtype
+    generator = torch.Generator("cpu").manual_seed(seed)
+    states = torch.randn(1, N_SOURCE, width, generator=generator, device="cpu").to(ids.device, dtype)
+    return {"encoder_outputs": BaseModelOutput(last_hidden_state=states.expand(len(ids), -1, -1))}
 
 
 def logits_of(result: Any) -> Tensor:
@@ -95,3 +117,30 @@ def is_encoder_decoder(hf_model: nn.Module) -> bool:
     return bool(getattr(getattr(hf_model, "config", None), "is_encoder_decoder", False)) and takes(
         hf_model, "decoder_input_ids"
     )
+
+
+def is_masked_lm(hf_model: nn.Module) -> bool:
+    """Whether transformers knows the model's configuration as a masked language model's."""
+    return type(getattr(hf_model, "config", None)) in MODEL_FOR_MASKED_LM_MAPPING
+
+
+def has_no_weights(hf_model: nn.Module) -> bool:
+    """Whether all weights are on the meta device, and nothing brings them when they are needed."""
+    weights = list(hf_model.parameters())
+    is_spread = any("_hf_hook" in module.__dict__ for module in hf_model.modules())
+    return bool(weights) and not is_spread and all(weight.is_meta for weight in weights)
+
+
+@contextmanager
+def attribute_errors_told(hf_model: nn.Module) -> Generator[None, None, None]:
+    """Raises an AttributeError in a model as one of ours.
+
+    In a property of a class that has a `__getattr__`, Python would take it for a missing property.
+    """
+    try:
+        yield
+    except AttributeError as error:
+        raise AnatomyError(
+            f"Asked to look at {type(hf_model).__name__}, found that it fails with AttributeError ({error}). "
+            "Check that hf_model(input_ids=...) runs."
+        ) from error
