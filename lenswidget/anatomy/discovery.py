@@ -87,7 +87,7 @@ def _watched(hf_model: nn.Module) -> Recording:
             "Load the model with its weights."
         )
     try:
-        return watch(hf_model, probe_ids(hf_model))
+        seen = watch(hf_model, probe_ids(hf_model))
     except (LensError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -100,6 +100,14 @@ def _watched(hf_model: nn.Module) -> Recording:
             f"Asked to watch {name} run on a few token ids, found that its own forward fails with "
             f"{type(error).__name__} ({error}): {remedy}."
         ) from error
+    n_positions = seen.logits.shape[1] if seen.logits.ndim == 3 else 0
+    if n_positions > seen.ids.shape[1]:
+        raise AnatomyError(
+            f"Asked to watch {name} run on {seen.ids.shape[1]} tokens, found logits of {n_positions} positions: "
+            "it puts virtual tokens of its own before the prompt, for which there are no columns. Use the model "
+            "without its learnt prompt; model.trace(...) works with it."
+        )
+    return seen
 
 
 def _candidates(hf_model: nn.Module, seen: Recording, asked: str | None) -> list[tuple[str, list[str]]]:

@@ -2,7 +2,7 @@
 
 import inspect
 import itertools
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,12 +27,10 @@ def forward(hf_model: nn.Module, ids: Tensor, *, source_seed: int = 0) -> Any:
     Args:
         source_seed: another one makes up another source.
     """
-    accepted = inspect.signature(hf_model.forward).parameters
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
     inputs: dict[str, Any] = {"input_ids": ids}
     if is_encoder_decoder(hf_model):
         inputs = {"decoder_input_ids": ids, **_source(hf_model, ids, source_seed)}
-    if "use_cache" in accepted or takes_any:
+    if takes(hf_model, "use_cache") or _takes_any(hf_model.forward):
         inputs["use_cache"] = False
     return hf_model(**inputs)
 
@@ -65,8 +63,24 @@ def logits_of(result: Any) -> Tensor:
 
 
 def takes(hf_model: nn.Module, name: str) -> bool:
-    """Whether the model's forward has an argument of that name."""
-    return name in inspect.signature(hf_model.forward).parameters
+    """Whether the model's forward has an argument of that name.
+
+    A forward that hands any keyword on, as an adapter's or one that was put on the instance, has those of the
+    forward behind it.
+    """
+    if name in inspect.signature(hf_model.forward).parameters:
+        return True
+    if not _takes_any(hf_model.forward):
+        return False
+    adapted = getattr(hf_model, "get_base_model", lambda: None)()
+    if isinstance(adapted, nn.Module) and adapted is not hf_model:
+        return takes(adapted, name)
+    return name in inspect.signature(type(hf_model).forward).parameters
+
+
+def _takes_any(function: Callable[..., Any]) -> bool:
+    kinds = (parameter.kind for parameter in inspect.signature(function).parameters.values())
+    return inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def uncached(hf_model: nn.Module) -> dict[str, bool]:

@@ -1,5 +1,7 @@
 """Encoder-decoders, models that look ahead, models in train mode, and models that cannot run."""
 
+import warnings
+
 import pytest
 import torch
 import transformers as hf
@@ -9,7 +11,7 @@ from torch import nn
 import lenswidget as lw
 from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import AnatomyError
-from lenswidget.models.hf_model import forward, logits_of
+from lenswidget.models.hf_model import forward, logits_of, takes
 
 SOURCE = torch.tensor([[5, 17, 99, 3, 42, 1]])
 DECODER = torch.tensor([[0, 20, 30, 40, 50, 60, 70, 80, 9]])
@@ -207,3 +209,40 @@ def test_the_made_up_source_has_another_length_than_the_columns():
     hook.remove()
     assert logits.shape == (1, 7, 211)
     assert sizes == [(7, 5)]
+
+
+# --- adapters -----------------------------------------------------------------------------------------
+
+
+def adapted(hf_model, config):
+    import peft
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of peft's own use of transformers
+        return peft.get_peft_model(hf_model, config(peft)).eval()
+
+
+def test_an_adapters_forward_takes_what_the_models_own_does():
+    plain = gpt2()
+    with_lora = adapted(
+        gpt2(),
+        lambda peft: peft.LoraConfig(
+            task_type="CAUSAL_LM", r=4, target_modules=["c_attn"], fan_in_fan_out=True
+        ),
+    )
+    for name in ("position_ids", "use_cache", "logits_to_keep", "nonsense"):
+        assert takes(with_lora, name) == takes(plain, name)
+    inner = plain.forward
+    plain.forward = lambda *args, **kwargs: inner(*args, **kwargs)
+    assert takes(plain, "position_ids")
+    assert not takes(plain, "nonsense")
+
+
+def test_a_learnt_prompt_is_refused_with_what_it_is():
+    model = adapted(
+        llama(), lambda peft: peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
+    )
+    with pytest.raises(AnatomyError, match=r"7 tokens, found logits of 12 positions.*virtual tokens"):
+        _ = lw.LanguageModel(model).anatomy
+    with lw.LanguageModel(model).trace([5, 17, 99]) as tracer:
+        assert tracer.result.logits.shape[1] == 8
