@@ -16,7 +16,7 @@ from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensError, ModelError, PromptError
 from lenswidget.models.facts import facts_of
-from lenswidget.models.hf_model import check_keywords, device_of
+from lenswidget.models.hf_model import attribute_errors_told, check_keywords, device_of
 from lenswidget.models.prompts import Prompt, after_cache, model_inputs
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
@@ -150,20 +150,21 @@ class LanguageModel(TracedModel, ReadableModel):
 
         Found out again when the model has changed: see `ModelFacts.fingerprint`.
         """
-        facts = facts_of(self.hf_model)
-        if self._anatomy is None or self._anatomy[0] != facts.fingerprint():
-            with self.lock:
-                anatomy = discover(self.hf_model, **self._given)
-                self._anatomy = (facts.fingerprint(), anatomy)
-                self._order = CallOrder()
-        return self._anatomy[1]
+        with attribute_errors_told(self.hf_model):
+            facts = facts_of(self.hf_model)
+            if self._anatomy is None or self._anatomy[0] != facts.fingerprint():
+                with self.lock:
+                    anatomy = discover(self.hf_model, **self._given)
+                    self._anatomy = (facts.fingerprint(), anatomy)
+                    self._order = CallOrder()
+            return self._anatomy[1]
 
     @property
     def tail(self) -> Tail:
         """The model's own map from the last block's output to its logits, in float32."""
         anatomy = self.anatomy
         if self._tail is None or self._tail.anatomy is not anatomy:
-            with self.lock:
+            with self.lock, attribute_errors_told(self.hf_model):
                 self._tail = Tail(self.hf_model, anatomy)
         return self._tail
 
