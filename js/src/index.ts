@@ -1,8 +1,8 @@
-import { createApp } from "./app.ts";
-import type { Traits } from "./protocol.ts";
-import { isOffline } from "./selectors.ts";
-import { staticModel } from "./static.ts";
-import type { HostModel } from "./transport.ts";
+import type { Traits } from "./kernel/protocol.ts";
+import { staticModel } from "./kernel/staticModel.ts";
+import type { HostModel } from "./kernel/transport.ts";
+import { createApp } from "./state/app.ts";
+import { isOffline } from "./state/selectors.ts";
 import { Root } from "./views/root.ts";
 
 /** Show the widget of a model in an element; the answer takes it away again. */

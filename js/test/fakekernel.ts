@@ -1,6 +1,6 @@
-import type { ArrayDtype, Card, Label, ReadoutHeader, RunInfo, Traits } from "../src/protocol.ts";
-import { DEFAULTS } from "../src/state.ts";
-import type { HostModel } from "../src/transport.ts";
+import type { ArrayDtype, Card, Label, ReadoutHeader, RunInfo, Traits } from "../src/kernel/protocol.ts";
+import { DEFAULTS } from "../src/kernel/traits.ts";
+import type { HostModel } from "../src/kernel/transport.ts";
 
 /** A kernel that speaks the protocol from made-up numbers, which are a pure function of the cell. */
 export interface FakeOptions {

@@ -1,5 +1,7 @@
-import type { App } from "../app.ts";
-import { type Child, h } from "../dom.ts";
+import { type Child, h } from "../base/dom.ts";
+import { storedCard } from "../cells/storedCard.ts";
+import { combine } from "../cells/trajectories.ts";
+import type { Card, CardRef, Label, Moved, RunInfo } from "../kernel/protocol.ts";
 import {
   asPercent,
   fixed,
@@ -10,14 +12,12 @@ import {
   rankText,
   signedPercent,
   toNumber,
-} from "../format.ts";
-import type { Card, CardRef, Label, Moved, RunInfo } from "../protocol.ts";
-import type { Asked } from "../reduce.ts";
-import { pinColor } from "../scales.ts";
-import { isNext, isOffline, pinOf } from "../selectors.ts";
-import { type CardState, keyOf, MAIN } from "../state.ts";
-import { storedCard } from "../stored.ts";
-import { combine } from "../trajectories.ts";
+} from "../look/format.ts";
+import { pinColor } from "../look/scales.ts";
+import type { App } from "../state/context.ts";
+import type { Asked } from "../state/reduce.ts";
+import { isNext, isOffline, pinOf } from "../state/selectors.ts";
+import { type CardState, keyOf, MAIN } from "../state/state.ts";
 import { chart, DASHES, type Line } from "./chart.ts";
 import { button, promptChip, select, togglePin, tokenChip } from "./parts.ts";
 import { searchBox } from "./search.ts";

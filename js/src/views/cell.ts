@@ -1,11 +1,19 @@
-import type { App } from "../app.ts";
-import type { Cells } from "../cells.ts";
-import { layerName } from "../format.ts";
-import { shownLayers } from "../layout.ts";
-import { cellValue, METRICS } from "../metrics.ts";
-import type { CellRef, Label, RunInfo, Traits } from "../protocol.ts";
-import { colorAt, pinColor } from "../scales.ts";
-import { isNext, pinOf, promptLabel, promptWords, sameCell, sameItems, settledLayer } from "../selectors.ts";
+import type { Cells } from "../cells/cells.ts";
+import { cellValue, METRICS } from "../cells/fields.ts";
+import type { CellRef, Label, RunInfo, Traits } from "../kernel/protocol.ts";
+import { layerName } from "../look/format.ts";
+import { shownLayers } from "../look/layout.ts";
+import { colorAt, pinColor } from "../look/scales.ts";
+import type { App } from "../state/context.ts";
+import {
+  isNext,
+  pinOf,
+  promptLabel,
+  promptWords,
+  sameCell,
+  sameItems,
+  settledLayer,
+} from "../state/selectors.ts";
 
 /** How one cell of the grid looks. */
 export interface Look {

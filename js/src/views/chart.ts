@@ -1,7 +1,7 @@
-import { type Child, h } from "../dom.ts";
-import { clamp, fixed, layerName, QUARTERS, UNKNOWN } from "../format.ts";
-import { METRICS } from "../metrics.ts";
-import type { Pin, TrajectoryMetric } from "../protocol.ts";
+import { type Child, h } from "../base/dom.ts";
+import { METRICS } from "../cells/fields.ts";
+import type { Pin, TrajectoryMetric } from "../kernel/protocol.ts";
+import { clamp, fixed, layerName, QUARTERS, UNKNOWN } from "../look/format.ts";
 
 /** One line: a value per row, index 0 being the embedding; NaN where it is not known. */
 export interface Line {

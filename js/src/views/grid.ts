@@ -1,7 +1,7 @@
-import type { App } from "../app.ts";
-import type { Cells } from "../cells.ts";
-import { div, hasFocus } from "../dom.ts";
-import { atEnd, on } from "../events.ts";
+import { div, hasFocus } from "../base/dom.ts";
+import { atEnd, on } from "../base/events.ts";
+import type { Cells } from "../cells/cells.ts";
+import type { CellRef, RunInfo } from "../kernel/protocol.ts";
 import {
   alongOf,
   cellAt,
@@ -15,9 +15,9 @@ import {
   viewportOf,
   type Window,
   windowOf,
-} from "../layout.ts";
-import type { CellRef, RunInfo } from "../protocol.ts";
-import { sameItems } from "../selectors.ts";
+} from "../look/layout.ts";
+import type { App } from "../state/context.ts";
+import { sameItems } from "../state/selectors.ts";
 import { lookOf, settledLayers } from "./cell.ts";
 import { type CellNode, fitCells, fitRows, makeRow, paint, type RowNode, writeHead } from "./gridrow.ts";
 import { Overview } from "./overview.ts";

@@ -1,6 +1,6 @@
-import { div } from "../dom.ts";
-import type { Window } from "../layout.ts";
-import type { RunInfo } from "../protocol.ts";
+import { div } from "../base/dom.ts";
+import type { RunInfo } from "../kernel/protocol.ts";
+import type { Window } from "../look/layout.ts";
 import { headOf, type Look } from "./cell.ts";
 
 /** A cell's element, with what was last written to it so that nothing is written twice. */

@@ -1,5 +1,5 @@
-import type { App } from "../app.ts";
-import { type Child, h } from "../dom.ts";
+import { type Child, h } from "../base/dom.ts";
+import type { App } from "../state/context.ts";
 import { button, toggle } from "./parts.ts";
 
 export const KEYS: readonly (readonly [keys: string, does: string])[] = [

@@ -1,9 +1,10 @@
-import type { App } from "../app.ts";
-import { clamp } from "../format.ts";
-import { cellAt, DEFAULT_COL_PX, MAX_COL_PX, MIN_COL_PX, placeOf } from "../layout.ts";
-import type { CellRef } from "../protocol.ts";
-import { chartedPositions, runOf } from "../selectors.ts";
-import { MAIN } from "../state.ts";
+import type { CellRef } from "../kernel/protocol.ts";
+import { runOf } from "../kernel/traits.ts";
+import { clamp } from "../look/format.ts";
+import { cellAt, DEFAULT_COL_PX, MAX_COL_PX, MIN_COL_PX, placeOf } from "../look/layout.ts";
+import type { App } from "../state/context.ts";
+import { chartedPositions } from "../state/selectors.ts";
+import { MAIN } from "../state/state.ts";
 import type { GridView } from "./grid.ts";
 import { toggle, togglePin } from "./parts.ts";
 

@@ -1,8 +1,8 @@
-import type { App } from "../app.ts";
-import type { Cells } from "../cells.ts";
-import { type Child, h } from "../dom.ts";
-import { METRICS, nameOf, ticksOf } from "../metrics.ts";
-import { ramp } from "../scales.ts";
+import { type Child, h } from "../base/dom.ts";
+import type { Cells } from "../cells/cells.ts";
+import { METRICS, nameOf, ticksOf } from "../cells/fields.ts";
+import { ramp } from "../look/scales.ts";
+import type { App } from "../state/context.ts";
 
 /** What a swatch means, and how it looks: as a cell of that class, on that background, with a pin's stripe. */
 export type Key = readonly [text: string, className: string, surface: string, pin?: string];

@@ -1,8 +1,8 @@
-import type { App } from "../app.ts";
-import { div } from "../dom.ts";
-import { atEnd, on } from "../events.ts";
-import type { Shape } from "../layout.ts";
-import { sameItems } from "../selectors.ts";
+import { div } from "../base/dom.ts";
+import { atEnd, on } from "../base/events.ts";
+import type { Shape } from "../look/layout.ts";
+import type { App } from "../state/context.ts";
+import { sameItems } from "../state/selectors.ts";
 import { lookOf } from "./cell.ts";
 
 /** More columns or rows than this are thinned out; the page scales the picture. */

@@ -1,7 +1,7 @@
-import type { App } from "../app.ts";
-import { type Child, h } from "../dom.ts";
-import type { Label, RunInfo } from "../protocol.ts";
-import { pinOf, promptLabel } from "../selectors.ts";
+import { type Child, h } from "../base/dom.ts";
+import type { Label, RunInfo } from "../kernel/protocol.ts";
+import type { App } from "../state/context.ts";
+import { pinOf, promptLabel } from "../state/selectors.ts";
 
 /** Open a panel, or close it when it is open, and then do what was chosen in it. */
 export function toggle(app: App, name: "help" | "menu", chosen?: () => void): void {

@@ -1,9 +1,9 @@
-import type { App } from "../app.ts";
-import { type Child, h } from "../dom.ts";
-import type { Pin, RunInfo, TrajectoryMetric } from "../protocol.ts";
-import { pinColor } from "../scales.ts";
-import { chartedPositions, isOffline } from "../selectors.ts";
-import { combine } from "../trajectories.ts";
+import { type Child, h } from "../base/dom.ts";
+import { combine } from "../cells/trajectories.ts";
+import type { Pin, RunInfo, TrajectoryMetric } from "../kernel/protocol.ts";
+import { pinColor } from "../look/scales.ts";
+import type { App } from "../state/context.ts";
+import { chartedPositions, isOffline } from "../state/selectors.ts";
 import { chart, type Line, valueText } from "./chart.ts";
 import { button, promptChip, select } from "./parts.ts";
 import { searchBox } from "./search.ts";

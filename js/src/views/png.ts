@@ -1,9 +1,9 @@
-import type { App } from "../app.ts";
-import type { Cells } from "../cells.ts";
-import { clamp, tokenCount } from "../format.ts";
-import { cellAt, type Scroll, type Shape, shapeOf } from "../layout.ts";
-import { pinColor } from "../scales.ts";
-import { promptText } from "../selectors.ts";
+import type { Cells } from "../cells/cells.ts";
+import { clamp, tokenCount } from "../look/format.ts";
+import { cellAt, type Scroll, type Shape, shapeOf } from "../look/layout.ts";
+import { pinColor } from "../look/scales.ts";
+import type { App } from "../state/context.ts";
+import { promptText } from "../state/selectors.ts";
 import { headOf, type Look, lookOf, settledLayers } from "./cell.ts";
 import { type Key, legendOf } from "./legend.ts";
 

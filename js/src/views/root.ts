@@ -1,10 +1,11 @@
-import type { App } from "../app.ts";
-import { type Child, delegate, div, h, hasFocus, patch } from "../dom.ts";
-import { atEnd, on } from "../events.ts";
-import { roomIn } from "../layout.ts";
-import { keptCards, runOf, sameCell, sameItems } from "../selectors.ts";
-import { keyOf, MAIN } from "../state.ts";
-import { followTheme } from "../theme.ts";
+import { type Child, delegate, div, h, hasFocus, patch } from "../base/dom.ts";
+import { atEnd, on } from "../base/events.ts";
+import { runOf } from "../kernel/traits.ts";
+import { roomIn } from "../look/layout.ts";
+import { followTheme } from "../look/theme.ts";
+import type { App } from "../state/context.ts";
+import { keptCards, sameCell, sameItems } from "../state/selectors.ts";
+import { keyOf, MAIN } from "../state/state.ts";
 import { cardView } from "./card.ts";
 import { describe } from "./describe.ts";
 import { GridView } from "./grid.ts";

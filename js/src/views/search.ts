@@ -1,6 +1,6 @@
-import type { App } from "../app.ts";
-import { type Child, h } from "../dom.ts";
-import type { Match } from "../protocol.ts";
+import { type Child, h } from "../base/dom.ts";
+import type { Match } from "../kernel/protocol.ts";
+import type { App } from "../state/context.ts";
 import { tokenChip } from "./parts.ts";
 
 export interface SearchProps {

@@ -1,10 +1,11 @@
-import type { App } from "../app.ts";
-import { type Child, h } from "../dom.ts";
-import { asPercent, quoted, tokenCount, toNumber } from "../format.ts";
-import { METRICS, rankedToken } from "../metrics.ts";
-import type { Metric, RunInfo, Traits } from "../protocol.ts";
-import { isOffline, NO_LABEL, runOf } from "../selectors.ts";
-import type { State } from "../state.ts";
+import { type Child, h } from "../base/dom.ts";
+import { METRICS, rankedToken } from "../cells/fields.ts";
+import type { Metric, RunInfo, Traits } from "../kernel/protocol.ts";
+import { runOf } from "../kernel/traits.ts";
+import { asPercent, quoted, tokenCount, toNumber } from "../look/format.ts";
+import type { App } from "../state/context.ts";
+import { isOffline, NO_LABEL } from "../state/selectors.ts";
+import type { State } from "../state/state.ts";
 import { button, checkbox, select, toggle } from "./parts.ts";
 
 /** The prompt, and the button that runs it. */

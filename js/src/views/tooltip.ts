@@ -1,10 +1,10 @@
-import type { App } from "../app.ts";
-import { type Child, div, h, patch } from "../dom.ts";
-import { atEnd } from "../events.ts";
-import { asPercent, nats } from "../format.ts";
-import { cellValue, inWords } from "../metrics.ts";
-import type { CellRef } from "../protocol.ts";
-import { sameCell } from "../selectors.ts";
+import { type Child, div, h, patch } from "../base/dom.ts";
+import { atEnd } from "../base/events.ts";
+import { cellValue, inWords } from "../cells/fields.ts";
+import type { CellRef } from "../kernel/protocol.ts";
+import { asPercent, nats } from "../look/format.ts";
+import type { App } from "../state/context.ts";
+import { sameCell } from "../state/selectors.ts";
 import { whereIs } from "./describe.ts";
 import { tokenChip } from "./parts.ts";
 

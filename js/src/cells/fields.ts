@@ -1,0 +1,133 @@
+import type { Metric, Reading, RunInfo, Traits } from "../kernel/protocol.ts";
+import { runOf } from "../kernel/traits.ts";
+import { fixed, nats, percent, QUARTERS, quoted, rankText, UNKNOWN } from "../look/format.ts";
+import type { ScaleName } from "../look/scales.ts";
+import { type Cells, type FieldName, isScalar } from "./cells.ts";
+
+/** How a number of a cell becomes a colour, and what the legend says of it. */
+export interface MetricSpec {
+  readonly name: string;
+  /** What follows the name in the legend. */
+  readonly unit: string;
+  readonly scale: ScaleName;
+  format(value: number): string;
+  /** Value to [0, 1], the strongest colour being 1; beyond it the colour stays. */
+  position(value: number, d_vocab: number): number;
+  /** The values that the legend names, from the weakest colour. */
+  stops(d_vocab: number): readonly number[];
+  tick(value: number): string;
+}
+
+const LOWEST_LOG_PROB = -6;
+const HIGHEST_KL = 40;
+
+export const METRICS: Record<Metric, MetricSpec> = {
+  prob: {
+    name: "Probability",
+    unit: " of the top token",
+    scale: "probability",
+    format: percent,
+    position: (p) => p,
+    stops: () => QUARTERS,
+    tick: (p) => `${p * 100} %`,
+  },
+  log_prob: {
+    name: "Log-prob",
+    unit: " of the top token, nats",
+    scale: "probability",
+    format: nats,
+    position: (x) => 1 - x / LOWEST_LOG_PROB,
+    stops: () => [LOWEST_LOG_PROB, -4, -2, 0],
+    tick: (x) => (x === LOWEST_LOG_PROB ? "≤ " : "") + fixed(x, 0),
+  },
+  entropy: {
+    name: "Entropy",
+    unit: ", nats",
+    scale: "spread",
+    format: nats,
+    position: (x, d_vocab) => x / Math.log(d_vocab),
+    stops: (d_vocab) => QUARTERS.map((t) => t * Math.log(d_vocab)),
+    tick: (x) => fixed(x, 1),
+  },
+  kl: {
+    name: "KL(last ‖ cell)",
+    unit: ", nats",
+    scale: "distance",
+    format: nats,
+    // most of the answer is made below 3 nats, while early layers are tens of nats away
+    position: (x) => Math.log1p(x) / Math.log1p(HIGHEST_KL),
+    stops: () => [0, 1, 3, 10, HIGHEST_KL],
+    tick: (x) => (x === HIGHEST_KL ? "≥ " : "") + x,
+  },
+  rank: {
+    name: "Rank of a token",
+    unit: "",
+    scale: "rank",
+    format: rankText,
+    position: (rank, d_vocab) => 1 - Math.log1p(rank) / Math.log(d_vocab),
+    stops: (d_vocab) => [
+      d_vocab - 1,
+      ...[10_000, 1000, 100, 10, 1].filter((n) => n < d_vocab / 8).map((n) => n - 1),
+    ],
+    tick: rankText,
+  },
+  agrees: {
+    name: "Agrees with the last layer",
+    unit: "",
+    scale: "agreement",
+    format: (agrees) => (agrees ? "yes" : "no"),
+    position: (agrees) => agrees * 0.55,
+    stops: () => [0, 1],
+    tick: (agrees) => METRICS.agrees.format(agrees),
+  },
+};
+
+export type MetricTraits = Reading & RankTraits & Pick<Traits, "metric">;
+type RankTraits = Pick<Traits, "rank_token" | "run">;
+
+/** The token whose rank is shown: the chosen one, else the model's own next token. */
+export function rankedToken(traits: RankTraits): number {
+  return traits.rank_token ?? runOf(traits)?.next.id ?? -1;
+}
+
+/** What the legend names: where on the scale, in [0, 1], and in which words. */
+export function ticksOf({ stops, position, tick }: MetricSpec, { d_vocab }: Pick<RunInfo, "d_vocab">) {
+  return stops(d_vocab).map((x) => ({ at: position(x, d_vocab), text: tick(x) }));
+}
+
+/** What the number of a cell is; of a rank it says of which token. */
+export function nameOf(cells: Cells, traits: MetricTraits): string {
+  const { metric } = traits;
+  return metric === "rank" ? `Rank of ${quoted(cells.label(rankedToken(traits)))}` : METRICS[metric].name;
+}
+
+/** A cell's number in words: "rank of “␣Paris”: #3,160". */
+export function inWords(cells: Cells, traits: MetricTraits, value: number | undefined): string {
+  // names begin sentences elsewhere, but KL stays KL
+  const name = nameOf(cells, traits).replace(/^.(?=[a-z])/, (letter) => letter.toLowerCase());
+  return `${name}: ${value === undefined ? "not computed" : METRICS[traits.metric].format(value)}`;
+}
+
+/** The field of a cell that a metric is drawn from. */
+export function fieldOf(traits: RankTraits & Pick<Traits, "metric">): FieldName {
+  const { metric } = traits;
+  if (metric === "rank") return `rank:${rankedToken(traits)}`;
+  return isScalar(metric) ? metric : "top";
+}
+
+/** The number of a cell under the chosen metric; undefined when it was not computed. */
+export function cellValue(
+  cells: Cells,
+  traits: MetricTraits,
+  layer: number,
+  position: number,
+): number | undefined {
+  const { metric } = traits;
+  if (isScalar(metric)) return cells.scalar(traits, metric, layer, position);
+  if (metric === "rank") {
+    const rank = cells.tracked(traits, rankedToken(traits), layer, position)?.rank;
+    return rank === -1 ? UNKNOWN : rank;
+  }
+  const log_prob = cells.top(traits, layer, position)?.log_prob;
+  return metric === "prob" && log_prob !== undefined ? Math.exp(log_prob) : log_prob;
+}

@@ -1,0 +1,39 @@
+import type { Card, CardRef, RunInfo } from "../kernel/protocol.ts";
+import type { Cells } from "./cells.ts";
+
+/**
+ * A card from the stored cells, for a file or notebook without a kernel: its top tokens only, and no logits.
+ * Null when the cell is not stored. `temperature` other than 1 is left to the kernel.
+ */
+export function storedCard(
+  cells: Cells | null,
+  run: RunInfo,
+  ref: CardRef,
+  { k }: { readonly k: number },
+): Card | null {
+  if (!cells) return null;
+  const { layer, position } = ref;
+  const tops = cells.tops(ref, layer, position, k);
+  if (!tops.length) return null;
+  const below = cells.tops(ref, layer - 1, position, k);
+  const rankBelow = (id: number) => {
+    const rank = below.findIndex((token) => token.id === id);
+    return rank < 0 ? null : rank;
+  };
+  return {
+    ...ref,
+    run_id: run.id,
+    k: tops.length,
+    temperature: 1,
+    ids: tops.map(({ id }) => id),
+    labels: tops.map(({ id }) => cells.label(id)),
+    log_probs: tops.map(({ log_prob }) => log_prob),
+    logits: [],
+    entropy_nats: cells.scalar(ref, "entropy", layer, position) ?? "nan",
+    rank_below: tops.map(({ id }) => rankBelow(id)),
+    layer_below: layer < 0 ? null : layer - 1,
+    promoted: [],
+    suppressed: [],
+    tracked: [],
+  };
+}

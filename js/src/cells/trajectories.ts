@@ -1,0 +1,134 @@
+import type { Reading, TrajectoryMetric } from "../kernel/protocol.ts";
+import type { Transport } from "../kernel/transport.ts";
+import { UNKNOWN } from "../look/format.ts";
+import { lowestRow } from "../look/layout.ts";
+import type { Cells } from "./cells.ts";
+import { readTile } from "./packed.ts";
+
+/** One token at one position through all layers; index 0 is the embedding row. NaN and -1: not computed. */
+export interface Track {
+  readonly log_probs: Float32Array;
+  readonly ranks: Int32Array;
+  /** False when it was put together from stored top tokens and so has gaps. */
+  isExact: boolean;
+}
+
+export interface Trajectories {
+  /** The exact track, if it was fetched, else what the stored cells tell. */
+  track(cells: Cells, reading: Reading, position: number, id: number): Track;
+  /** Fetch what is missing of these; the latest wishes win, one request is in flight. */
+  want(cells: Cells, wishes: readonly Wish[]): void;
+}
+
+/** Tokens whose tracks are wanted at some positions. */
+export interface Wish extends Reading {
+  readonly positions: readonly number[];
+  readonly ids: readonly number[];
+}
+
+function blank(n_rows: number, isExact: boolean): Track {
+  return {
+    log_probs: new Float32Array(n_rows).fill(UNKNOWN),
+    ranks: new Int32Array(n_rows).fill(-1),
+    isExact,
+  };
+}
+
+/** What the stored cells say of a token: where it was tracked all along, all of it; else where it is a top token. */
+export function storedTrack(cells: Cells, reading: Reading, position: number, id: number): Track {
+  const { n_layers } = cells.run;
+  const track = blank(n_layers + 1, true);
+  for (let layer = lowestRow(reading.site); layer < n_layers; layer++) {
+    const tracked = cells.tracked(reading, id, layer, position);
+    const tops = tracked ? [] : cells.tops(reading, layer, position, 100);
+    const rank = tops.findIndex((token) => token.id === id);
+    track.isExact &&= !!tracked;
+    track.log_probs[layer + 1] = (tracked ?? tops[rank])?.log_prob ?? UNKNOWN;
+    track.ranks[layer + 1] = tracked?.rank ?? rank;
+  }
+  return track;
+}
+
+/** Probabilities of several surface forms are summed; the rank is the best of theirs. Unknown where one of them is. */
+export function combine(tracks: readonly Track[], metric: TrajectoryMetric): number[] {
+  const n_rows = tracks[0]?.ranks.length ?? 0;
+  return Array.from({ length: n_rows }, (_, row) => {
+    if (metric === "rank") {
+      const best = tracks.map((track) => track.ranks[row] ?? -1);
+      return best.includes(-1) ? UNKNOWN : Math.min(...best);
+    }
+    const p = tracks.reduce((sum, track) => sum + Math.exp(track.log_probs[row] ?? UNKNOWN), 0);
+    return metric === "prob" ? p : Math.log(p);
+  });
+}
+
+export function createTrajectories(transport: Transport, arrived: () => void): Trajectories {
+  const tracks = new Map<string, Track>();
+  const refused = new Set<string>();
+  let isBusy = false;
+  let wanted: { cells: Cells; wishes: readonly Wish[] } | null = null;
+  const key = (run_id: string, { site, lens }: Reading, position: number, id: number) =>
+    [run_id, site, lens, position, id].join("\n");
+
+  async function fetch(
+    cells: Cells,
+    reading: Reading,
+    position: number,
+    ids: readonly number[],
+  ): Promise<void> {
+    isBusy = true;
+    const { site, lens } = reading;
+    const { n_layers, id: run_id } = cells.run;
+    const layers = Array.from({ length: n_layers + 1 }, (_, row) => row - 1).filter(
+      (layer) => layer >= lowestRow(site),
+    );
+    try {
+      const ask = { run_id, layers, positions: [position], site, lens, k: 1, track: ids, metrics: [] };
+      const { value, buffers } = await transport.request("read", ask).reply;
+      const { arrays, header } = readTile(value, buffers);
+      cells.addLabels(header.labels);
+      ids.forEach((id) => {
+        const column = header.tracked_ids.indexOf(id);
+        const track = blank(n_layers + 1, true);
+        header.layers.forEach((layer, row) => {
+          const at = row * header.tracked_ids.length + column;
+          track.log_probs[layer + 1] = arrays.get("tracked_log_probs")?.[at] ?? UNKNOWN;
+          track.ranks[layer + 1] = arrays.get("tracked_ranks")?.[at] ?? -1;
+        });
+        tracks.set(key(run_id, reading, position, id), track);
+      });
+      arrived();
+    } catch {
+      // the chart then shows what is stored, and says so
+      for (const id of ids) refused.add(key(run_id, reading, position, id));
+    } finally {
+      isBusy = false;
+      look();
+    }
+  }
+
+  function look(): void {
+    if (isBusy || !wanted) return;
+    const { cells, wishes } = wanted;
+    for (const wish of wishes) {
+      for (const position of wish.positions) {
+        const missing = wish.ids.filter((id) => {
+          const name = key(cells.run.id, wish, position, id);
+          return !tracks.has(name) && !refused.has(name);
+        });
+        if (missing.length) return void fetch(cells, wish, position, missing);
+      }
+    }
+  }
+
+  return {
+    track(cells, reading, position, id) {
+      const exact = tracks.get(key(cells.run.id, reading, position, id));
+      return exact ?? storedTrack(cells, reading, position, id);
+    },
+    want(cells, wishes) {
+      wanted = { cells, wishes };
+      look();
+    },
+  };
+}
