@@ -5,7 +5,7 @@ import { createApp } from "./state/app.ts";
 import { isOffline } from "./state/selectors.ts";
 import { Root } from "./views/root.ts";
 
-/** Show the widget of a model in an element; the answer takes it away again. */
+/** Show a widget model in an element; returns a function that removes it again. */
 function mount(model: HostModel, el: HTMLElement): () => void {
   const controller = new AbortController();
   let root: Root | null = null;
@@ -25,8 +25,8 @@ function render({ model, el }: { model: HostModel; el: HTMLElement }): () => voi
 }
 
 /**
- * Show a stored widget in a page without a kernel: what is stored can be looked at in all ways, what needs the
- * kernel says so. `state` holds the traits; buffers may be base64 text.
+ * Show a stored widget in a page without a kernel. All views of the stored cells work; a control that needs the kernel
+ * says so. `state` holds the traits; buffers may be base64 text.
  */
 export function mountStatic(el: HTMLElement, state: Partial<Traits>): () => void {
   return mount(staticModel(state), el);

@@ -1,8 +1,8 @@
 /**
- * A small virtual DOM: text nodes, attributes and delegated handlers, nothing that reads HTML.
+ * A small virtual DOM of text nodes, attributes and delegated handlers. Nothing in it parses HTML.
  *
- * Handlers are looked up on the way from the target to the root, where one listener per event type is attached at
- * mount. A redraw therefore adds none.
+ * The root has one listener per event type, attached at mount; it looks up the handlers from the target upwards. A
+ * redraw therefore adds no listener.
  */
 
 export type Handler = (event: never) => void;
@@ -36,7 +36,7 @@ export function div(className: string, role: string | null = null): HTMLDivEleme
   return element;
 }
 
-/** Does something in an element have the focus, and can it keep it? A shadow root has a focus of its own. */
+/** Whether the focus is inside an element, on a control that is not disabled. A shadow root has its own focus. */
 export function hasFocus(element: Element): boolean {
   const { activeElement } = element.getRootNode() as Document | ShadowRoot;
   return !!activeElement && element.contains(activeElement) && !activeElement.matches(":disabled");
@@ -46,7 +46,7 @@ function isProps(value: Props | Child): value is Props {
   return !!value && typeof value === "object" && !Array.isArray(value) && !("tag" in value);
 }
 
-/** A node: `h("ul.lw-list", props, ...children)`; what follows the dot is its class. Props may be left out. */
+/** Makes a node: `h("ul.lw-list", props, ...children)`. The class follows the dot; props are optional. */
 export function h(name: string, ...rest: (Props | Child)[]): VNode {
   const [tag = "", className] = name.split(".");
   const props = isProps(rest[0]) ? rest[0] : {};
@@ -76,7 +76,7 @@ function setStyle(
 
 function setValue(element: Element, name: string, value: Value): void {
   if (name === "value" || name === "checked") {
-    // the page's own value may differ from the last one drawn, so compare with that
+    // typing changes the control and not the last drawing, so compare with the control
     const control = element as unknown as Record<string, Value>;
     if (control[name] !== value) control[name] = value;
   } else if (value === null || value === undefined || value === false) element.removeAttribute(name);
@@ -105,12 +105,14 @@ function create(vnode: VNode | string, isSvg: boolean): Element | Text {
   return element;
 }
 
-const keyOf = (vnode: VNode | string) => (typeof vnode === "string" ? undefined : vnode.props.key);
-const tagOf = (vnode: VNode | string) => (typeof vnode === "string" ? "#text" : vnode.tag);
+const vnodeKey = (vnode: VNode | string) => (typeof vnode === "string" ? undefined : vnode.props.key);
+const vnodeTag = (vnode: VNode | string) => (typeof vnode === "string" ? "#text" : vnode.tag);
 
 function take(old: Bound[], vnode: VNode | string): Bound | undefined {
-  const key = keyOf(vnode);
-  const index = old.findIndex((entry) => tagOf(entry.vnode) === tagOf(vnode) && keyOf(entry.vnode) === key);
+  const key = vnodeKey(vnode);
+  const index = old.findIndex(
+    (entry) => vnodeTag(entry.vnode) === vnodeTag(vnode) && vnodeKey(entry.vnode) === key,
+  );
   return index < 0 ? undefined : old.splice(index, 1)[0];
 }
 
@@ -125,7 +127,7 @@ function update(entry: Bound, vnode: VNode | string, isSvg: boolean): void {
   entry.vnode = vnode;
 }
 
-/** Make the children of an element those given; what stays keeps its nodes, and with them focus and scroll. */
+/** Replace the children of an element; children of the same tag and key keep their nodes, focus and scroll. */
 export function patch(parent: Element, children: readonly Child[], isSvg = false): void {
   const old = [...(bound.get(parent) ?? [])];
   const next = flatten(children).map((vnode): Bound => {
@@ -143,7 +145,7 @@ export function patch(parent: Element, children: readonly Child[], isSvg = false
   bound.set(parent, next);
 }
 
-/** Attach one listener per event type; each event finds its handlers from the target up to the root. */
+/** Attach one listener per event type, which calls the handlers from the target up to the root. */
 export function delegate(root: HTMLElement, types: readonly string[], signal: AbortSignal): void {
   for (const type of types) {
     root.addEventListener(

@@ -9,7 +9,7 @@ export function on(
   target.addEventListener(type, heard as EventListener, { ...options, signal });
 }
 
-/** Do something when the view closes. */
-export function atEnd(signal: AbortSignal, close: () => void): void {
+/** Call `close` when the view closes. */
+export function whenClosed(signal: AbortSignal, close: () => void): void {
   signal.addEventListener("abort", close);
 }

@@ -3,7 +3,7 @@ export interface Store<S, A> {
   dispatch(action: A): void;
 }
 
-/** State, and one function that changes it; `changed` hears the action with the states before and after. */
+/** Holds a state that only `reduce` changes; `changed` is called with the action and the states before and after. */
 export function createStore<S, A>(
   first: S,
   reduce: (state: S, action: A) => S,

@@ -2,18 +2,18 @@ import type { Label, Labels, Reading, RunInfo } from "../kernel/protocol.ts";
 import { UNKNOWN } from "../look/format.ts";
 import type { Tile } from "./packed.ts";
 
-/** Where a field of a cell lies: which tile, and the cell's index in it. 0 means: not computed. */
+/** Where each cell's field lies: the number of its tile, from 1 (0: not computed), and its index in the tile. */
 interface Field {
   readonly tile: Uint32Array;
   readonly index: Uint32Array;
 }
 
-/** The fields that a tile may bring; tracked tokens are fields of their own, `rank:ID`. */
+/** The fields that a tile may bring; each tracked token is a field, `rank:ID`. */
 export type FieldName = "top" | Scalar | `rank:${number}`;
-/** The fields of one number, named as the kernel is asked for them. */
+/** The fields of one number, by the names of the kernel's metrics. */
 export type Scalar = "entropy" | "kl" | "agrees";
 
-/** The cells of one run at one site through one lens. Grows as tiles arrive; nothing is copied or forgotten. */
+/** The cells of one run at one site through one lens. Grows as tiles arrive; tiles are kept, not copied. */
 export interface Table {
   readonly tiles: Tile[];
   readonly fields: Map<FieldName, Field>;
@@ -35,7 +35,7 @@ export function isScalar(name: string): name is Scalar {
   return name in ARRAY_OF;
 }
 
-/** All that is known of a run's cells. Not in the state, which only counts its versions. */
+/** The numbers of a run's cells. They lie outside the state, which only counts their versions. */
 export class Cells {
   readonly labels = new Map<number, Label>();
   readonly #tables = new Map<string, Table>();
@@ -66,7 +66,7 @@ export class Cells {
     return table;
   }
 
-  /** Take a tile in; a newer value of a cell replaces an older one. Tiles of another run are ignored. */
+  /** Add a tile; a newer value of a cell replaces an older one. False, and nothing added, for a tile of another run. */
   add(tile: Tile): boolean {
     const { header, arrays } = tile;
     if (header.run_id !== this.run.id) return false;
@@ -109,7 +109,7 @@ export class Cells {
     const number = field?.tile[cell];
     const tile = number ? table.tiles[number - 1] : undefined;
     const index = field?.index[cell] ?? 0;
-    // ids are -1 where a cell is not finite, and -2 where the lens cannot carry the row: asked for, not computed
+    // the id is -1 where the cell is not finite, and -2 where the lens cannot carry the row, so no number exists
     return tile && tile.arrays.get("ids")?.[index * tile.header.k] !== -2 ? { tile, index } : undefined;
   }
 
@@ -123,7 +123,7 @@ export class Cells {
     return id === undefined || log_prob === undefined ? undefined : { id, log_prob };
   }
 
-  /** Up to `k` best tokens that are stored for a cell. */
+  /** The best tokens that are known of a cell, at most `k`. */
   tops(reading: Reading, layer: number, position: number, k: number): TopToken[] {
     const found: TopToken[] = [];
     for (let i = 0; i < k; i++) {

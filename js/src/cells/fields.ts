@@ -4,16 +4,16 @@ import { fixed, nats, percent, QUARTERS, quoted, rankText, UNKNOWN } from "../lo
 import type { ScaleName } from "../look/scales.ts";
 import { type Cells, type FieldName, isScalar } from "./cells.ts";
 
-/** How a number of a cell becomes a colour, and what the legend says of it. */
+/** How the number of a cell becomes a colour, and the words for it in the legend. */
 export interface MetricSpec {
   readonly name: string;
-  /** What follows the name in the legend. */
+  /** Follows the name in the legend. */
   readonly unit: string;
   readonly scale: ScaleName;
   format(value: number): string;
-  /** Value to [0, 1], the strongest colour being 1; beyond it the colour stays. */
+  /** Value to [0, 1], 1 being the strongest colour; values beyond are drawn as the nearest end. */
   position(value: number, d_vocab: number): number;
-  /** The values that the legend names, from the weakest colour. */
+  /** The values that have a tick in the legend, from the weakest colour. */
   stops(d_vocab: number): readonly number[];
   tick(value: number): string;
 }
@@ -21,7 +21,7 @@ export interface MetricSpec {
 const LOWEST_LOG_PROB = -6;
 const HIGHEST_KL = 40;
 
-export const METRICS: Record<Metric, MetricSpec> = {
+export const METRIC_SPECS: Record<Metric, MetricSpec> = {
   prob: {
     name: "Probability",
     unit: " of the top token",
@@ -54,7 +54,7 @@ export const METRICS: Record<Metric, MetricSpec> = {
     unit: ", nats",
     scale: "distance",
     format: nats,
-    // most of the answer is made below 3 nats, while early layers are tens of nats away
+    // early layers are tens of nats away, and most of the change that matters lies below 3 nats
     position: (x) => Math.log1p(x) / Math.log1p(HIGHEST_KL),
     stops: () => [0, 1, 3, 10, HIGHEST_KL],
     tick: (x) => (x === HIGHEST_KL ? "≥ " : "") + x,
@@ -78,34 +78,36 @@ export const METRICS: Record<Metric, MetricSpec> = {
     format: (agrees) => (agrees ? "yes" : "no"),
     position: (agrees) => agrees * 0.55,
     stops: () => [0, 1],
-    tick: (agrees) => METRICS.agrees.format(agrees),
+    tick: (agrees) => METRIC_SPECS.agrees.format(agrees),
   },
 };
 
 export type MetricTraits = Reading & RankTraits & Pick<Traits, "metric">;
 type RankTraits = Pick<Traits, "rank_token" | "run">;
 
-/** The token whose rank is shown: the chosen one, else the model's own next token. */
+/** The token whose rank is drawn: the chosen one, else the model's own next token. */
 export function rankedToken(traits: RankTraits): number {
   return traits.rank_token ?? runOf(traits)?.next.id ?? -1;
 }
 
-/** What the legend names: where on the scale, in [0, 1], and in which words. */
+/** The ticks of the legend: where on the scale, in [0, 1], and their text. */
 export function ticksOf({ stops, position, tick }: MetricSpec, { d_vocab }: Pick<RunInfo, "d_vocab">) {
   return stops(d_vocab).map((x) => ({ at: position(x, d_vocab), text: tick(x) }));
 }
 
-/** What the number of a cell is; of a rank it says of which token. */
-export function nameOf(cells: Cells, traits: MetricTraits): string {
+/** The name of a cell's number; a rank also names its token. */
+export function metricName(cells: Cells, traits: MetricTraits): string {
   const { metric } = traits;
-  return metric === "rank" ? `Rank of ${quoted(cells.label(rankedToken(traits)))}` : METRICS[metric].name;
+  return metric === "rank"
+    ? `Rank of ${quoted(cells.label(rankedToken(traits)))}`
+    : METRIC_SPECS[metric].name;
 }
 
 /** A cell's number in words: "rank of “␣Paris”: #3,160". */
 export function inWords(cells: Cells, traits: MetricTraits, value: number | undefined): string {
-  // names begin sentences elsewhere, but KL stays KL
-  const name = nameOf(cells, traits).replace(/^.(?=[a-z])/, (letter) => letter.toLowerCase());
-  return `${name}: ${value === undefined ? "not computed" : METRICS[traits.metric].format(value)}`;
+  // lower case within a sentence, except for KL
+  const name = metricName(cells, traits).replace(/^.(?=[a-z])/, (letter) => letter.toLowerCase());
+  return `${name}: ${value === undefined ? "not computed" : METRIC_SPECS[traits.metric].format(value)}`;
 }
 
 /** The field of a cell that a metric is drawn from. */

@@ -7,8 +7,8 @@ import { readTile } from "./packed.ts";
 import { isWanted, nextTile, type TileRequest, TileSize, type Wanted } from "./tiles.ts";
 
 export interface Loader {
-  /** Look again at what is missing; cheap when nothing is. */
-  poke(cells: Cells | null, traits: Traits, viewport: Viewport | null): void;
+  /** Request what the view lacks; cheap if no cell is missing. */
+  update(cells: Cells | null, traits: Traits, viewport: Viewport | null): void;
 }
 
 export interface LoaderEvents {
@@ -29,20 +29,20 @@ function wantedOf(traits: Traits, viewport: Viewport): Wanted {
   return { site: traits.site, lens: traits.lens, fields, ...viewport };
 }
 
-/** What was asked for, so as not to ask again for what failed. */
-function nameOf(cells: Cells, traits: Traits, { layers, positions }: TileRequest): string {
+/** Identifies a request, so that one that failed is not repeated. */
+function requestKey(cells: Cells, traits: Traits, { layers, positions }: TileRequest): string {
   return [cells.run.id, traits.site, traits.lens, fieldOf(traits), layers, positions].join();
 }
 
 /**
- * Asks for the cells in view, then for those near it: one request in flight, the next one chosen when it is back,
- * from what is in view then. A request that scrolled out of view is cancelled.
+ * Requests the cells in view, then those near it. One request is in flight; the next is chosen when it returns, from
+ * the view at that time. A request whose cells scrolled out of view is cancelled.
  */
 export function createLoader(transport: Transport, events: LoaderEvents): Loader {
   const size = new TileSize();
   let inFlight: InFlight | null = null;
   let latest: { cells: Cells | null; traits: Traits; viewport: Viewport | null } | null = null;
-  /** What failed is not asked for again until something else is wanted. */
+  /** The request that failed last; it is not repeated until another one is due. */
   let refused = "";
 
   async function fetch(cells: Cells, traits: Traits, tile: TileRequest): Promise<void> {
@@ -67,16 +67,16 @@ export function createLoader(transport: Transport, events: LoaderEvents): Loader
       if (cells.add(readTile(value, buffers))) events.arrived();
     } catch (error) {
       if (!mine.isCancelled) {
-        refused = nameOf(cells, traits, tile);
+        refused = requestKey(cells, traits, tile);
         events.failed((error as Error).message);
       }
     } finally {
       inFlight = null;
-      look();
+      fetchNext();
     }
   }
 
-  function look(): void {
+  function fetchNext(): void {
     if (!latest) return;
     const { cells, traits, viewport } = latest;
     if (!cells || !viewport) return;
@@ -90,14 +90,14 @@ export function createLoader(transport: Transport, events: LoaderEvents): Loader
     }
     const bytes_per_cell = 8 * traits.k + 16;
     const tile = nextTile(cells, wantedOf(traits, viewport), size.max(bytes_per_cell));
-    if (!tile || refused === nameOf(cells, traits, tile)) return;
+    if (!tile || refused === requestKey(cells, traits, tile)) return;
     void fetch(cells, traits, tile);
   }
 
   return {
-    poke(cells, traits, viewport) {
+    update(cells, traits, viewport) {
       latest = { cells, traits, viewport };
-      look();
+      fetchNext();
     },
   };
 }

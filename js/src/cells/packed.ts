@@ -15,13 +15,13 @@ export function toBytes(buffer: Binary): Uint8Array {
 }
 
 function typed(bytes: Uint8Array, dtype: ArrayDtype): NumberArray {
-  // a copy, since a host's buffer need not be aligned for the element type
+  // copied, because a host's buffer may not be aligned for the element type
   const own = bytes.slice().buffer;
   if (dtype === "int32") return new Int32Array(own);
   return dtype === "float32" ? new Float32Array(own) : new Uint8Array(own);
 }
 
-/** Header and buffers to typed arrays, one per named array. */
+/** Unpack a header and its buffers into typed arrays, one per named array. */
 export function readTile(header: ReadoutHeader, buffers: readonly Binary[]): Tile {
   const arrays = new Map<string, NumberArray>();
   header.arrays.forEach((spec, index) => {

@@ -2,8 +2,8 @@ import type { Card, CardRef, RunInfo } from "../kernel/protocol.ts";
 import type { Cells } from "./cells.ts";
 
 /**
- * A card from the stored cells, for a file or notebook without a kernel: its top tokens only, and no logits.
- * Null when the cell is not stored. `temperature` other than 1 is left to the kernel.
+ * A card made of the grid's cells, with their top tokens only and no logits, at temperature 1. It stands in for the
+ * kernel's card where there is no kernel. Null when the cell is not known.
  */
 export function storedCard(
   cells: Cells | null,

@@ -1,13 +1,13 @@
 import type { Reading } from "../kernel/protocol.ts";
 import type { Cells, FieldName } from "./cells.ts";
 
-/** What the grid shows, and what of each cell must be known. Layers last first, positions in order. */
+/** The cells that the grid needs, and which fields of each. Layers last first, positions in order. */
 export interface Wanted extends Reading {
   readonly fields: readonly FieldName[];
   /** In view now. */
   readonly layers: readonly number[];
   readonly positions: readonly number[];
-  /** Around the view: asked for when the view is complete, nearest first. */
+  /** Around the view: requested when the view is complete, nearest first. */
   readonly nearLayers: readonly number[];
   readonly nearPositions: readonly number[];
 }
@@ -38,7 +38,7 @@ function tileAmong(
   for (const position of nearestFirst(positions, centre)) {
     const missing = missingLayers(cells, wanted, layers, position);
     if (!missing.length) continue;
-    // a tile is a rectangle, so only columns that lack the same layers share one
+    // a tile is a rectangle, so it takes only columns that lack the same layers
     if (!rows) rows = missing.slice(0, max_cells);
     else if (missing.slice(0, rows.length).join() !== rows.join()) continue;
     columns.push(position);
@@ -47,7 +47,7 @@ function tileAmong(
   return rows ? { layers: [...rows].sort((a, b) => a - b), positions: columns.sort((a, b) => a - b) } : null;
 }
 
-/** The next rectangle of cells to ask for, in view first, then near it; null when all is there. */
+/** The next rectangle of cells to request, first in view, then near it; null if no cell is missing. */
 export function nextTile(cells: Cells, wanted: Wanted, max_cells: number): TileRequest | null {
   return (
     tileAmong(cells, wanted, wanted.layers, wanted.positions, max_cells) ??
@@ -55,7 +55,7 @@ export function nextTile(cells: Cells, wanted: Wanted, max_cells: number): TileR
   );
 }
 
-/** Does a request still touch what is in view or near it? */
+/** Whether a tile still has a cell in view or near it. */
 export function isWanted(tile: TileRequest, wanted: Wanted): boolean {
   return (
     tile.positions.some((position) => wanted.nearPositions.includes(position)) &&
@@ -66,10 +66,10 @@ export function isWanted(tile: TileRequest, wanted: Wanted): boolean {
 const TARGET_MS = 150;
 const FIRST_CELLS = 128;
 const MIN_CELLS = 32;
-/** VS Code moves about 1 MB a second, so a larger tile keeps a click waiting. */
+/** VS Code moves about 1 MB a second, so a larger tile would delay a click. */
 export const MAX_TILE_BYTES = 50_000;
 
-/** How many cells to ask for at once: as many as arrive in about 150 ms, from what was measured so far. */
+/** How many cells to request at once: as many as arrive in about 150 ms at the measured speed. */
 export class TileSize {
   #cells_per_ms: number | null = null;
 

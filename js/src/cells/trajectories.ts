@@ -9,14 +9,14 @@ import { readTile } from "./packed.ts";
 export interface Track {
   readonly log_probs: Float32Array;
   readonly ranks: Int32Array;
-  /** False when it was put together from stored top tokens and so has gaps. */
+  /** False for one made of stored top tokens, which has gaps. */
   isExact: boolean;
 }
 
 export interface Trajectories {
-  /** The exact track, if it was fetched, else what the stored cells tell. */
+  /** The exact track if it was fetched, else one made of the stored cells. */
   track(cells: Cells, reading: Reading, position: number, id: number): Track;
-  /** Fetch what is missing of these; the latest wishes win, one request is in flight. */
+  /** Fetch the tracks that are missing. One request is in flight; the next is chosen from the latest wishes. */
   want(cells: Cells, wishes: readonly Wish[]): void;
 }
 
@@ -34,7 +34,7 @@ function blank(n_rows: number, isExact: boolean): Track {
   };
 }
 
-/** What the stored cells say of a token: where it was tracked all along, all of it; else where it is a top token. */
+/** A token's track from the stored cells: exact where it was tracked at every layer, else only where it is a top token. */
 export function storedTrack(cells: Cells, reading: Reading, position: number, id: number): Track {
   const { n_layers } = cells.run;
   const track = blank(n_layers + 1, true);
@@ -49,7 +49,7 @@ export function storedTrack(cells: Cells, reading: Reading, position: number, id
   return track;
 }
 
-/** Probabilities of several surface forms are summed; the rank is the best of theirs. Unknown where one of them is. */
+/** Sums the probabilities of several surface forms, and takes the best of their ranks. Unknown if one form is unknown. */
 export function combine(tracks: readonly Track[], metric: TrajectoryMetric): number[] {
   const n_rows = tracks[0]?.ranks.length ?? 0;
   return Array.from({ length: n_rows }, (_, row) => {
@@ -99,15 +99,15 @@ export function createTrajectories(transport: Transport, arrived: () => void): T
       });
       arrived();
     } catch {
-      // the chart then shows what is stored, and says so
+      // the chart then draws the stored cells, and says that it has gaps
       for (const id of ids) refused.add(key(run_id, reading, position, id));
     } finally {
       isBusy = false;
-      look();
+      fetchNext();
     }
   }
 
-  function look(): void {
+  function fetchNext(): void {
     if (isBusy || !wanted) return;
     const { cells, wishes } = wanted;
     for (const wish of wishes) {
@@ -128,7 +128,7 @@ export function createTrajectories(transport: Transport, arrived: () => void): T
     },
     want(cells, wishes) {
       wanted = { cells, wishes };
-      look();
+      fetchNext();
     },
   };
 }

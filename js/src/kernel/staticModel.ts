@@ -1,7 +1,7 @@
 import type { Traits } from "./protocol.ts";
 import type { HostModel } from "./transport.ts";
 
-/** A model for a page without a kernel: it holds what it is given and sends nothing. */
+/** A widget model for a page without a kernel: it keeps the values it is given and sends nothing. */
 export function staticModel(state: Partial<Traits>): HostModel {
   const offline = { state: "offline", text: "", done: 0, total: 0 };
   const values: Record<string, unknown> = { ...state, status: offline };

@@ -3,7 +3,7 @@ import type { RunInfo, Status, Traits } from "./protocol.ts";
 export const IDLE: Status = { state: "idle", text: "", done: 0, total: 0 };
 
 /** How things are looked at, as "reset" puts it back; not what was run, pinned or opened. */
-export const LOOKS = {
+export const VIEW_DEFAULTS = {
   metric: "prob",
   k: 5,
   card_k: 20,
@@ -18,7 +18,7 @@ export const LOOKS = {
 } as const;
 
 export const DEFAULTS: Traits = {
-  ...LOOKS,
+  ...VIEW_DEFAULTS,
   run: {},
   snapshot: {},
   prompt: "",

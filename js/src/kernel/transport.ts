@@ -1,7 +1,7 @@
-import { atEnd } from "../base/events.ts";
+import { whenClosed } from "../base/events.ts";
 import type { Binary, Incoming, Kind, Requests } from "./protocol.ts";
 
-/** The part of a host's widget model that we use; an exported file brings its own. */
+/** The methods used of a host's widget model; `staticModel` has them too. */
 export interface HostModel {
   get(name: string): unknown;
   set(name: string, value: unknown): void;
@@ -11,7 +11,7 @@ export interface HostModel {
   off(event: string, callback: (...args: never[]) => void): void;
 }
 
-/** A failure in the kernel's own words. */
+/** An error that the kernel replied with; the message is the kernel's own. */
 export class KernelError extends Error {
   constructor(
     readonly type: string,
@@ -34,16 +34,16 @@ export interface Pending<K extends Kind> {
 export interface TransportEvents {
   progress(id: string, done: number, total: number): void;
   /** A reply to another view of the same widget. */
-  overheard(value: unknown, buffers: readonly Binary[]): void;
-  /** Something arrived, so the kernel lives. */
+  replyToOtherView(value: unknown, buffers: readonly Binary[]): void;
+  /** A message arrived, so the kernel is alive. */
   alive(): void;
 }
 
 export interface Transport {
   request<K extends Kind>(kind: K, ask: Requests[K]["ask"]): Pending<K>;
-  /** Requests without a reply so far. */
+  /** The ids of requests that have no reply yet. */
   pending(): readonly string[];
-  /** The kernel is gone: what is still open will not be answered. */
+  /** Reject all open requests: the kernel is gone and will not answer them. */
   drop(): void;
 }
 
@@ -53,12 +53,12 @@ interface Waiting {
 }
 
 const disconnected = () =>
-  new KernelError("Disconnected", "No kernel takes this. Run the cell again to reconnect.");
+  new KernelError("Disconnected", "The kernel did not get this request. Run the cell again to reconnect.");
 
 /**
- * Requests over `model.send` and `msg:custom`, which every host has. Replies go to all views of a widget, so ids
- * carry the view's own name. There is no timeout: a kernel that is busy answers later. When the view goes, nobody
- * waits any more for what is still open; when the kernel goes, whoever waits is told.
+ * Requests over `model.send` and `msg:custom`, which every host has. Replies reach all views of a widget, so an id
+ * starts with the view's own name. There is no timeout, since a busy kernel answers later. Closing the view forgets
+ * the open requests; `drop` rejects them.
  */
 export function createTransport(model: HostModel, events: TransportEvents, signal: AbortSignal): Transport {
   const view = Math.random().toString(36).slice(2, 10);
@@ -74,7 +74,7 @@ export function createTransport(model: HostModel, events: TransportEvents, signa
     }
     const entry = waiting.get(content.id);
     if (!entry) {
-      if ("value" in content) events.overheard(content.value, buffers);
+      if ("value" in content) events.replyToOtherView(content.value, buffers);
       return;
     }
     waiting.delete(content.id);
@@ -82,7 +82,7 @@ export function createTransport(model: HostModel, events: TransportEvents, signa
     else entry.resolve({ value: content.value as never, buffers });
   };
   model.on("msg:custom", receive);
-  atEnd(signal, () => {
+  whenClosed(signal, () => {
     model.off("msg:custom", receive);
     waiting.clear();
   });

@@ -1,20 +1,20 @@
 import type { JsonNumber, Label } from "../kernel/protocol.ts";
 
-/** Stands for a number that is not known. */
+/** In place of a number that is not known. */
 export const UNKNOWN = Number.NaN;
-/** Where a scale from nothing to all is named. */
+/** Where a scale from 0 to 1 has ticks. */
 export const QUARTERS = [0, 0.25, 0.5, 0.75, 1];
 
 export function clamp(x: number, low: number, high: number): number {
   return Math.max(low, Math.min(high, x));
 }
 
-/** A number as JSON carries it: what JSON lacks comes as text, "NaN" or "-Infinity". NaN for what is not there. */
+/** A number from JSON, which carries NaN and infinities as text. A missing number is NaN. */
 export function toNumber(x: JsonNumber | undefined): number {
   return Number(x ?? UNKNOWN);
 }
 
-/** A probability as people read it, three digits of it: "43.2 %", "0.730 %", "2.1e-5 %", ">99.9 %". */
+/** A probability to three digits: "43.2 %", "0.730 %", "2.1e-5 %", ">99.9 %". */
 export function percent(p: number): string {
   if (Number.isNaN(p)) return "NaN";
   const value = p * 100;
@@ -30,7 +30,7 @@ export function fixed(x: number | null | undefined, digits = 2): string {
   return x.toFixed(digits).replace("-", "−");
 }
 
-/** A log-prob as the probability that people read. */
+/** A log-prob as a probability in percent. */
 export function asPercent(log_prob: JsonNumber | undefined): string {
   return percent(Math.exp(toNumber(log_prob)));
 }
@@ -44,7 +44,7 @@ export function signedPercent(x: number): string {
   return `${x < 0 ? "−" : "+"}${percent(Math.abs(x)).replace("%", "pp")}`;
 }
 
-/** A rank, 0 being the top: "#1" for people. */
+/** A rank for people, who count from 1: rank 0 is "#1". */
 export function rankText(rank: number | null | undefined): string {
   return rank != null && rank >= 0 ? `#${(rank + 1).toLocaleString("en")}` : "–";
 }
@@ -61,7 +61,7 @@ export function tokenCount(n: number): string {
   return `${n} token${n > 1 ? "s" : ""}`;
 }
 
-/** How a token is spoken of in a sentence. */
+/** A token as it stands in a sentence: text in quotes, special tokens and bytes without. */
 export function quoted(label: Label): string {
   const [text, kind] = label;
   return kind === "text" || kind === "space" ? `“${text}”` : text;

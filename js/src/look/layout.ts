@@ -6,7 +6,7 @@ import { clamp } from "./format.ts";
 export interface Shape {
   readonly rows: readonly number[];
   readonly cols: readonly number[];
-  /** Positions run across, and rows are layers; else it is turned. */
+  /** True when positions run across and rows are layers; false when the grid is turned. */
   readonly isAcross: boolean;
   readonly col_px: number;
   readonly row_px: number;
@@ -15,7 +15,7 @@ export interface Shape {
 }
 
 /** A half-open range of rows and columns. */
-export interface Window {
+export interface CellRange {
   readonly r0: number;
   readonly r1: number;
   readonly c0: number;
@@ -33,7 +33,7 @@ export const ROW_PX = 20;
 export const MIN_COL_PX = 24;
 export const DEFAULT_COL_PX = DEFAULTS.column_width_px;
 export const MAX_COL_PX = 400;
-/** Keeps the whole widget under 1,500 elements whatever the columns' width. */
+/** Keeps the whole widget under 1,500 elements at any column width. */
 export const MAX_CELLS = 1100;
 const OVERSCAN_ROWS = 2;
 const OVERSCAN_COLS = 2;
@@ -43,7 +43,7 @@ export function lowestRow(site: string): number {
   return site === "resid_post" ? -1 : 0;
 }
 
-/** Layers on show, last first: every `stride`-th counted from the last layer, and the lowest row. */
+/** The layers that have a row, last first: every `stride`-th counted from the last layer, and the lowest row. */
 export function shownLayers(n_layers: number, stride: number, site: string): number[] {
   const layers: number[] = [];
   for (let layer = n_layers - 1; layer >= 0; layer -= Math.max(1, stride)) layers.push(layer);
@@ -52,16 +52,16 @@ export function shownLayers(n_layers: number, stride: number, site: string): num
   return layers;
 }
 
-/** Positions on show, in order; special tokens left out when they are hidden. */
+/** The positions that have a column, in order; without special tokens if those are hidden. */
 export function shownPositions(run: Pick<RunInfo, "tokens" | "special">, hide_special: boolean): number[] {
   const positions = run.tokens.map((_, position) => position);
   const kept = hide_special ? positions.filter((position) => !run.special[position]) : positions;
   return kept.length ? kept : positions;
 }
 
-/** Columns of the default width narrow to no less than this, if that shows them all; a chosen width stays. */
+/** Columns of the default width narrow to at least this, if all of them then fit. A chosen width never narrows. */
 const FIT_FROM_PX = 40;
-/** The most that a scrollbar takes. */
+/** The widest scrollbar. */
 export const SCROLLBAR_PX = 14;
 
 export function shapeOf(
@@ -87,7 +87,7 @@ export function shapeOf(
   };
 }
 
-/** How wide the grid may be in a widget of some width: what the cards beside it leave, as the style has it. */
+/** How wide the grid may be: the widget less the column of cards beside it. The same numbers are in grid.css. */
 export function roomIn(width_px: number): number {
   return width_px - (width_px > 760 ? 344 + 12 : 0);
 }
@@ -99,21 +99,21 @@ export function cellAt(shape: Shape, row: number, col: number): CellRef | undefi
   return shape.isAcross ? { layer: a, position: b } : { layer: b, position: a };
 }
 
-/** Row and column of a cell; -1 where it is not on show. */
+/** Row and column of a cell; -1 for one that has no row or column. */
 export function placeOf(shape: Shape, cell: CellRef): { row: number; col: number } {
   const [row, col] = shape.isAcross ? [cell.layer, cell.position] : [cell.position, cell.layer];
   return { row: shape.rows.indexOf(row), col: shape.cols.indexOf(col) };
 }
 
-/** The tallest the grid may be, so that rows in view x columns in view stay within `MAX_CELLS`. */
+/** The height of the grid, at most `wanted_px`, at which rows in view x columns in view stay within `MAX_CELLS`. */
 export function maxHeight(shape: Shape, width_px: number, wanted_px: number): number {
   const n_cols = Math.min(shape.cols.length, Math.ceil(width_px / shape.col_px) + 2 * OVERSCAN_COLS);
   const n_rows = Math.max(8, Math.floor(MAX_CELLS / Math.max(1, n_cols)) - 2 * OVERSCAN_ROWS - 1);
   return Math.min(wanted_px, shape.head_row_px + n_rows * shape.row_px);
 }
 
-/** Rows and columns that must be in the page for a scroll position. `overscan` 0 gives what is visible. */
-export function windowOf(shape: Shape, scroll: Scroll, overscan = true): Window {
+/** The rows and columns that must be in the page at a scroll position; without `overscan`, those that are visible. */
+export function windowOf(shape: Shape, scroll: Scroll, overscan = true): CellRange {
   const rows = overscan ? OVERSCAN_ROWS : 0;
   const cols = overscan ? OVERSCAN_COLS : 0;
   const height = Math.max(0, scroll.height - shape.head_row_px);
@@ -126,7 +126,7 @@ export function windowOf(shape: Shape, scroll: Scroll, overscan = true): Window 
   };
 }
 
-/** Where to scroll so that a cell is wholly in view, moving as little as possible. */
+/** The nearest scroll position at which a cell is wholly in view. */
 export function scrollTo(
   shape: Shape,
   scroll: Scroll,
@@ -143,15 +143,15 @@ export function scrollTo(
   };
 }
 
-/** How far the positions go, how much of that is in view, and from where. */
-export function alongOf(shape: Shape, { left, top, width, height }: Scroll) {
+/** Of the positions' axis, in px: its whole length, the length in view, and where the view starts. */
+export function extentOf(shape: Shape, { left, top, width, height }: Scroll) {
   const { isAcross, cols, rows, col_px, row_px, head_col_px, head_row_px } = shape;
   return isAcross
     ? { at: left, size_px: width - head_col_px, whole: cols.length * col_px }
     : { at: top, size_px: height - head_row_px, whole: rows.length * row_px };
 }
 
-/** What a grid shows: layers last first, positions in order, with what lies around them. */
+/** The layers (last first) and positions (in order) in view, and those near it. */
 export interface Viewport {
   readonly layers: readonly number[];
   readonly positions: readonly number[];

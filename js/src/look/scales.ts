@@ -1,6 +1,6 @@
 /**
- * Colour scales: straight lines in OKLab lightness, so that equal steps of value look like equal steps. Lightness
- * alone carries the order, hue only helps: whatever is confused about hue, the order is not.
+ * Colour scales, linear in OKLab lightness, so that equal steps of value look like equal steps. Lightness alone carries
+ * the order, so a reader who confuses the hues still sees it.
  */
 
 import { clamp } from "./format.ts";
@@ -28,7 +28,7 @@ const ENDS: Record<ScaleName, Ends> = {
   agreement: { hues: [180, 195], chroma: 0.09 },
 };
 
-/** Lightness from nothing to all, per theme: nothing lies near the page, all stands out from it. */
+/** Lightness at both ends, per theme: the low end is near the page's background, the high end far from it. */
 const LIGHTNESS: Record<Theme, readonly [number, number]> = { light: [0.975, 0.42], dark: [0.25, 0.86] };
 
 const STEPS = 64;
@@ -48,16 +48,16 @@ export function oklchToLinear(l: number, c: number, h: number): [number, number,
 }
 
 const inGamut = (rgb: readonly number[]) => rgb.every((x) => x > -1e-4 && x < 1 + 1e-4);
-const encode = (x: number) => (x <= 0.0031308 ? 12.92 * x : 1.055 * x ** (1 / 2.4) - 0.055);
-const decode = (x: number) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+const toSrgb = (x: number) => (x <= 0.0031308 ? 12.92 * x : 1.055 * x ** (1 / 2.4) - 0.055);
+const toLinear = (x: number) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
 
 /** Relative luminance of 8-bit sRGB, as WCAG defines it. */
 export function luminance(rgb: readonly number[]): number {
-  const [r = 0, g = 0, b = 0] = rgb.map((x) => decode(x / 255));
+  const [r = 0, g = 0, b = 0] = rgb.map((x) => toLinear(x / 255));
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
 
-/** 8-bit sRGB of an OKLCH colour; chroma gives way until it fits. */
+/** 8-bit sRGB of an OKLCH colour; chroma is lowered until the colour is in gamut. */
 export function oklchToRgb(l: number, c: number, h: number): [number, number, number] {
   let chroma = c;
   let linear = oklchToLinear(l, chroma, h);
@@ -65,7 +65,7 @@ export function oklchToRgb(l: number, c: number, h: number): [number, number, nu
     chroma = Math.max(0, chroma - 0.005);
     linear = oklchToLinear(l, chroma, h);
   }
-  return linear.map((x) => Math.round(255 * encode(clamp(x, 0, 1)))) as [number, number, number];
+  return linear.map((x) => Math.round(255 * toSrgb(clamp(x, 0, 1)))) as [number, number, number];
 }
 
 function makeRamp(name: ScaleName, theme: Theme): readonly Color[] {
@@ -87,7 +87,7 @@ function makeRamp(name: ScaleName, theme: Theme): readonly Color[] {
 
 const ramps = new Map<string, readonly Color[]>();
 
-/** The colours of a scale from nothing to all, evenly spaced. */
+/** The colours of a scale from low to high, evenly spaced. */
 export function ramp(name: ScaleName, theme: Theme): readonly Color[] {
   const key = `${name} ${theme}`;
   let colors = ramps.get(key);
@@ -106,7 +106,7 @@ export function colorAt(name: ScaleName, theme: Theme, t: number): Color {
   return color;
 }
 
-/** Colours of pins: Okabe and Ito's set, told apart with any kind of colour vision; lightness per theme. */
+/** Colours of pins: Okabe and Ito's set, which people with any colour vision can tell apart; lightness per theme. */
 const PINS: Record<Theme, readonly string[]> = {
   light: ["#c04000", "#0062a8", "#00795a", "#a3357f", "#7a5b00", "#00788f", "#5a3fc0", "#555555"],
   dark: ["#ff9b57", "#6cbcf5", "#3fd0a3", "#f093cf", "#f0d64a", "#62d8ee", "#b3a1ff", "#c8c8c8"],

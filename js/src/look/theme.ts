@@ -1,13 +1,13 @@
-import { atEnd, on } from "../base/events.ts";
+import { on, whenClosed } from "../base/events.ts";
 import type { Theme } from "./scales.ts";
 
 const DARK = "(prefers-color-scheme: dark)";
-/** The system's own few colours, in high contrast: whatever the host's are, they are not seen. */
+/** High contrast: the system's few colours replace those of the host. */
 const FORCED = "(forced-colors: active)";
 
 /**
- * Light or dark, from the host's own marker; light on paper. VS Code's comes before `--jp-*`, which it defines with light values
- * in dark themes too.
+ * Light or dark, by the host's own marker; light on paper. VS Code's marker is read first, because VS Code also sets
+ * Jupyter's variables, with light values in dark themes.
  */
 export function hostTheme(): Theme {
   const is = (medium: string) => matchMedia(medium).matches;
@@ -15,7 +15,7 @@ export function hostTheme(): Theme {
   return isDark && !is("print") ? "dark" : "light";
 }
 
-/** Does the host say that it is dark? Undefined where it says nothing. */
+/** Whether the host marks itself as dark; undefined if it has no marker. */
 function saysDark(): boolean | undefined {
   const { body, documentElement } = document;
   const vscode =
@@ -26,7 +26,7 @@ function saysDark(): boolean | undefined {
   return marker ? marker === "dark" : undefined;
 }
 
-/** Tell of the theme whenever the host switches it. */
+/** Calls `changed` with the theme now, and again when the host switches it. */
 export function followTheme(changed: (theme: Theme) => void, signal: AbortSignal): void {
   let last: Theme | null = null;
   const look = () => {
@@ -39,6 +39,6 @@ export function followTheme(changed: (theme: Theme) => void, signal: AbortSignal
   for (const node of [document.documentElement, document.body])
     observer.observe(node, { attributes: true, attributeFilter });
   for (const medium of ["print", DARK, FORCED]) on(matchMedia(medium), "change", look, signal);
-  atEnd(signal, () => observer.disconnect());
+  whenClosed(signal, () => observer.disconnect());
   look();
 }

@@ -1,4 +1,4 @@
-import { atEnd } from "../base/events.ts";
+import { whenClosed } from "../base/events.ts";
 import { createStore } from "../base/store.ts";
 import { Cells } from "../cells/cells.ts";
 import { createLoader } from "../cells/loader.ts";
@@ -48,7 +48,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     model,
     {
       progress: (id, done, total) => local({ progress: { id, done, total } }),
-      overheard: (value, buffers) => {
+      replyToOtherView: (value, buffers) => {
         if (isReadout(value) && cells?.add(readTile(value, buffers))) store.dispatch({ type: "arrived" });
       },
       alive: () => {
@@ -103,7 +103,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     const state = store.get();
     const { traits, connection, focus } = state;
     if (isOffline(state) || connection === "gone" || !cells) return;
-    loader.poke(cells, traits, viewport);
+    loader.update(cells, traits, viewport);
     const { site, lens, pins } = traits;
     const positions = chartedPositions(traits, focus, cells.run);
     const wishes: Wish[] = [{ site, lens, positions, ids: [...new Set(pins.flatMap((pin) => pin.ids))] }];
@@ -163,7 +163,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     transport.drop();
   };
   onDisconnect(model, gone, signal);
-  atEnd(signal, () => {
+  whenClosed(signal, () => {
     cancelAnimationFrame(frame);
     clearTimeout(waitTimer);
   });
@@ -173,5 +173,5 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
 /** Hosts on ipywidgets' base manager say so when a restart cuts the comm. */
 function onDisconnect(model: HostModel, gone: () => void, signal: AbortSignal): void {
   model.on("comm_live_update", gone);
-  atEnd(signal, () => model.off("comm_live_update", gone));
+  whenClosed(signal, () => model.off("comm_live_update", gone));
 }

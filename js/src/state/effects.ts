@@ -1,6 +1,6 @@
 import { storedCard } from "../cells/storedCard.ts";
 import type { Card, CardRef, CellRef, Match } from "../kernel/protocol.ts";
-import { LOOKS, runOf } from "../kernel/traits.ts";
+import { runOf, VIEW_DEFAULTS } from "../kernel/traits.ts";
 import type { KernelError } from "../kernel/transport.ts";
 import type { App } from "./context.ts";
 import type { Action } from "./reduce.ts";
@@ -56,7 +56,7 @@ export class Effects {
         if (action.traits.site !== undefined || action.traits.lens !== undefined) this.#followLens(after);
         break;
       case "reset":
-        app.set(LOOKS);
+        app.set(VIEW_DEFAULTS);
         break;
       case "search":
         void this.#search(action.key, action.query);

@@ -1,4 +1,4 @@
-import { atEnd } from "../base/events.ts";
+import { whenClosed } from "../base/events.ts";
 import type { Traits } from "../kernel/protocol.ts";
 import { DEFAULTS, KERNEL_ONLY, TRAIT_NAMES } from "../kernel/traits.ts";
 import type { HostModel } from "../kernel/transport.ts";
@@ -37,7 +37,7 @@ export function listen(
       });
     };
     model.on(`change:${name}`, hear);
-    atEnd(signal, () => model.off(`change:${name}`, hear));
+    whenClosed(signal, () => model.off(`change:${name}`, hear));
   }
 }
 

@@ -19,12 +19,12 @@ import type { Asked } from "../state/reduce.ts";
 import { isNext, isOffline, pinOf } from "../state/selectors.ts";
 import { type CardState, keyOf, MAIN } from "../state/state.ts";
 import { chart, DASHES, type Line } from "./chart.ts";
-import { button, promptChip, select, togglePin, tokenChip } from "./parts.ts";
+import { button, promptChip, select, togglePin, tokenChip } from "./elements.ts";
 import { searchBox } from "./search.ts";
 
 const KS = [5, 10, 20, 50, 100];
 const TEMPERATURES = [0.5, 0.7, 1, 1.5, 2];
-/** As wide as a card's inside at its narrowest beside the grid. */
+/** The inner width of a card beside the grid. */
 const CHART_PX = 320;
 
 function pinButton(app: App, id: number, label: Label): Child {
@@ -113,7 +113,7 @@ function movedList(title: string, moved: readonly Moved[]): Child {
   );
 }
 
-/** The grid's own number of this cell, beside the one just decoded. */
+/** The grid's own top token of this cell, to compare with the decoded one. */
 function gridNumber(app: App, card: Card): Child {
   const cells = app.cells();
   const top = cells?.top(card, card.layer, card.position);
@@ -131,7 +131,7 @@ function facts(app: App, state: CardState, card: Card): Child {
   );
 }
 
-/** The tokens that were searched for: their numbers in this cell, and their ranks along the column. */
+/** The tokens found by search: their numbers in this cell, and their ranks along the column. */
 function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Child {
   const cells = app.cells();
   if (!state.tracked.length || !cells) return null;
@@ -140,7 +140,7 @@ function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Ch
   const items = state.tracked.map((id, dash) => {
     const label = cells.label(id);
     const track = app.trajectories.track(cells, state, position, id);
-    // a card that the kernel made by itself, as the site changed, knows nothing of a search
+    // the kernel decodes again when the site changes, without the tokens of this search
     const found =
       card.tracked.find((entry) => entry.id === id) ??
       (track.isExact && card.temperature === 1
@@ -176,7 +176,7 @@ function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Ch
   ];
 }
 
-function switches(app: App, key: string, ref: CardRef, state: CardState, run: RunInfo): Child {
+function decodeControls(app: App, key: string, ref: CardRef, state: CardState, run: RunInfo): Child {
   const ask = (change: Asked) =>
     app.dispatch(key === MAIN ? { type: "ask", key, change } : { type: "recast", ref, change });
   const disabled = isOffline(app.get());
@@ -216,7 +216,10 @@ function heading(app: App, key: string, ref: CardRef, { k, temperature }: CardSt
         disabled: isKept,
       }),
     button("Code", () => app.dispatch({ type: "copy", key }), { title: "Copy as code" }),
-    button("×", () => app.dispatch({ type: "close", key }), { title: "Close (Escape)", look: "lw-icon" }),
+    button("×", () => app.dispatch({ type: "close", key }), {
+      title: "Close (Escape)",
+      className: "lw-icon",
+    }),
   );
 }
 
@@ -239,7 +242,7 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
       "aria-busy": String(state.isPending),
     },
     heading(app, key, ref, state, run),
-    switches(app, key, ref, state, run),
+    decodeControls(app, key, ref, state, run),
     state.error && h("p.lw-error", { role: "alert" }, state.error),
     card ? facts(app, state, card) : state.isPending && h("p.lw-facts lw-dim", "decoding…"),
     card

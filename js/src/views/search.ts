@@ -1,14 +1,14 @@
 import { type Child, h } from "../base/dom.ts";
 import type { Match } from "../kernel/protocol.ts";
 import type { App } from "../state/context.ts";
-import { tokenChip } from "./parts.ts";
+import { tokenChip } from "./elements.ts";
 
 export interface SearchProps {
   readonly placeholder: string;
   readonly pick: (match: Match) => void;
 }
 
-/** A box to find tokens by text, over the whole vocabulary; `key` names whose box it is. */
+/** A box that searches the whole vocabulary by text; `key` is a card's, or "pins". */
 export function searchBox(app: App, key: string, { placeholder, pick }: SearchProps): Child {
   const state = app.get().cards[key];
   const matches = state?.matches ?? null;

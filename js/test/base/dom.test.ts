@@ -2,7 +2,7 @@
 import { expect, test, vi } from "vitest";
 import { delegate, h, patch } from "../../src/base/dom.ts";
 
-test("what stays keeps its node, so that focus and scroll are kept", () => {
+test("a child of the same key keeps its node, and with it focus and scroll", () => {
   const root = document.createElement("div");
   patch(root, [h("input", { key: "a" }), h("p", { key: "b" }, "one")]);
   const [input, p] = root.children;

@@ -26,10 +26,10 @@ test("a cell that was not read is undefined, never zero", () => {
   expect(cells.scalar(reading, "entropy", 0, 0)).toBeUndefined();
 });
 
-test("a row that the lens cannot carry is known to be missing, and is not computed", () => {
+test("a row that the lens cannot carry counts as read, and has no numbers", () => {
   const cells = new Cells(run);
   const tile = tileOf(read([1, 2], [0, 1]));
-  // as the kernel lays out a rectangle of which layer 1 is not covered
+  // the kernel's layout of a rectangle whose layer 1 the lens does not cover
   tile.arrays.get("ids")?.fill(-2, 0, 2 * 5);
   tile.arrays.get("log_probs")?.fill(Number.NaN, 0, 2 * 5);
   tile.arrays.get("entropy_nats")?.fill(Number.NaN, 0, 2);
@@ -96,7 +96,7 @@ test("the settled layer is the lowest from which the final top token holds to th
     top: (_: Reading, layer: number) => ({ id: tops[layer] ?? 0, log_prob: 0 }),
   };
   expect(settledLayer(stub as unknown as Cells, reading, [5, 4, 3, 2, 1, 0], 0)).toBe(3);
-  // the stream between the blocks is not on the way to the answer
+  // a site within a block does not lead to the answer
   const layers = [5, 4, 3, 2, 1, 0];
   expect(settledLayer(stub as unknown as Cells, { ...reading, site: "mlp_out" }, layers, 0)).toBeUndefined();
   delete tops[4];

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { Cells } from "../../src/cells/cells.ts";
-import { cellValue, fieldOf, inWords, METRICS, nameOf, ticksOf } from "../../src/cells/fields.ts";
+import { cellValue, fieldOf, inWords, METRIC_SPECS, metricName, ticksOf } from "../../src/cells/fields.ts";
 import { createLoader } from "../../src/cells/loader.ts";
 import { readTile } from "../../src/cells/packed.ts";
 import type { Metric, Traits } from "../../src/kernel/protocol.ts";
@@ -28,12 +28,12 @@ test("without a chosen token the rank is that of the model's own next one, and i
   const { id } = run.next;
   expect(fieldOf(traits)).toBe(`rank:${id}`);
   expect(fieldOf({ ...traits, rank_token: 7 })).toBe("rank:7");
-  const events = { progress() {}, overheard() {}, alive() {} };
+  const events = { progress() {}, replyToOtherView() {}, alive() {} };
   const transport = createTransport(kernel, events, new AbortController().signal);
   const cells = new Cells(run);
   const view = { layers: [5], positions: [3], nearLayers: [5], nearPositions: [3] };
   await new Promise<void>((arrived) =>
-    createLoader(transport, { arrived, failed() {} }).poke(cells, traits, view),
+    createLoader(transport, { arrived, failed() {} }).update(cells, traits, view),
   );
   expect(kernel.sent[0]).toMatchObject({ kind: "read", track: [id] });
   const rank = cellValue(cells, traits, 5, 3);
@@ -41,10 +41,10 @@ test("without a chosen token the rank is that of the model's own next one, and i
   expect(inWords(cells, traits, rank)).toBe(`rank of “${cells.label(id)[0]}”: #${(rank ?? 0) + 1}`);
 });
 
-test("agreement is the kernel's word, not a comparison with the row on show", () => {
+test("agreement is the kernel's own, not a comparison with the row drawn", () => {
   const cells = new Cells(run);
   const { header, buffers } = read({ metrics: ["agrees"] });
-  // a lens whose last row is not the model's own: no cell has the top token of the model
+  // with a lens whose last row is not the model's own, no cell agrees
   buffers[header.arrays.findIndex(({ name }) => name === "agrees")] = new DataView(new ArrayBuffer(2));
   const traits = traitsOf({ metric: "agrees" });
   expect(cellValue(cells, traits, 5, 3)).toBeUndefined();
@@ -53,16 +53,19 @@ test("agreement is the kernel's word, not a comparison with the row on show", ()
   expect(inWords(cells, traits, 0)).toBe("agrees with the last layer: no");
 });
 
-test("a number is named in the middle of a sentence as it is elsewhere", () => {
+test("a number has the same name within a sentence as elsewhere", () => {
   const cells = new Cells(run);
   expect(inWords(cells, traitsOf({ metric: "kl" }), 3.2)).toBe("KL(last ‖ cell): 3.20 nats");
   expect(inWords(cells, traitsOf({ metric: "log_prob" }), undefined)).toBe("log-prob: not computed");
-  expect(nameOf(cells, traitsOf({ metric: "entropy" }))).toBe("Entropy");
+  expect(metricName(cells, traitsOf({ metric: "entropy" }))).toBe("Entropy");
 });
 
-test.each(Object.keys(METRICS) as Metric[])("the legend of %s is in order and within its scale", (metric) => {
-  const places = ticksOf(METRICS[metric], { d_vocab: 49_152 }).map(({ at }) => at);
-  expect(places).toEqual([...places].sort((a, b) => a - b));
-  expect(places[0]).toBeCloseTo(0, 6);
-  expect(places.at(-1)).toBeCloseTo(metric === "agrees" ? 0.55 : 1, 6);
-});
+test.each(Object.keys(METRIC_SPECS) as Metric[])(
+  "the legend of %s is in order and within its scale",
+  (metric) => {
+    const places = ticksOf(METRIC_SPECS[metric], { d_vocab: 49_152 }).map(({ at }) => at);
+    expect(places).toEqual([...places].sort((a, b) => a - b));
+    expect(places[0]).toBeCloseTo(0, 6);
+    expect(places.at(-1)).toBeCloseTo(metric === "agrees" ? 0.55 : 1, 6);
+  },
+);

@@ -78,7 +78,7 @@ test("a metric that is missing makes its cells wanted again", () => {
   expect(nextTile(cells, { ...wanted(0, 20), fields: ["top", "kl"] }, 50)).not.toBeNull();
 });
 
-test("what scrolled far away is not wanted", () => {
+test("a tile that scrolled far away is not wanted", () => {
   expect(isWanted({ layers: [5], positions: [100] }, wanted(100, 120))).toBe(true);
   expect(isWanted({ layers: [5], positions: [250] }, wanted(100, 120))).toBe(false);
 });
@@ -97,7 +97,7 @@ test("one request is in flight, the latest view wins, and a stale request is can
   const kernel = newKernel();
   kernel.isSilent = true;
   const cells = new Cells(kernel.run);
-  const events = { progress() {}, overheard() {}, alive() {} };
+  const events = { progress() {}, replyToOtherView() {}, alive() {} };
   const loader = createLoader(createTransport(kernel, events, new AbortController().signal), {
     arrived() {},
     failed() {},
@@ -108,7 +108,7 @@ test("one request is in flight, the latest view wins, and a stale request is can
     nearLayers,
     nearPositions,
   });
-  for (const start of [0, 20, 100, 150, 200]) loader.poke(cells, DEFAULTS, view(wanted(start, start + 20)));
+  for (const start of [0, 20, 100, 150, 200]) loader.update(cells, DEFAULTS, view(wanted(start, start + 20)));
   expect(kernel.sent.map(({ kind }) => kind)).toEqual(["read", "cancel"]);
   const [first] = kernel.sent;
   kernel.isSilent = false;

@@ -16,12 +16,12 @@ test("summed surface forms add probabilities and take the best rank", () => {
   expect(combine(tracks, "prob")[0]).toBeCloseTo(0.375, 6);
   expect(combine(tracks.slice(0, 1), "log_prob")[1]).toBeCloseTo(Math.log(0.5), 6);
   expect(combine(tracks, "rank")[0]).toBe(3);
-  // where a form is not known, neither is the sum
+  // if a form is not known, the sum is not known
   for (const metric of ["prob", "log_prob", "rank"] as const) expect(combine(tracks, metric)[1]).toBeNaN();
   expect(combine([track([Number.NaN], [-1])], "prob")[0]).toBeNaN();
 });
 
-test("a token tracked through a stored grid has its whole course without a kernel", () => {
+test("a token tracked through a stored grid has its whole track without a kernel", () => {
   const cells = new Cells(kernel.run);
   const layers = [-1, 0, 1, 2, 3, 4, 5];
   const reading = { site: "resid_post", lens: "logit" };

@@ -5,7 +5,7 @@ import { FakeKernel } from "../fakekernel.ts";
 function setUp() {
   const kernel = new FakeKernel();
   const controller = new AbortController();
-  const events = { progress: vi.fn(), overheard: vi.fn(), alive: vi.fn() };
+  const events = { progress: vi.fn(), replyToOtherView: vi.fn(), alive: vi.fn() };
   return { kernel, controller, events, transport: createTransport(kernel, events, controller.signal) };
 }
 
@@ -20,20 +20,20 @@ test("a reply reaches its own request, whatever the order", async () => {
   expect(await second.reply).toMatchObject({ value: { n: 2 } });
 });
 
-test("the kernel's words come as they are", async () => {
+test("an error keeps the kernel's own words", async () => {
   const { transport } = setUp();
   await expect(transport.request("run", { prompt: "" }).reply).rejects.toThrow(
     "The prompt is empty. Type at least one character.",
   );
 });
 
-test("replies to another view are overheard, not taken", () => {
+test("a reply to another view is passed on, and settles no request of this one", () => {
   const { kernel, events } = setUp();
   kernel.emit("msg:custom", { id: "other:0", value: 1 }, []);
-  expect(events.overheard).toHaveBeenCalledWith(1, []);
+  expect(events.replyToOtherView).toHaveBeenCalledWith(1, []);
 });
 
-test("after closing the view nothing is waited for, and no listener is left", () => {
+test("closing the view forgets the open requests and leaves no listener", () => {
   const { kernel, controller, transport } = setUp();
   kernel.isSilent = true;
   const settled = vi.fn();
@@ -44,7 +44,7 @@ test("after closing the view nothing is waited for, and no listener is left", ()
   expect(settled).not.toHaveBeenCalled();
 });
 
-test("a host that cannot send rejects instead of waiting for ever", async () => {
+test("a host that cannot send rejects the request at once", async () => {
   const { kernel, transport } = setUp();
   kernel.send = () => {
     throw new Error("no comm");
@@ -52,7 +52,7 @@ test("a host that cannot send rejects instead of waiting for ever", async () => 
   await expect(transport.request("ping", {}).reply).rejects.toMatchObject({ type: "Disconnected" });
 });
 
-test("whoever waits is told that the kernel went", async () => {
+test("when the kernel goes, every open request is rejected", async () => {
   const { kernel, transport } = setUp();
   kernel.isSilent = true;
   const { reply } = transport.request("ping", {});

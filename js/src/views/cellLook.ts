@@ -1,5 +1,5 @@
 import type { Cells } from "../cells/cells.ts";
-import { cellValue, METRICS } from "../cells/fields.ts";
+import { cellValue, METRIC_SPECS } from "../cells/fields.ts";
 import type { CellRef, Label, RunInfo, Traits } from "../kernel/protocol.ts";
 import { layerName } from "../look/format.ts";
 import { shownLayers } from "../look/layout.ts";
@@ -24,15 +24,15 @@ export interface Look {
   readonly pin: string;
 }
 
-/** Below this width letters only blur the colours. */
+/** Narrower columns show no text, which would only blur the colours. */
 const TEXT_FROM_PX = 30;
 
-/** A label as it stands in a narrow cell: a leading space is a small mark, not a letter's width. */
+/** A label for a narrow cell, with a small dot for a leading space. */
 export function brief([text, kind]: Label): string {
   return kind === "text" && text.length > 1 && text.startsWith("␣") ? `·${text.slice(1)}` : text;
 }
 
-/** What a header says: a layer's number, or a token of the prompt beside its position. */
+/** The text of a header: the number of a layer, or a token of the prompt and its position. */
 export function headOf(run: RunInfo, value: number, isLayer: boolean) {
   if (isLayer) {
     const kind = value === run.n_layers - 1 ? "last" : "layer";
@@ -42,7 +42,7 @@ export function headOf(run: RunInfo, value: number, isLayer: boolean) {
   return { text: brief(label), kind: label[1], at: String(value), title: promptWords(run, value) };
 }
 
-/** Gives a column's settled layer, worked out once per change of what is shown. */
+/** The settled layer of each column, computed once per change of cells, reading or stride. */
 export function settledLayers(app: App): (position: number) => number | undefined {
   const known = new Map<number, number | undefined>();
   let last: unknown[] = [];
@@ -61,7 +61,7 @@ export function settledLayers(app: App): (position: number) => number | undefine
   };
 }
 
-/** All of a cell's look from the state; pure. */
+/** How a cell looks, from the state alone. */
 export function lookOf(
   app: App,
   cells: Cells,
@@ -81,7 +81,7 @@ export function lookOf(
   if (value === undefined) names.push("is-missing");
   else if (Number.isNaN(value)) names.push("is-nan");
   else {
-    const spec = METRICS[traits.metric];
+    const spec = METRIC_SPECS[traits.metric];
     const color = colorAt(spec.scale, app.theme(), spec.position(value, run.d_vocab));
     surface = color.css;
     ink = color.ink;

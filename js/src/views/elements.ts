@@ -3,7 +3,7 @@ import type { Label, RunInfo } from "../kernel/protocol.ts";
 import type { App } from "../state/context.ts";
 import { pinOf, promptLabel } from "../state/selectors.ts";
 
-/** Open a panel, or close it when it is open, and then do what was chosen in it. */
+/** Open or close a panel, then call `chosen`, which was picked in it. */
 export function toggle(app: App, name: "help" | "menu", chosen?: () => void): void {
   app.local({ panel: app.get().panel === name ? null : name });
   chosen?.();
@@ -19,20 +19,20 @@ export function togglePin(app: App, id: number, label: Label): void {
 
 export interface ButtonProps {
   readonly title?: string;
-  readonly look?: string;
+  readonly className?: string;
   readonly disabled?: boolean;
   readonly expanded?: boolean;
 }
 
 export function button(label: Child, click: () => void, props: ButtonProps = {}): Child {
-  const { title, look = "", disabled, expanded } = props;
+  const { title, className = "", disabled, expanded } = props;
   return h(
     "button",
     {
       type: "button",
-      class: `lw-button ${look}`,
+      class: `lw-button ${className}`,
       title,
-      "aria-label": look.includes("lw-icon") ? title : undefined,
+      "aria-label": className.includes("lw-icon") ? title : undefined,
       "aria-expanded": expanded === undefined ? undefined : String(expanded),
       disabled,
       on: { click },
@@ -81,7 +81,7 @@ export function checkbox(label: string, checked: boolean, change: (checked: bool
   );
 }
 
-/** A token as text; its id on hover, since several ids print alike. */
+/** A token as text, with its id on hover, because several ids have the same text. */
 export function tokenChip([text, kind, raw]: Label, id: number): Child {
   const title = kind === "bytes" ? `bytes ${text}, id ${id}` : `${JSON.stringify(raw || text)}, id ${id}`;
   return h("bdi", { class: `lw-token is-${kind}`, dir: "auto", title }, text);
