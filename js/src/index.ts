@@ -1,5 +1,5 @@
-import type { Traits } from "./kernel/protocol.ts";
 import { staticModel } from "./kernel/staticModel.ts";
+import type { Traits } from "./kernel/traits.ts";
 import type { HostModel } from "./kernel/transport.ts";
 import { createApp } from "./state/app.ts";
 import { isOffline } from "./state/selectors.ts";
@@ -11,9 +11,6 @@ function mount(model: HostModel, el: HTMLElement): () => void {
   let root: Root | null = null;
   const app = createApp(model, () => root?.draw(), controller.signal);
   root = new Root(app, el);
-  // a view that comes later, or is read from a file, has the cards too
-  const { selection, decoded } = app.traits();
-  app.dispatch({ type: "traits", traits: { selection, decoded } });
   app.flush();
   if (!isOffline(app.get())) app.transport.request("ping", {}).reply.catch(() => {});
   return () => controller.abort();

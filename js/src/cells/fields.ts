@@ -1,5 +1,5 @@
-import type { Metric, Reading, RunInfo, Traits } from "../kernel/protocol.ts";
-import { runOf } from "../kernel/traits.ts";
+import type { Metric, Reading, RunInfo } from "../kernel/protocol.ts";
+import type { Traits } from "../kernel/traits.ts";
 import { fixed, nats, percent, QUARTERS, quoted, rankText, UNKNOWN } from "../look/format.ts";
 import type { ScaleName } from "../look/scales.ts";
 import { type Cells, type FieldName, isScalar } from "./cells.ts";
@@ -82,12 +82,12 @@ export const METRIC_SPECS: Record<Metric, MetricSpec> = {
   },
 };
 
-export type MetricTraits = Reading & RankTraits & Pick<Traits, "metric">;
-type RankTraits = Pick<Traits, "rank_token" | "run">;
+/** The traits that choose which number of a cell is drawn. */
+export type MetricTraits = Reading & Pick<Traits, "metric" | "rank_token">;
 
 /** The token whose rank is drawn: the chosen one, else the model's own next token. */
-export function rankedToken(traits: RankTraits): number {
-  return traits.rank_token ?? runOf(traits)?.next.id ?? -1;
+export function rankedToken({ rank_token }: Pick<Traits, "rank_token">, run: RunInfo): number {
+  return rank_token ?? run.next.id;
 }
 
 /** The ticks of the legend: where on the scale, in [0, 1], and their text. */
@@ -99,7 +99,7 @@ export function ticksOf({ stops, position, tick }: MetricSpec, { d_vocab }: Pick
 export function metricName(cells: Cells, traits: MetricTraits): string {
   const { metric } = traits;
   return metric === "rank"
-    ? `Rank of ${quoted(cells.label(rankedToken(traits)))}`
+    ? `Rank of ${quoted(cells.label(rankedToken(traits, cells.run)))}`
     : METRIC_SPECS[metric].name;
 }
 
@@ -111,9 +111,9 @@ export function inWords(cells: Cells, traits: MetricTraits, value: number | unde
 }
 
 /** The field of a cell that a metric is drawn from. */
-export function fieldOf(traits: RankTraits & Pick<Traits, "metric">): FieldName {
+export function fieldOf(traits: Pick<Traits, "metric" | "rank_token">, run: RunInfo): FieldName {
   const { metric } = traits;
-  if (metric === "rank") return `rank:${rankedToken(traits)}`;
+  if (metric === "rank") return `rank:${rankedToken(traits, run)}`;
   return isScalar(metric) ? metric : "top";
 }
 
@@ -127,7 +127,7 @@ export function cellValue(
   const { metric } = traits;
   if (isScalar(metric)) return cells.scalar(traits, metric, layer, position);
   if (metric === "rank") {
-    const rank = cells.tracked(traits, rankedToken(traits), layer, position)?.rank;
+    const rank = cells.tracked(traits, rankedToken(traits, cells.run), layer, position)?.rank;
     return rank === -1 ? UNKNOWN : rank;
   }
   const log_prob = cells.top(traits, layer, position)?.log_prob;

@@ -1,14 +1,17 @@
-import type { Traits } from "../kernel/protocol.ts";
+import type { Traits } from "../kernel/traits.ts";
 import type { Pending, Transport } from "../kernel/transport.ts";
 import type { Viewport } from "../look/layout.ts";
 import { type Cells, type FieldName, isScalar } from "./cells.ts";
-import { fieldOf, rankedToken } from "./fields.ts";
+import { fieldOf, type MetricTraits, rankedToken } from "./fields.ts";
 import { readTile } from "./packed.ts";
 import { isWanted, nextTile, type TileRequest, TileSize, type Wanted } from "./tiles.ts";
 
+/** The traits that say what the loader requests. */
+export type LoadedTraits = MetricTraits & Pick<Traits, "k">;
+
 export interface Loader {
   /** Request what the view lacks; cheap if no cell is missing. */
-  update(cells: Cells | null, traits: Traits, viewport: Viewport | null): void;
+  update(cells: Cells | null, traits: LoadedTraits, viewport: Viewport | null): void;
 }
 
 export interface LoaderEvents {
@@ -23,15 +26,15 @@ interface InFlight {
   isCancelled: boolean;
 }
 
-function wantedOf(traits: Traits, viewport: Viewport): Wanted {
-  const field = fieldOf(traits);
+function wantedOf({ run }: Cells, traits: LoadedTraits, viewport: Viewport): Wanted {
+  const field = fieldOf(traits, run);
   const fields: FieldName[] = field === "top" ? ["top"] : ["top", field];
   return { site: traits.site, lens: traits.lens, fields, ...viewport };
 }
 
 /** Identifies a request, so that one that failed is not repeated. */
-function requestKey(cells: Cells, traits: Traits, { layers, positions }: TileRequest): string {
-  return [cells.run.id, traits.site, traits.lens, fieldOf(traits), layers, positions].join();
+function requestKey({ run }: Cells, traits: LoadedTraits, { layers, positions }: TileRequest): string {
+  return [run.id, traits.site, traits.lens, fieldOf(traits, run), layers, positions].join();
 }
 
 /**
@@ -41,13 +44,13 @@ function requestKey(cells: Cells, traits: Traits, { layers, positions }: TileReq
 export function createLoader(transport: Transport, events: LoaderEvents): Loader {
   const size = new TileSize();
   let inFlight: InFlight | null = null;
-  let latest: { cells: Cells | null; traits: Traits; viewport: Viewport | null } | null = null;
+  let latest: { cells: Cells | null; traits: LoadedTraits; viewport: Viewport | null } | null = null;
   /** The request that failed last; it is not repeated until another one is due. */
   let refused = "";
 
-  async function fetch(cells: Cells, traits: Traits, tile: TileRequest): Promise<void> {
+  async function fetch(cells: Cells, traits: LoadedTraits, tile: TileRequest): Promise<void> {
     const { metric, site, lens, k } = traits;
-    const track = metric === "rank" ? [rankedToken(traits)] : [];
+    const track = metric === "rank" ? [rankedToken(traits, cells.run)] : [];
     const metrics = [...new Set(["entropy", ...(isScalar(metric) ? [metric] : [])])];
     const pending = transport.request("read", {
       run_id: cells.run.id,
@@ -81,7 +84,7 @@ export function createLoader(transport: Transport, events: LoaderEvents): Loader
     const { cells, traits, viewport } = latest;
     if (!cells || !viewport) return;
     if (inFlight) {
-      const isStale = inFlight.cells !== cells || !isWanted(inFlight.tile, wantedOf(traits, viewport));
+      const isStale = inFlight.cells !== cells || !isWanted(inFlight.tile, wantedOf(cells, traits, viewport));
       if (isStale && !inFlight.isCancelled) {
         inFlight.isCancelled = true;
         transport.request("cancel", { target: inFlight.pending.id }).reply.catch(() => {});
@@ -89,7 +92,7 @@ export function createLoader(transport: Transport, events: LoaderEvents): Loader
       return;
     }
     const bytes_per_cell = 8 * traits.k + 16;
-    const tile = nextTile(cells, wantedOf(traits, viewport), size.max(bytes_per_cell));
+    const tile = nextTile(cells, wantedOf(cells, traits, viewport), size.max(bytes_per_cell));
     if (!tile || refused === requestKey(cells, traits, tile)) return;
     void fetch(cells, traits, tile);
   }

@@ -63,12 +63,21 @@ export function combine(tracks: readonly Track[], metric: TrajectoryMetric): num
 }
 
 export function createTrajectories(transport: Transport, arrived: () => void): Trajectories {
-  const tracks = new Map<string, Track>();
-  const refused = new Set<string>();
+  /** Of each run's cells: the tracks that were fetched, and null for those that the kernel refused. */
+  const fetched = new WeakMap<Cells, Map<string, Track | null>>();
   let isBusy = false;
   let wanted: { cells: Cells; wishes: readonly Wish[] } | null = null;
-  const key = (run_id: string, { site, lens }: Reading, position: number, id: number) =>
-    [run_id, site, lens, position, id].join("\n");
+  const key = ({ site, lens }: Reading, position: number, id: number) =>
+    [site, lens, position, id].join("\n");
+
+  function tracksOf(cells: Cells): Map<string, Track | null> {
+    let tracks = fetched.get(cells);
+    if (!tracks) {
+      tracks = new Map();
+      fetched.set(cells, tracks);
+    }
+    return tracks;
+  }
 
   async function fetch(
     cells: Cells,
@@ -83,8 +92,8 @@ export function createTrajectories(transport: Transport, arrived: () => void): T
       (layer) => layer >= lowestRow(site),
     );
     try {
-      const ask = { run_id, layers, positions: [position], site, lens, k: 1, track: ids, metrics: [] };
-      const { value, buffers } = await transport.request("read", ask).reply;
+      const request = { run_id, layers, positions: [position], site, lens, k: 1, track: ids, metrics: [] };
+      const { value, buffers } = await transport.request("read", request).reply;
       const { arrays, header } = readTile(value, buffers);
       cells.addLabels(header.labels);
       ids.forEach((id) => {
@@ -95,12 +104,12 @@ export function createTrajectories(transport: Transport, arrived: () => void): T
           track.log_probs[layer + 1] = arrays.get("tracked_log_probs")?.[at] ?? UNKNOWN;
           track.ranks[layer + 1] = arrays.get("tracked_ranks")?.[at] ?? -1;
         });
-        tracks.set(key(run_id, reading, position, id), track);
+        tracksOf(cells).set(key(reading, position, id), track);
       });
       arrived();
     } catch {
       // the chart then draws the stored cells, and says that it has gaps
-      for (const id of ids) refused.add(key(run_id, reading, position, id));
+      for (const id of ids) tracksOf(cells).set(key(reading, position, id), null);
     } finally {
       isBusy = false;
       fetchNext();
@@ -112,10 +121,7 @@ export function createTrajectories(transport: Transport, arrived: () => void): T
     const { cells, wishes } = wanted;
     for (const wish of wishes) {
       for (const position of wish.positions) {
-        const missing = wish.ids.filter((id) => {
-          const name = key(cells.run.id, wish, position, id);
-          return !tracks.has(name) && !refused.has(name);
-        });
+        const missing = wish.ids.filter((id) => !tracksOf(cells).has(key(wish, position, id)));
         if (missing.length) return void fetch(cells, wish, position, missing);
       }
     }
@@ -123,8 +129,7 @@ export function createTrajectories(transport: Transport, arrived: () => void): T
 
   return {
     track(cells, reading, position, id) {
-      const exact = tracks.get(key(cells.run.id, reading, position, id));
-      return exact ?? storedTrack(cells, reading, position, id);
+      return tracksOf(cells).get(key(reading, position, id)) ?? storedTrack(cells, reading, position, id);
     },
     want(cells, wishes) {
       wanted = { cells, wishes };

@@ -1,5 +1,6 @@
 /**
- * What crosses between the kernel and the page. Field names have one spelling in both languages (see `wire.py`).
+ * The messages between the kernel and the page: one interface each. Fields have one spelling in both languages. The
+ * traits are in `traits.ts`.
  *
  * Layer -1 is the embedding row everywhere; layer `i >= 0` is the stream after block `i`.
  * Ids are identity, strings are labels. Log-probs and entropies are in nats.
@@ -19,9 +20,15 @@ export interface Fidelity {
   readonly text: string;
 }
 
+/** A run, as the trait `run` describes it. */
 export interface RunInfo {
   readonly id: string;
+  /** The prompt as text; of a prompt given as ids, their text. */
   readonly prompt: string;
+  /** Whether the prompt was given as text; else as ids. */
+  readonly is_text: boolean;
+  /** Model inputs that came with the prompt beyond its ids and mask: `["pixel_values"]`. Mostly empty. */
+  readonly extras: readonly string[];
   readonly model: string;
   readonly dtype: string;
   readonly quantization: string | null;
@@ -64,7 +71,7 @@ export interface ReadoutHeader {
 /** A binary buffer as hosts hand it over; an exported file carries base64 text. */
 export type Binary = ArrayBuffer | ArrayBufferView | string;
 
-/** A packed readout that is saved with the notebook. */
+/** A packed readout, as the trait `snapshot` and an exported file hold it. */
 export interface Snapshot {
   readonly header: ReadoutHeader;
   readonly buffers: readonly Binary[];
@@ -94,16 +101,18 @@ export interface Moved {
   readonly delta: JsonNumber;
 }
 
-/** JSON has no NaN and no infinity: those travel as "nan", "inf", "-inf". */
+/** JSON has no NaN and no infinity: they travel as "NaN", "Infinity" and "-Infinity". */
 export type JsonNumber = number | string;
 
-/** One cell, decoded by the kernel just now. */
+/** One cell, decoded by the kernel: the reply to `decode`, and the trait `decoded`. */
 export interface Card extends CardRef {
   readonly run_id: string;
+  /** How many top tokens were asked for, at most the vocabulary. */
   readonly k: number;
   readonly temperature: number;
+  /** The top tokens; empty where the cell is not finite. */
   readonly ids: readonly number[];
-  /** As `ids`. */
+  /** One for each of `ids`. */
   readonly labels: readonly Label[];
   readonly log_probs: readonly JsonNumber[];
   readonly logits: readonly JsonNumber[];
@@ -144,79 +153,98 @@ export interface Status {
   readonly total: number;
 }
 
-/** The synced traits of `LensWidget`. `run` and `snapshot` are empty objects before the first run. */
-export interface Traits {
-  readonly run: RunInfo | Record<string, never>;
-  readonly snapshot: Snapshot | Record<string, never>;
-  /** Text, or the ids that were run. */
-  readonly prompt: string | readonly number[];
-  readonly selection: CellRef | null;
-  readonly decoded: Card | null;
-  readonly metric: Metric;
-  readonly k: number;
-  readonly card_k: number;
-  readonly site: string;
-  readonly lens: string;
-  readonly stride: number;
-  readonly orientation: "layers" | "tokens";
-  readonly hide_special: boolean;
-  readonly column_width_px: number;
-  readonly pins: readonly Pin[];
-  readonly cards: readonly CardRef[];
-  readonly trajectory: Trajectory;
-  readonly rank_token: number | null;
-  readonly status: Status;
-}
-
 export interface Match {
   readonly id: number;
   readonly label: Label;
 }
 
-/** What the page asks, and what the kernel answers: exactly one reply each. */
+/** Decode a rectangle of cells. The reply is the header; the arrays are its buffers. */
+export interface ReadRequest extends Reading {
+  readonly run_id: string;
+  readonly layers: readonly number[];
+  readonly positions: readonly number[];
+  readonly k: number;
+  readonly track: readonly number[];
+  readonly metrics: readonly string[];
+}
+
+/** Decode one cell again, in full. The reply is its card. */
+export interface DecodeRequest extends CellRef, Reading {
+  readonly run_id: string;
+  readonly k: number;
+  readonly temperature: number;
+  readonly track: readonly number[];
+  /** Also select the cell: the kernel then sets the traits `selection` and `decoded`, after the reply. */
+  readonly select: boolean;
+}
+
+/** Run a text, or the very inputs of an earlier run again. The traits of the new run come before the reply. */
+export type RunRequest = { readonly prompt: string } | { readonly again: string };
+
+export interface RunReply {
+  readonly run_id: string;
+}
+
+/** Find tokens of the vocabulary by text, best match first. */
+export interface SearchRequest {
+  readonly text: string;
+  readonly k: number;
+}
+
+export interface SearchReply {
+  readonly matches: readonly Match[];
+}
+
+/** Print the trace that reproduces a card. */
+export interface CodeRequest extends CellRef, Reading {
+  readonly run_id: string;
+  readonly k: number;
+  readonly temperature: number;
+  readonly track: readonly number[];
+}
+
+export interface CodeReply {
+  readonly code: string;
+}
+
+/** Stop the request with this id. */
+export interface CancelRequest {
+  readonly target: string;
+}
+
+/** A message without fields. */
+export type Empty = Record<string, never>;
+
+/** The kinds of requests; each request gets exactly one reply. On the wire: `{id, kind, ...request}`. */
 export interface Requests {
-  read: {
-    ask: {
-      run_id: string;
-      layers: readonly number[];
-      positions: readonly number[];
-      site: string;
-      lens: string;
-      k: number;
-      track: readonly number[];
-      metrics: readonly string[];
-    };
-    reply: ReadoutHeader;
-  };
-  decode: {
-    ask: {
-      run_id: string;
-      layer: number;
-      position: number;
-      site: string;
-      lens: string;
-      k: number;
-      temperature: number;
-      track: readonly number[];
-      /** False for a kept card, which is the reply; else the card comes before it, as the trait `decoded`. */
-      select?: boolean;
-    };
-    reply: Card | Record<string, never>;
-  };
-  run: { ask: { prompt: string }; reply: { run_id: string } };
-  search: { ask: { text: string; k: number }; reply: { matches: readonly Match[] } };
-  code: {
-    ask: { layer: number; position: number; site: string; lens: string; k: number; temperature: number };
-    reply: { code: string };
-  };
-  cancel: { ask: { target: string }; reply: Record<string, never> };
-  ping: { ask: Record<string, never>; reply: Record<string, never> };
+  read: { request: ReadRequest; reply: ReadoutHeader };
+  decode: { request: DecodeRequest; reply: Card };
+  run: { request: RunRequest; reply: RunReply };
+  search: { request: SearchRequest; reply: SearchReply };
+  code: { request: CodeRequest; reply: CodeReply };
+  cancel: { request: CancelRequest; reply: Empty };
+  ping: { request: Empty; reply: Empty };
 }
 
 export type Kind = keyof Requests;
 
-/** What a message from the kernel may look like. */
-export type Incoming =
-  | { id: string; value: unknown }
-  | { id: string; error: { type: string; message: string } }
-  | { kind: "progress"; id: string; done: number; total: number };
+export interface ReplyMessage {
+  readonly id: string;
+  readonly value: unknown;
+}
+
+export interface ErrorMessage {
+  readonly id: string;
+  readonly error: { readonly type: string; readonly message: string };
+}
+
+/** How far a request has come; any number of these before its reply. */
+export interface ProgressMessage {
+  readonly kind: "progress";
+  readonly id: string;
+  readonly done: number;
+  readonly total: number;
+}
+
+/** A message from the kernel. */
+export type Incoming = ReplyMessage | ErrorMessage | ProgressMessage;

@@ -1,4 +1,4 @@
-import type { Traits } from "./protocol.ts";
+import type { Traits } from "./traits.ts";
 import type { HostModel } from "./transport.ts";
 
 /** A widget model for a page without a kernel: it keeps the values it is given and sends nothing. */

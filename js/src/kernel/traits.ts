@@ -1,8 +1,42 @@
-import type { RunInfo, Status, Traits } from "./protocol.ts";
+import type {
+  Card,
+  CardRef,
+  CellRef,
+  Metric,
+  Pin,
+  RunInfo,
+  Snapshot,
+  Status,
+  Trajectory,
+} from "./protocol.ts";
+
+/** The synced traits of `LensWidget`. `run` and `snapshot` are empty objects until they are set. */
+export interface Traits {
+  readonly run: RunInfo | Record<string, never>;
+  readonly snapshot: Snapshot | Record<string, never>;
+  /** The prompt in the box: text, or ids. The page never sets it. */
+  readonly prompt: string | readonly number[];
+  readonly selection: CellRef | null;
+  readonly decoded: Card | null;
+  readonly metric: Metric;
+  readonly k: number;
+  readonly card_k: number;
+  readonly site: string;
+  readonly lens: string;
+  readonly stride: number;
+  readonly orientation: "layers" | "tokens";
+  readonly hide_special: boolean;
+  readonly column_width_px: number;
+  readonly pins: readonly Pin[];
+  readonly cards: readonly CardRef[];
+  readonly trajectory: Trajectory;
+  readonly rank_token: number | null;
+  readonly status: Status;
+}
 
 export const IDLE: Status = { state: "idle", text: "", done: 0, total: 0 };
 
-/** How things are looked at, as "reset" puts it back; not what was run, pinned or opened. */
+/** The choices of the view that "Reset view" restores; pins, cards and the selection stay. */
 export const VIEW_DEFAULTS = {
   metric: "prob",
   k: 5,
@@ -17,6 +51,7 @@ export const VIEW_DEFAULTS = {
   trajectory: { metric: "prob", positions: [] },
 } as const;
 
+/** The value of a trait that a model does not have. */
 export const DEFAULTS: Traits = {
   ...VIEW_DEFAULTS,
   run: {},
@@ -31,16 +66,13 @@ export const DEFAULTS: Traits = {
 
 export const TRAIT_NAMES = Object.keys(DEFAULTS) as readonly (keyof Traits)[];
 
-/** Traits that only the kernel writes. */
-export const KERNEL_ONLY: ReadonlySet<keyof Traits> = new Set([
-  "run",
-  "snapshot",
-  "decoded",
-  "status",
-  "prompt",
-]);
+/** Traits that only the kernel sets. */
+const KERNEL_ONLY: ReadonlySet<string> = new Set(["run", "snapshot", "decoded", "status", "prompt"]);
 
-/** The run, once there is one. */
-export function runOf(traits: Pick<Traits, "run">): RunInfo | null {
-  return "id" in traits.run ? (traits.run as RunInfo) : null;
-}
+/** The traits that a view keeps as they come. It makes its runs, its cells and its cards of the other three. */
+export type ViewTraits = Omit<Traits, "run" | "snapshot" | "decoded">;
+
+/** The traits that a person sets in the page. */
+export const PAGE_TRAITS = TRAIT_NAMES.filter(
+  (name) => !KERNEL_ONLY.has(name),
+) as readonly (keyof ViewTraits)[];

@@ -40,7 +40,7 @@ export interface TransportEvents {
 }
 
 export interface Transport {
-  request<K extends Kind>(kind: K, ask: Requests[K]["ask"]): Pending<K>;
+  request<K extends Kind>(kind: K, request: Requests[K]["request"]): Pending<K>;
   /** The ids of requests that have no reply yet. */
   pending(): readonly string[];
   /** Reject all open requests: the kernel is gone and will not answer them. */
@@ -88,12 +88,12 @@ export function createTransport(model: HostModel, events: TransportEvents, signa
   });
 
   return {
-    request(kind, ask) {
+    request(kind, request) {
       const id = `${view}:${n_sent++}`;
       const reply = new Promise<Reply<typeof kind>>((resolve, reject) => {
         waiting.set(id, { resolve: resolve as Waiting["resolve"], reject });
         try {
-          model.send({ id, kind, ...ask });
+          model.send({ id, kind, ...request });
         } catch {
           waiting.delete(id);
           reject(disconnected());

@@ -1,4 +1,5 @@
-import type { CellRef, RunInfo, Traits } from "../kernel/protocol.ts";
+import type { CellRef, RunInfo } from "../kernel/protocol.ts";
+import type { Traits } from "../kernel/traits.ts";
 import { DEFAULTS } from "../kernel/traits.ts";
 import { clamp } from "./format.ts";
 

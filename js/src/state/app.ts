@@ -1,72 +1,57 @@
 import { whenClosed } from "../base/events.ts";
 import { createStore } from "../base/store.ts";
-import { Cells } from "../cells/cells.ts";
 import { createLoader } from "../cells/loader.ts";
-import { readTile } from "../cells/packed.ts";
+import { RunCells } from "../cells/runCells.ts";
 import { createTrajectories, type Wish } from "../cells/trajectories.ts";
-import type { Binary, Card, ReadoutHeader, Traits } from "../kernel/protocol.ts";
-import { runOf } from "../kernel/traits.ts";
+import type { Binary, ReadoutHeader, Snapshot } from "../kernel/protocol.ts";
+import { TRAIT_NAMES, type Traits } from "../kernel/traits.ts";
 import { createTransport, type HostModel } from "../kernel/transport.ts";
 import type { Viewport } from "../look/layout.ts";
 import type { Theme } from "../look/scales.ts";
-import type { App, Local } from "./context.ts";
-import { Effects, refOf } from "./effects.ts";
-import { type Action, reduce } from "./reduce.ts";
-import { chartedPositions, isOffline } from "./selectors.ts";
-import { initialState, type State } from "./state.ts";
+import type { App } from "./context.ts";
+import { Effects } from "./effects.ts";
+import { type Action, type Local, reduce } from "./reduce.ts";
+import { chartedPositions, isOffline, shownCards } from "./selectors.ts";
+import { FIRST_STATE, MAIN, type State } from "./state.ts";
 import { listen, push, readTraits } from "./sync.ts";
 
 const WAITING_AFTER_MS = 900;
-
-function addSnapshot(cells: Cells | null, { traits: { snapshot } }: State): void {
-  if (!cells || !("header" in snapshot)) return;
-  cells.add(readTile(snapshot.header as ReadoutHeader, snapshot.buffers as Binary[]));
-}
-
-/** The cells of a run, with what its snapshot brings. */
-function cellsOf(state: State): Cells | null {
-  const run = runOf(state.traits);
-  const cells = run && new Cells(run);
-  addSnapshot(cells, state);
-  return cells;
-}
 
 function isReadout(value: unknown): value is ReadoutHeader {
   return typeof value === "object" && value !== null && "arrays" in value && "positions" in value;
 }
 
+/** The state of one view, kept in step with the host's model; `draw` is called with each frame that changed it. */
 export function createApp(model: HostModel, draw: (app: App) => void, signal: AbortSignal): App {
-  const first = initialState(readTraits(model));
-  let cells = cellsOf(first);
+  const runCells = new RunCells();
   let viewport: Viewport | null = null;
   let theme: Theme = "light";
   let frame = 0;
   let isDrawing = false;
   let waitTimer: ReturnType<typeof setTimeout> | undefined;
 
+  const arrived = () => store.dispatch({ type: "arrived" });
   const transport = createTransport(
     model,
     {
       progress: (id, done, total) => local({ progress: { id, done, total } }),
       replyToOtherView: (value, buffers) => {
-        if (isReadout(value) && cells?.add(readTile(value, buffers))) store.dispatch({ type: "arrived" });
+        if (isReadout(value) && runCells.add(value, buffers)) arrived();
       },
       alive: () => {
         clearTimeout(waitTimer);
         waitTimer = undefined;
         const { connection } = store.get();
-        if (connection === "waiting" || connection === "gone") {
-          local({ connection: "live" });
-        }
-        // replies come one by one, so look again once this one is dealt with
+        if (connection === "waiting" || connection === "gone") local({ connection: "live" });
+        // after this reply has settled its request: others may still be open
         queueMicrotask(watchWaiting);
       },
     },
     signal,
   );
-  const store = createStore<State, Action>(first, reduce, (action, before, after) => {
-    if (runOf(before.traits)?.id !== runOf(after.traits)?.id) cells = cellsOf(after);
-    else if (before.traits.snapshot !== after.traits.snapshot) addSnapshot(cells, after);
+  const store = createStore<State, Action>(FIRST_STATE, reduce, (action, before, after) => {
+    if (before.runs !== after.runs) runCells.keep(after.runs);
+    if (action.type === "traits") addSnapshot(action.traits);
     effects.after(action, before, after);
     // opening a cell sends a decode, with which the kernel sets the selection itself
     if (action.type !== "traits" && action.type !== "open" && before.traits !== after.traits)
@@ -75,6 +60,13 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     if (before !== after) schedule();
   });
 
+  function addSnapshot({ snapshot }: Partial<Traits>): void {
+    if (!snapshot || !("header" in snapshot)) return;
+    const { header, buffers } = snapshot as Snapshot;
+    if (runCells.add(header, buffers as Binary[])) arrived();
+  }
+
+  /** Say that the kernel is waited for if it does not answer for a while. */
   function watchWaiting(): void {
     if (waitTimer !== undefined || !transport.pending().length || store.get().connection !== "live") return;
     waitTimer = setTimeout(() => {
@@ -85,7 +77,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   }
 
   function schedule(): void {
-    if (!frame && !signal.aborted && !store.get().isPatient) frame = requestAnimationFrame(flush);
+    if (!frame && !signal.aborted) frame = requestAnimationFrame(flush);
   }
 
   function flush(): void {
@@ -95,30 +87,27 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     isDrawing = true;
     draw(app);
     isDrawing = false;
-    ask();
+    fetchMissing();
   }
 
-  /** Ask for what the page now shows and lacks. */
-  function ask(): void {
+  /** Request the numbers that the page shows and lacks. */
+  function fetchMissing(): void {
     const state = store.get();
-    const { traits, connection, focus } = state;
+    const { traits, connection, focus, shown } = state;
+    const cells = runCells.of(shown);
     if (isOffline(state) || connection === "gone" || !cells) return;
     loader.update(cells, traits, viewport);
     const { site, lens, pins } = traits;
     const positions = chartedPositions(traits, focus, cells.run);
     const wishes: Wish[] = [{ site, lens, positions, ids: [...new Set(pins.flatMap((pin) => pin.ids))] }];
-    for (const [key, { site, lens, tracked: ids }] of Object.entries(state.cards)) {
-      const ref = refOf(state, key);
-      if (ref) wishes.push({ site, lens, positions: [ref.position], ids });
-    }
+    for (const { site, lens, position, tracked: ids } of Object.values(shownCards(state)))
+      wishes.push({ site, lens, positions: [position], ids });
     trajectories.want(cells, wishes);
     watchWaiting();
   }
 
   const local = (patch: Local) => store.dispatch({ type: "local", patch });
-  const arrived = () => store.dispatch({ type: "arrived" });
-  const failed = (notice: string) => local({ notice });
-  const loader = createLoader(transport, { arrived, failed });
+  const loader = createLoader(transport, { arrived, failed: (notice) => local({ notice }) });
   const trajectories = createTrajectories(transport, arrived);
 
   const app: App = {
@@ -130,7 +119,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     dispatch: store.dispatch,
     set: (traits) => store.dispatch({ type: "set", traits }),
     local,
-    cells: () => cells,
+    cells: (run_id) => runCells.of(run_id ?? store.get().shown),
     theme: () => theme,
     setTheme(next) {
       theme = next;
@@ -138,31 +127,29 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     },
     setViewport(next) {
       viewport = next;
-      if (!isDrawing) ask();
+      if (!isDrawing) fetchMissing();
     },
     flush,
-    kernelCard: () => model.get("decoded") as Card | null,
-    tellSelection() {
-      const { selection } = store.get().traits;
-      model.set("selection", selection && { ...selection });
+    tellSelection(cell) {
+      model.set("selection", { layer: cell.layer, position: cell.position });
       model.save_changes();
     },
   };
   const effects = new Effects(app);
-  const heard = (all: Partial<Traits>) => {
-    const { selection, decoded, ...others } = all;
-    const cell = decoded ?? selection;
-    const traits = cell && effects.isStale(cell) ? others : all;
+  const take = ({ decoded, ...traits }: Partial<Traits>) => {
     store.dispatch({ type: "traits", traits });
-    // a card is what was clicked for: draw it now rather than with the next frame
-    if ("decoded" in traits) flush();
+    if (decoded) store.dispatch({ type: "card", key: MAIN, ask: 0, card: decoded });
   };
-  listen(model, heard, signal);
-  const gone = () => {
-    local({ connection: "gone" });
-    transport.drop();
-  };
-  onDisconnect(model, gone, signal);
+  take(readTraits(model, TRAIT_NAMES));
+  listen(model, take, signal);
+  onDisconnect(
+    model,
+    () => {
+      local({ connection: "gone" });
+      transport.drop();
+    },
+    signal,
+  );
   whenClosed(signal, () => {
     cancelAnimationFrame(frame);
     clearTimeout(waitTimer);
@@ -170,7 +157,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   return app;
 }
 
-/** Hosts on ipywidgets' base manager say so when a restart cuts the comm. */
+/** Hosts with ipywidgets' own manager announce a restart, which cuts the widget off from its kernel. */
 function onDisconnect(model: HostModel, gone: () => void, signal: AbortSignal): void {
   model.on("comm_live_update", gone);
   whenClosed(signal, () => model.off("comm_live_update", gone));

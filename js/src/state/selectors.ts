@@ -1,11 +1,51 @@
 import type { Cells } from "../cells/cells.ts";
-import type { CardRef, CellRef, Label, Pin, Reading, RunInfo, Traits } from "../kernel/protocol.ts";
-import { runOf } from "../kernel/traits.ts";
+import type { CardRef, CellRef, Label, Pin, Reading, RunInfo } from "../kernel/protocol.ts";
+import type { Traits } from "../kernel/traits.ts";
 import { quoted } from "../look/format.ts";
+import type { CardState, Cards, State } from "./state.ts";
 
-/** A view of what is stored: a file, or a notebook without its kernel. */
-export function isOffline({ connection }: { readonly connection: string }): boolean {
+/** Whether no kernel is behind the view: a file, or a page that stores the widget. */
+export function isOffline({ connection }: Pick<State, "connection">): boolean {
   return connection === "offline";
+}
+
+type Runs = Pick<State, "runs" | "shown">;
+
+/** The run that the view shows. */
+export function shownRun({ runs, shown }: Runs): RunInfo | null {
+  return (shown !== null && runs.get(shown)) || null;
+}
+
+const NO_CARDS: Cards = {};
+
+/** The cards of the run that the view shows. */
+export function shownCards({ cards, shown }: Pick<State, "cards" | "shown">): Cards {
+  return (shown !== null && cards[shown]) || NO_CARDS;
+}
+
+export function cardOf(state: Pick<State, "cards" | "shown">, key: string): CardState | undefined {
+  return shownCards(state)[key];
+}
+
+type Prompt = Runs & { readonly traits: Pick<Traits, "prompt"> };
+
+/** The prompt of the run as text; of a prompt given as ids, their text. */
+export function promptText(state: Prompt): string {
+  const { prompt } = state.traits;
+  return typeof prompt === "string" ? prompt : (shownRun(state)?.prompt ?? "");
+}
+
+/** The text in the prompt box. */
+export function boxText(state: Prompt & Pick<State, "draft">): string {
+  return state.draft ?? promptText(state);
+}
+
+/** What running an edited prompt would lose, in a sentence; null if nothing. */
+export function lossOfEdit(state: Runs & Pick<State, "draft">): string | null {
+  const extras = shownRun(state)?.extras ?? [];
+  if (state.draft === null || !extras.length) return null;
+  const names = extras.length > 1 ? `${extras.slice(0, -1).join(", ")} and ${extras.at(-1)}` : extras[0];
+  return `Running this text drops ${names}, which came with the prompt.`;
 }
 
 export const NO_LABEL: Label = ["", "none", ""];
@@ -21,23 +61,16 @@ export function promptWords(run: RunInfo, position: number): string {
   return quoted(promptLabel(run, position)) + (whole ? ` (part of ${whole})` : "");
 }
 
-/** The prompt as text; of one given as ids, what the kernel made of them. */
-export function promptText(traits: Pick<Traits, "prompt" | "run">): string {
-  if (typeof traits.prompt === "string") return traits.prompt;
-  const text = runOf(traits)?.prompt;
-  return typeof text === "string" ? text : "";
-}
-
-/** Is the top token of a cell the token that follows in the prompt? */
+/** Whether the top token of a cell is the token that follows in the prompt. */
 export function isNext(run: RunInfo, position: number, top_id: number): boolean {
   return run.tokens[position + 1] === top_id;
 }
 
 /**
- * The first of the layers on show from which the final answer holds for good, all the way to the last one.
- * Undefined while a cell on the way is not computed, and at sites within a block, which do not lead to the answer.
+ * The lowest of the drawn layers from which up to the last one the top token is the final answer. Undefined while one
+ * of these cells is not computed, and at sites within a block, which do not lead to the answer.
  *
- * Args: `layers`: those on show, last first.
+ * Args: `layers`: the drawn layers, last first.
  */
 export function settledLayer(
   cells: Cells,
@@ -77,13 +110,13 @@ export function isInside(run: RunInfo, cell: CellRef): boolean {
   );
 }
 
-/** The kept cards that the run has cells for. */
-export function keptCards({ traits }: { readonly traits: Traits }): readonly CardRef[] {
-  const run = runOf(traits);
-  return run ? traits.cards.filter((ref) => isInside(run, ref)) : [];
+/** The kept cards whose cells the shown run has. */
+export function keptCards(state: Runs & { readonly traits: Pick<Traits, "cards"> }): readonly CardRef[] {
+  const run = shownRun(state);
+  return run ? state.traits.cards.filter((ref) => isInside(run, ref)) : [];
 }
 
-/** The positions whose trajectories are charted: the chosen ones, else the one that is looked at. */
+/** The positions whose trajectories are charted: the chosen ones, else that of the focus or the selection. */
 export function chartedPositions(
   traits: Pick<Traits, "trajectory" | "selection">,
   focus: CellRef | null,

@@ -1,22 +1,14 @@
 import { whenClosed } from "../base/events.ts";
-import type { Traits } from "../kernel/protocol.ts";
-import { DEFAULTS, KERNEL_ONLY, TRAIT_NAMES } from "../kernel/traits.ts";
+import { DEFAULTS, PAGE_TRAITS, TRAIT_NAMES, type Traits, type ViewTraits } from "../kernel/traits.ts";
 import type { HostModel } from "../kernel/transport.ts";
 
-/** All traits of a model; what it does not have keeps its default. */
-export function readTraits(model: HostModel): Traits {
-  const traits: Record<string, unknown> = { ...DEFAULTS };
-  for (const name of TRAIT_NAMES) {
-    const value = model.get(name);
-    if (value !== undefined) traits[name] = value;
-  }
-  return traits as unknown as Traits;
+/** Some traits of a model, or all; one that the model does not have is at its default. */
+export function readTraits<K extends keyof Traits>(model: HostModel, names: readonly K[]): Pick<Traits, K> {
+  const values = names.map((name) => [name, model.get(name) ?? DEFAULTS[name]]);
+  return Object.fromEntries(values) as Pick<Traits, K>;
 }
 
-/**
- * Hear the kernel's changes: all that one message brings come as one change, since `run` and `snapshot` belong
- * together.
- */
+/** Listen to the changes of traits. Those of one message come as one change, because `run` and `snapshot` belong together. */
 export function listen(
   model: HostModel,
   changed: (traits: Partial<Traits>) => void,
@@ -31,6 +23,8 @@ export function listen(
       isQueued = true;
       queueMicrotask(() => {
         isQueued = false;
+        // the selection may be one that this page has not confirmed yet; a new run has the kernel's
+        if ("run" in heard) heard = { ...heard, ...readTraits(model, ["selection", "decoded"]) };
         const traits = heard as Partial<Traits>;
         heard = {};
         if (!signal.aborted) changed(traits);
@@ -42,10 +36,10 @@ export function listen(
 }
 
 /** Send what this view changed. */
-export function push(model: HostModel, before: Traits, after: Traits): void {
+export function push(model: HostModel, before: ViewTraits, after: ViewTraits): void {
   let isChanged = false;
-  for (const name of TRAIT_NAMES) {
-    if (before[name] === after[name] || KERNEL_ONLY.has(name) || model.get(name) === after[name]) continue;
+  for (const name of PAGE_TRAITS) {
+    if (before[name] === after[name] || model.get(name) === after[name]) continue;
     model.set(name, after[name]);
     isChanged = true;
   }

@@ -15,9 +15,8 @@ import {
 } from "../look/format.ts";
 import { pinColor } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
-import type { Asked } from "../state/reduce.ts";
-import { isNext, isOffline, pinOf } from "../state/selectors.ts";
-import { type CardState, keyOf, MAIN } from "../state/state.ts";
+import { cardOf, isNext, isOffline, pinOf } from "../state/selectors.ts";
+import { type CardState, type Decoding, keyOf, MAIN } from "../state/state.ts";
 import { chart, DASHES, type Line } from "./chart.ts";
 import { button, promptChip, select, togglePin, tokenChip } from "./elements.ts";
 import { searchBox } from "./search.ts";
@@ -177,8 +176,8 @@ function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Ch
 }
 
 function decodeControls(app: App, key: string, ref: CardRef, state: CardState, run: RunInfo): Child {
-  const ask = (change: Asked) =>
-    app.dispatch(key === MAIN ? { type: "ask", key, change } : { type: "recast", ref, change });
+  const ask = (change: Decoding) =>
+    app.dispatch(key === MAIN ? { type: "change", change } : { type: "changeKept", ref, change });
   const disabled = isOffline(app.get());
   const withOwn = (values: readonly number[], own: number) =>
     [...new Set([...values, own])].sort((a, b) => a - b);
@@ -224,16 +223,16 @@ function heading(app: App, key: string, ref: CardRef, { k, temperature }: CardSt
 }
 
 /** What is shown until the kernel answers: the grid's own top tokens, said to be so. */
-function provisional(app: App, run: RunInfo, ref: CardRef): Child {
-  const stored = storedCard(app.cells(), run, ref, { k: 10 });
+function provisional(app: App, run: RunInfo, ref: CardState): Child {
+  const stored = storedCard(app.cells(), ref, 10);
   return stored ? h("div.is-stale", tokenTable(app, run, stored)) : null;
 }
 
 /** One cell, decoded. */
 export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Child {
-  const state = app.get().cards[key];
+  const state = cardOf(app.get(), key);
   if (!state) return null;
-  const { card, code } = state;
+  const { card, code, note } = state;
   return h(
     "section.lw-card",
     {
@@ -247,7 +246,7 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
     card ? facts(app, state, card) : state.isPending && h("p.lw-facts lw-dim", "decoding…"),
     card
       ? h("div", { class: state.isPending ? "is-stale" : "" }, tokenTable(app, run, card))
-      : provisional(app, run, ref),
+      : provisional(app, run, state),
     card &&
       (card.promoted.length > 0 || card.suppressed.length > 0) &&
       h(
@@ -255,11 +254,12 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
         movedList("Promoted here", card.promoted),
         movedList("Suppressed here", card.suppressed),
       ),
-    searchBox(app, key, {
+    searchBox(app, key, state.search, {
       placeholder: "Find any token (/)",
       pick: ({ id }) => app.dispatch({ type: "track", key, id }),
     }),
     card && trackedTokens(app, state, card, run),
+    note && h("p.lw-facts lw-dim", note),
     code &&
       h("textarea.lw-code", { readonly: true, rows: "6", "aria-label": "Code of this card", value: code }),
   );

@@ -1,6 +1,7 @@
 import type { Cells } from "../cells/cells.ts";
 import { cellValue, METRIC_SPECS } from "../cells/fields.ts";
-import type { CellRef, Label, RunInfo, Traits } from "../kernel/protocol.ts";
+import type { CellRef, Label, RunInfo } from "../kernel/protocol.ts";
+import type { ViewTraits } from "../kernel/traits.ts";
 import { layerName } from "../look/format.ts";
 import { shownLayers } from "../look/layout.ts";
 import { colorAt, pinColor } from "../look/scales.ts";
@@ -65,7 +66,7 @@ export function settledLayers(app: App): (position: number) => number | undefine
 export function lookOf(
   app: App,
   cells: Cells,
-  traits: Traits,
+  traits: ViewTraits,
   cell: CellRef,
   settled: number | undefined,
 ): Look {

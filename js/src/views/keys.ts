@@ -1,9 +1,8 @@
 import type { CellRef } from "../kernel/protocol.ts";
-import { runOf } from "../kernel/traits.ts";
 import { clamp } from "../look/format.ts";
 import { cellAt, DEFAULT_COL_PX, MAX_COL_PX, MIN_COL_PX, placeOf } from "../look/layout.ts";
 import type { App } from "../state/context.ts";
-import { chartedPositions } from "../state/selectors.ts";
+import { chartedPositions, shownRun } from "../state/selectors.ts";
 import { MAIN } from "../state/state.ts";
 import { toggle, togglePin } from "./elements.ts";
 import type { GridView } from "./grid.ts";
@@ -70,8 +69,9 @@ function pinTop(app: App, { layer, position }: CellRef): void {
 }
 
 function toggleCharted(app: App, cell: CellRef): void {
-  const { traits, focus } = app.get();
-  const run = runOf(traits);
+  const state = app.get();
+  const { traits, focus } = state;
+  const run = shownRun(state);
   if (!run) return;
   const { trajectory } = traits;
   const now = trajectory.positions.length ? chartedPositions(traits, focus, run) : [];

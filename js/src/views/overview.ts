@@ -42,14 +42,14 @@ export class Overview {
   /** Frame the part in view, `from` to `to` in [0, 1]; hidden if that is the whole. */
   draw(shape: Shape, from: number, to: number): void {
     const app = this.#app;
-    const { traits, version } = app.get();
+    const { traits, version, shown } = app.get();
     this.element.hidden = to - from >= 1;
     if (this.element.hidden) return;
     const { style } = this.#frame;
     style.left = `${100 * from}%`;
     style.width = `${100 * (Math.min(1, to) - from)}%`;
-    const { run, metric, rank_token, site, lens } = traits;
-    const key = [shape, version, run, metric, rank_token, site, lens, app.theme()];
+    const { metric, rank_token, site, lens } = traits;
+    const key = [shape, version, shown, metric, rank_token, site, lens, app.theme()];
     if (sameItems(key, this.#key)) return;
     this.#key = key;
     this.#timer ||= window.setTimeout(() => this.#paint(shape), SETTLE_MS);

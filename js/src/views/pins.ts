@@ -99,7 +99,7 @@ function positionChips(app: App, run: RunInfo, positions: readonly number[]): Ch
 
 /** The pinned tokens and their trajectories over the layers. */
 export function pinsView(app: App, run: RunInfo, width_px: number): Child {
-  const { traits, focus } = app.get();
+  const { traits, focus, pinSearch } = app.get();
   const { pins, trajectory } = traits;
   const positions = chartedPositions(traits, focus, run);
   const { lines, isExact } = pinLines(app, positions);
@@ -121,7 +121,7 @@ export function pinsView(app: App, run: RunInfo, width_px: number): Child {
           "ul.lw-pinlist",
           pins.map((pin, index) => pinChip(app, pin, index, lines, layer)),
         ),
-      searchBox(app, "pins", {
+      searchBox(app, "pins", pinSearch, {
         placeholder: "Pin a token…",
         pick: ({ id, label }) => app.dispatch({ type: "pin", ids: [id], label: label[0] }),
       }),

@@ -126,7 +126,8 @@ export function wrapText(pen: Pick<Pen, "measureText">, text: string, width_px: 
 
 /** Draws the prompt and how it is read; returns where the title ends. */
 function drawTitle({ app, cells: { run }, shape, pen, font, width_px }: Sheet): number {
-  const traits = app.traits();
+  const state = app.get();
+  const { traits } = state;
   const room_px = width_px - 2 * PAD;
   let y = PAD;
   const line = (text: string) => {
@@ -134,7 +135,7 @@ function drawTitle({ app, cells: { run }, shape, pen, font, width_px }: Sheet): 
     write(pen, text, PAD, y - 4, room_px, "left");
   };
   pen.font = `600 14px ${font}`;
-  wrapText(pen, promptText(traits), room_px).forEach(line);
+  wrapText(pen, promptText(state), room_px).forEach(line);
   pen.font = `12px ${font}`;
   const positions = shape.isAcross ? shape.cols : shape.rows;
   const n = run.tokens.length;

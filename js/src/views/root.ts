@@ -1,10 +1,10 @@
 import { type Child, delegate, div, h, hasFocus, patch } from "../base/dom.ts";
 import { on, whenClosed } from "../base/events.ts";
-import { runOf } from "../kernel/traits.ts";
+import type { RunInfo } from "../kernel/protocol.ts";
 import { roomIn } from "../look/layout.ts";
 import { followTheme } from "../look/theme.ts";
 import type { App } from "../state/context.ts";
-import { keptCards, sameCell, sameItems } from "../state/selectors.ts";
+import { cardOf, keptCards, sameCell, sameItems, shownRun } from "../state/selectors.ts";
 import { keyOf, MAIN } from "../state/state.ts";
 import { cardView } from "./card.ts";
 import { describe } from "./describe.ts";
@@ -82,7 +82,7 @@ export class Root {
       const cell = grid.cellOf(target);
       const state = app.get();
       // the press before this click has opened it
-      const isOpen = type === "click" && sameCell(cell, state.traits.selection) && state.cards[MAIN];
+      const isOpen = type === "click" && sameCell(cell, cardOf(state, MAIN));
       if (cell && !isOpen) app.dispatch({ type: "open", cell });
     };
     const press = (event: PointerEvent) => {
@@ -178,9 +178,9 @@ export class Root {
   draw(): void {
     const app = this.#app;
     const state = app.get();
-    const run = runOf(state.traits);
-    const { focus, cards: _, said, traits, ...own } = state;
-    const { selection, decoded, cards, trajectory, ...looks } = traits;
+    const run = shownRun(state);
+    const { focus, cards: _, said, n_asked, n_opened, pinSearch, traits, ...own } = state;
+    const { selection, cards, trajectory, ...looks } = traits;
     const topKey = [...Object.values(own), ...Object.values(looks), app.theme()];
     const hadFocus = hasFocus(this.element);
     if (!sameItems(topKey, this.#topKey)) {
@@ -191,8 +191,8 @@ export class Root {
     this.grid.draw();
     // another cell is under the pointer now
     if (shape !== this.grid.currentShape()) this.#tooltip.hide();
-    patch(this.#side, [help(app), this.#mainCard(), !run && h("p.lw-dim", "No run yet.")]);
-    if (state.n_opened > this.#n_opened && !state.isPatient) this.#reveal(state.n_opened);
+    patch(this.#side, [help(app), run && this.#mainCard(run), !run && h("p.lw-dim", "No run yet.")]);
+    if (n_opened > this.#n_opened) this.#reveal(n_opened);
     patch(this.#kept, [run && keptCards(state).map((ref) => cardView(app, keyOf(ref), ref, run))]);
     const width_px = matchMedia("print").matches ? PAPER_PX : this.#width_px;
     patch(this.#below, [run && pinsView(app, run, Math.max(280, width_px - PADDING_PX))]);
@@ -217,16 +217,9 @@ export class Root {
     look.observe(card);
   }
 
-  #mainCard() {
-    const app = this.#app;
-    const { traits, cards } = app.get();
-    const run = runOf(traits);
-    if (!run) return null;
-    const { selection } = traits;
-    const card = cards[MAIN];
-    return selection && card
-      ? cardView(app, MAIN, { ...selection, site: card.site, lens: card.lens }, run)
-      : hint();
+  #mainCard(run: RunInfo): Child {
+    const card = cardOf(this.#app.get(), MAIN);
+    return card ? cardView(this.#app, MAIN, card, run) : hint();
   }
 }
 

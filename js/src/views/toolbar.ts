@@ -1,17 +1,19 @@
 import { type Child, h } from "../base/dom.ts";
 import { METRIC_SPECS, rankedToken } from "../cells/fields.ts";
-import type { Metric, RunInfo, Traits } from "../kernel/protocol.ts";
-import { runOf } from "../kernel/traits.ts";
+import type { Metric, RunInfo } from "../kernel/protocol.ts";
+import type { Traits, ViewTraits } from "../kernel/traits.ts";
 import { asPercent, quoted, tokenCount, toNumber } from "../look/format.ts";
 import type { App } from "../state/context.ts";
-import { isOffline, NO_LABEL } from "../state/selectors.ts";
+import { boxText, isOffline, lossOfEdit, NO_LABEL, shownRun } from "../state/selectors.ts";
 import type { State } from "../state/state.ts";
 import { button, checkbox, select, toggle } from "./elements.ts";
 
 /** The prompt box and its button. */
 export function promptForm(app: App): Child {
-  const { draft, running } = app.get();
-  const offline = isOffline(app.get());
+  const state = app.get();
+  const { running } = state;
+  const text = boxText(state);
+  const offline = isOffline(state);
   const run = () => app.dispatch({ type: "run" });
   const keydown = (event: KeyboardEvent) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -21,13 +23,13 @@ export function promptForm(app: App): Child {
   return h(
     "div.lw-prompt",
     h("textarea", {
-      rows: String(Math.min(6, draft.split("\n").length)),
+      rows: String(Math.min(6, text.split("\n").length)),
       "aria-label": "Prompt",
       title: "Shift+Enter: new line",
       spellcheck: "false",
       dir: "auto",
       readonly: offline,
-      value: draft,
+      value: text,
       on: {
         keydown,
         input: (event: Event) =>
@@ -41,13 +43,14 @@ export function promptForm(app: App): Child {
           title: offline ? "This needs the kernel" : "Run (Enter)",
           disabled: offline,
         }),
+    h("p.lw-loss", { role: "status" }, lossOfEdit(state)),
   );
 }
 
-function rankChoice(app: App, traits: Traits, run: RunInfo): Child {
+function rankChoice(app: App, traits: ViewTraits, run: RunInfo): Child {
   if (traits.metric !== "rank") return null;
   const cells = app.cells();
-  const chosen = rankedToken(traits);
+  const chosen = rankedToken(traits, run);
   const ids = new Set([chosen, run.next.id, ...traits.pins.flatMap((pin) => pin.ids)]);
   return select(
     "of",
@@ -59,8 +62,9 @@ function rankChoice(app: App, traits: Traits, run: RunInfo): Child {
 
 /** The controls of the view. */
 export function controls(app: App): Child {
-  const { traits, panel } = app.get();
-  const run = runOf(traits);
+  const state = app.get();
+  const { traits, panel } = state;
+  const run = shownRun(state);
   if (!run) return null;
   const put = app.set;
   const metrics = Object.entries(METRIC_SPECS).map(([name, { name: text }]) => [name, text] as const);
@@ -184,7 +188,7 @@ export function activity(state: State): { text: string; kind: string } {
 /** The model, its next token, the fidelity badge and the state of the kernel. */
 export function infoLine(app: App): Child {
   const state = app.get();
-  const run = runOf(state.traits);
+  const run = shownRun(state);
   const { text, kind } = activity(state);
   return h(
     "div.lw-info",
@@ -196,6 +200,7 @@ export function infoLine(app: App): Child {
       ),
     run && h("span", tokenCount(run.tokens.length)),
     run && prediction(run),
+    state.draft !== null && !state.running && h("span.lw-dim", "edited, not run"),
     h("span.lw-gap", {}),
     run && badge(run),
     h("span", { class: `lw-state is-${kind}`, role: "status" }, text),

@@ -3,7 +3,8 @@ import { Cells } from "../../src/cells/cells.ts";
 import { readTile, toBytes } from "../../src/cells/packed.ts";
 import type { Reading, RunInfo } from "../../src/kernel/protocol.ts";
 import { settledLayer } from "../../src/state/selectors.ts";
-import { FakeKernel, logProbs } from "../fakekernel.ts";
+import { FakeKernel } from "../fakekernel.ts";
+import { logProbs } from "../fakenumbers.ts";
 
 const kernel = new FakeKernel({ n_layers: 4, n_snapshot: 0 });
 const run = kernel.run;

@@ -3,7 +3,8 @@ import { Cells } from "../../src/cells/cells.ts";
 import { cellValue, fieldOf, inWords, METRIC_SPECS, metricName, ticksOf } from "../../src/cells/fields.ts";
 import { createLoader } from "../../src/cells/loader.ts";
 import { readTile } from "../../src/cells/packed.ts";
-import type { Metric, Traits } from "../../src/kernel/protocol.ts";
+import type { Metric } from "../../src/kernel/protocol.ts";
+import type { Traits } from "../../src/kernel/traits.ts";
 import { DEFAULTS } from "../../src/kernel/traits.ts";
 import { createTransport } from "../../src/kernel/transport.ts";
 import { FakeKernel } from "../fakekernel.ts";
@@ -26,8 +27,8 @@ const read = (more: object) =>
 test("without a chosen token the rank is that of the model's own next one, and it is asked for", async () => {
   const traits = traitsOf({ metric: "rank" });
   const { id } = run.next;
-  expect(fieldOf(traits)).toBe(`rank:${id}`);
-  expect(fieldOf({ ...traits, rank_token: 7 })).toBe("rank:7");
+  expect(fieldOf(traits, run)).toBe(`rank:${id}`);
+  expect(fieldOf({ ...traits, rank_token: 7 }, run)).toBe("rank:7");
   const events = { progress() {}, replyToOtherView() {}, alive() {} };
   const transport = createTransport(kernel, events, new AbortController().signal);
   const cells = new Cells(run);
