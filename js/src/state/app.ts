@@ -11,7 +11,7 @@ import type { Theme } from "../look/scales.ts";
 import type { App } from "./context.ts";
 import { Effects } from "./effects.ts";
 import { type Action, type Local, reduce } from "./reduce.ts";
-import { chartedPositions, isOffline, shownCards } from "./selectors.ts";
+import { cardOf, chartedPositions, isOffline, shownCards } from "./selectors.ts";
 import { FIRST_STATE, MAIN, type State } from "./state.ts";
 import { listen, push, readTraits } from "./sync.ts";
 
@@ -96,6 +96,8 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     const { traits, connection, focus, shown } = state;
     const cells = runCells.of(shown);
     if (isOffline(state) || connection === "gone" || !cells) return;
+    // the card that was pressed for goes first; its reply is drawn, and leads here again
+    if (cardOf(state, MAIN)?.ask) return;
     loader.update(cells, traits, viewport);
     const { site, lens, pins } = traits;
     const positions = chartedPositions(traits, focus, cells.run);

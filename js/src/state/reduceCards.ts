@@ -1,5 +1,6 @@
+import { sameItems } from "../base/memo.ts";
 import type { Card, CardRef } from "../kernel/protocol.ts";
-import { cardOf, isInside, isOffline, keptCards, sameCell, sameItems, shownRun } from "./selectors.ts";
+import { cardOf, isInside, isOffline, keptCards, sameCell, shownRun } from "./selectors.ts";
 import { type CardState, type Decoding, keyOf, MAIN, NO_SEARCH, type State } from "./state.ts";
 
 /** The state with a card in place of the one with that key; null removes it. */

@@ -99,10 +99,6 @@ export function sameCell(a: CellRef | null | undefined, b: CellRef | null | unde
   return !!a && !!b && a.layer === b.layer && a.position === b.position;
 }
 
-export function sameItems(a: readonly unknown[], b: readonly unknown[]): boolean {
-  return a.length === b.length && a.every((value, i) => value === b[i]);
-}
-
 /** Whether a cell lies inside a run. */
 export function isInside(run: RunInfo, cell: CellRef): boolean {
   return (

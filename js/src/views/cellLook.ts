@@ -1,3 +1,4 @@
+import { sameItems } from "../base/memo.ts";
 import type { Cells } from "../cells/cells.ts";
 import { cellValue, METRIC_SPECS } from "../cells/fields.ts";
 import type { CellRef, Label, RunInfo } from "../kernel/protocol.ts";
@@ -6,15 +7,7 @@ import { layerName } from "../look/format.ts";
 import { shownLayers } from "../look/layout.ts";
 import { colorAt, pinColor } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
-import {
-  isNext,
-  pinOf,
-  promptLabel,
-  promptWords,
-  sameCell,
-  sameItems,
-  settledLayer,
-} from "../state/selectors.ts";
+import { isNext, pinOf, promptLabel, promptWords, sameCell, settledLayer } from "../state/selectors.ts";
 
 /** How one cell of the grid looks. */
 export interface Look {

@@ -1,5 +1,6 @@
 import { div, hasFocus } from "../base/dom.ts";
 import { on, whenClosed } from "../base/events.ts";
+import { sameItems } from "../base/memo.ts";
 import type { Cells } from "../cells/cells.ts";
 import type { CellRef, RunInfo } from "../kernel/protocol.ts";
 import {
@@ -17,7 +18,6 @@ import {
   windowOf,
 } from "../look/layout.ts";
 import type { App } from "../state/context.ts";
-import { sameItems } from "../state/selectors.ts";
 import { lookOf, settledLayers } from "./cellLook.ts";
 import { type CellNode, fitCells, fitRows, makeRow, paint, type RowNode, writeHead } from "./gridrow.ts";
 import { Overview } from "./overview.ts";

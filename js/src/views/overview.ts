@@ -1,8 +1,8 @@
 import { div } from "../base/dom.ts";
 import { on, whenClosed } from "../base/events.ts";
+import { sameItems } from "../base/memo.ts";
 import type { Shape } from "../look/layout.ts";
 import type { App } from "../state/context.ts";
-import { sameItems } from "../state/selectors.ts";
 import { lookOf } from "./cellLook.ts";
 
 /** Of more columns or rows than this, only some are drawn; the page scales the picture. */

@@ -1,11 +1,12 @@
-import { type Child, delegate, div, h, hasFocus, patch } from "../base/dom.ts";
+import { delegate, div, h, hasFocus, patch } from "../base/dom.ts";
 import { on, whenClosed } from "../base/events.ts";
-import type { RunInfo } from "../kernel/protocol.ts";
+import { Memo, sameItems } from "../base/memo.ts";
+import type { CardRef, RunInfo } from "../kernel/protocol.ts";
 import { roomIn } from "../look/layout.ts";
 import { followTheme } from "../look/theme.ts";
 import type { App } from "../state/context.ts";
-import { cardOf, keptCards, sameCell, sameItems, shownRun } from "../state/selectors.ts";
-import { keyOf, MAIN } from "../state/state.ts";
+import { cardOf, keptCards, sameCell, shownRun } from "../state/selectors.ts";
+import { keyOf, MAIN, type State } from "../state/state.ts";
 import { cardView } from "./card.ts";
 import { describe } from "./describe.ts";
 import { GridView } from "./grid.ts";
@@ -37,7 +38,8 @@ export class Root {
   readonly #below = div("lw-below");
   readonly #over = div("lw-over");
   #width_px = 0;
-  #topKey: unknown[] = [];
+  readonly #memo = new Memo();
+  #gridInputs: readonly unknown[] = [];
   #n_opened = 0;
 
   readonly #app: App;
@@ -175,33 +177,70 @@ export class Root {
     this.#app.flush();
   }
 
+  /** Draw the sections whose inputs have changed. */
   draw(): void {
     const app = this.#app;
     const state = app.get();
-    const run = shownRun(state);
-    const { focus, cards: _, said, n_asked, n_opened, pinSearch, traits, ...own } = state;
-    const { selection, cards, trajectory, ...looks } = traits;
-    const topKey = [...Object.values(own), ...Object.values(looks), app.theme()];
     const hadFocus = hasFocus(this.element);
-    if (!sameItems(topKey, this.#topKey)) {
-      patch(this.#top, [promptForm(app), infoLine(app), notice(app), controls(app), legend(app)]);
-    }
-    this.#topKey = topKey;
-    const shape = this.grid.currentShape();
-    this.grid.draw();
-    // another cell is under the pointer now
-    if (shape !== this.grid.currentShape()) this.#tooltip.hide();
-    patch(this.#side, [help(app), run && this.#mainCard(run), !run && h("p.lw-dim", "No run yet.")]);
-    if (n_opened > this.#n_opened) this.#reveal(n_opened);
-    patch(this.#kept, [run && keptCards(state).map((ref) => cardView(app, keyOf(ref), ref, run))]);
-    const width_px = matchMedia("print").matches ? PAPER_PX : this.#width_px;
-    patch(this.#below, [run && pinsView(app, run, Math.max(280, width_px - PADDING_PX))]);
-    patch(this.#over, [menu(app, () => savePng(app, this.element, this.grid.scroll()))]);
+    this.#drawTop(state);
+    this.#drawGrid(state);
+    this.#drawCards(state);
+    this.#drawBelow(state);
+    this.#memo.end();
+    if (state.n_opened > this.#n_opened) this.#reveal(state.n_opened);
+    const { said, focus } = state;
     const text = said || (focus ? describe(app, focus) : "");
     if (this.#line.textContent !== text) this.#line.textContent = text;
     this.#tooltip.draw();
     // if the focused control was removed or disabled, the grid takes the focus
     if (hadFocus && !hasFocus(this.element)) this.grid.takeFocus();
+  }
+
+  #drawTop(state: State): void {
+    const app = this.#app;
+    const { focus, cards: _cards, said, n_asked, n_opened, pinSearch, traits, ...others } = state;
+    const { selection, cards, trajectory, ...looks } = traits;
+    const inputs = [...Object.values(others), ...Object.values(looks), app.theme()];
+    const top = () => [promptForm(app), infoLine(app), notice(app), controls(app), legend(app)];
+    patch(this.#top, [this.#memo.node("top", inputs, top)]);
+    const over = () => menu(app, () => savePng(app, this.element, this.grid.scroll()));
+    patch(this.#over, [this.#memo.node("over", [state.panel, traits], over)]);
+  }
+
+  #drawGrid({ traits, version, shown, focus }: State): void {
+    const inputs = [traits, version, shown, focus, this.#app.theme(), this.grid.room_px];
+    if (sameItems(inputs, this.#gridInputs)) return;
+    this.#gridInputs = inputs;
+    const shape = this.grid.currentShape();
+    this.grid.draw();
+    // another cell is under the pointer now
+    if (shape !== this.grid.currentShape()) this.#tooltip.hide();
+  }
+
+  #drawCards(state: State): void {
+    const app = this.#app;
+    const { traits, version, connection, panel } = state;
+    const run = shownRun(state);
+    const view = (key: string, ref: CardRef, run: RunInfo) => {
+      const inputs = [cardOf(state, key), run, traits.pins, traits.cards, version, connection, app.theme()];
+      return this.#memo.node(`card ${key}`, inputs, () => cardView(app, key, ref, run));
+    };
+    const main = cardOf(state, MAIN);
+    patch(this.#side, [
+      this.#memo.node("help", [panel], () => help(app)),
+      run ? (main ? view(MAIN, main, run) : HINT) : NO_RUN,
+    ]);
+    patch(this.#kept, run ? keptCards(state).map((ref) => view(keyOf(ref), ref, run)) : []);
+  }
+
+  #drawBelow(state: State): void {
+    const app = this.#app;
+    const { traits, focus, version, connection, pinSearch } = state;
+    const run = shownRun(state);
+    const width_px = matchMedia("print").matches ? PAPER_PX : this.#width_px;
+    const inputs = [run, traits, focus, version, connection, pinSearch, app.theme(), width_px];
+    const pins = () => run && pinsView(app, run, Math.max(280, width_px - PADDING_PX));
+    patch(this.#below, [this.#memo.node("pins", inputs, pins)]);
   }
 
   /** In a narrow or low notebook a card may open out of view: scroll until its head is in view, and no further. */
@@ -216,11 +255,6 @@ export class Root {
     });
     look.observe(card);
   }
-
-  #mainCard(run: RunInfo): Child {
-    const card = cardOf(this.#app.get(), MAIN);
-    return card ? cardView(this.#app, MAIN, card, run) : hint();
-  }
 }
 
 /** Whether a key is a shortcut of the host's. Ctrl+Enter is not: it would run the notebook's cell. */
@@ -228,13 +262,12 @@ function isChord({ ctrlKey, metaKey, key }: KeyboardEvent): boolean {
   return (ctrlKey || metaKey) && key !== "Enter";
 }
 
-function hint(): Child {
-  return h(
-    "div.lw-hint",
-    h("p", "Click a cell to decode it: a card lists its top tokens."),
-    h(
-      "p.lw-dim",
-      "Rows are layers, from the embedding at the bottom to the model’s answer at the top. Press ? in the grid for its keys.",
-    ),
-  );
-}
+const NO_RUN = h("p.lw-dim", "No run yet.");
+const HINT = h(
+  "div.lw-hint",
+  h("p", "Click a cell to decode it: a card lists its top tokens."),
+  h(
+    "p.lw-dim",
+    "Rows are layers, from the embedding at the bottom to the model’s answer at the top. Press ? in the grid for its keys.",
+  ),
+);

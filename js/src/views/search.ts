@@ -28,6 +28,7 @@ export function searchBox(app: App, box: string, state: Search, { placeholder, p
   const input = ({ target }: Event) => search((target as HTMLInputElement).value);
   return h(
     "div.lw-search",
+    { key: "search" },
     h("input", {
       type: "search",
       placeholder,

@@ -92,7 +92,7 @@ export class Tooltip {
   }
 
   draw(): void {
-    this.element.hidden = !this.#cell;
+    if (this.element.hidden === !!this.#cell) this.element.hidden = !this.#cell;
     if (this.#cell) patch(this.element, [content(this.#app, this.#cell)]);
   }
 }

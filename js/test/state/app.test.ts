@@ -110,6 +110,17 @@ test("a press draws in its frame, the reply in its own task, and the traits afte
   expect(sent("decode")).toHaveLength(1);
 });
 
+test("what the page lacks is requested once the card that was pressed for is there", async () => {
+  const { kernel, app, sent } = openView();
+  app.dispatch({ type: "pin", ids: [7], label: "seven" });
+  app.dispatch({ type: "open", cell });
+  await vi.advanceTimersByTimeAsync(50);
+  expect(sent("read")).toEqual([]);
+  kernel.reply(sent("decode")[0] as never);
+  await settle();
+  expect(sent("read")).toMatchObject([{ run_id: kernel.run.id, positions: [cell.position], track: [7] }]);
+});
+
 test("after a click the page sets the selection itself, once, and does not echo one that Python sets", async () => {
   const { kernel, app, sent } = openView();
   const set = vi.spyOn(kernel, "set");
