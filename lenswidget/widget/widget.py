@@ -9,6 +9,7 @@ import traitlets as t
 
 from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.errors import Cancelled, LensError, PromptError
+from lenswidget.files import file_at, write_beside
 from lenswidget.lenses.lens import LensLike
 from lenswidget.models.encoded_prompt import prompt_of_state
 from lenswidget.models.prompts import Prompt
@@ -117,8 +118,10 @@ class LensWidget(ViewTraits, PageState):
 
     def to_csv(self, path: str | Path, **options: Any) -> Path:
         """Write `to_dataframe()` as a CSV file; returns its path, absolute."""
-        target = export.file_at(path)
-        self.to_dataframe(**options).to_csv(target, index=False)
+        target = file_at(path)
+        frame = self.to_dataframe(**options)
+        with write_beside(target) as scratch:
+            frame.to_csv(scratch, index=False)
         return target
 
     def track(self, token: str | SupportsIndex, *, label: str | None = None) -> Readout:
