@@ -10,7 +10,7 @@ from torch import Tensor
 from lenswidget.anatomy.protocol import ReadableModel, check_is_model
 from lenswidget.checks import integers
 from lenswidget.errors import LensError, PromptError
-from lenswidget.models.hf_model import evaluation
+from lenswidget.models.hf_model import evaluation, uncached
 
 # Strings, or token ids.
 Texts: TypeAlias = Iterable[str | Sequence[int] | Tensor]
@@ -88,6 +88,13 @@ def have_bos(model: ReadableModel, ids: Sequence[Tensor]) -> bool | None:
     bos = getattr(model.tokenizer, "bos_token_id", None)
     found = {bos is not None and text[:1].tolist() == [bos] for text in ids}
     return found.pop() if len(found) == 1 else None
+
+
+def streams(model: ReadableModel, ids: Tensor) -> list[Tensor]:
+    """The streams of one text, `[seq, d_model]` float32: what enters block 0, what leaves each block."""
+    with torch.no_grad(), model.trace(ids[None].to(model.device), **uncached(model.hf_model)):
+        found = [model.layers.embed, *(layer.resid_post for layer in model.layers)]
+    return [stream[0].float() for stream in found]
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from lenswidget.lenses.jacobian_fit import Fit
 from lenswidget.lenses.jacobian_merge import merge
 from lenswidget.lenses.lens_file import DAMAGE, as_path, damaged, load_pickled, located, read, write
 from lenswidget.lenses.provenance import UNKNOWN, Provenance, check_model, check_states
+from lenswidget.lenses.report import LensReport, report
 from lenswidget.progress import Progress
 
 
@@ -97,6 +98,10 @@ class JacobianLens:
                 f"This jacobian lens has matrices for layers {beyond}, but the last of the model's "
                 f"{model.anatomy.n_layers} layers needs none; it belongs to a deeper model."
             )
+
+    def report(self, model: ReadableModel, texts: Texts, **options: Any) -> LensReport:
+        """How well it reads a model on texts, by layer; see `lenswidget.lenses.report.report`."""
+        return report(self, model, texts, **options)
 
     @classmethod
     def fit(

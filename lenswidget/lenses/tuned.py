@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from lenswidget.lenses.provenance import (
     unembed_columns,
     unembed_width,
 )
+from lenswidget.lenses.report import LensReport, report
 from lenswidget.lenses.tuned_file import check_maps, load_folder, save_folder
 from lenswidget.lenses.tuned_fit import fit
 from lenswidget.progress import Progress
@@ -95,6 +97,10 @@ class TunedLens:
                 f"{str(self.published_hash)[:12]}..., this model's {hashes[0][:12]}.... "
                 "Load the model that it was fitted to, or fit a lens to this one."
             )
+
+    def report(self, model: ReadableModel, texts: Texts, **options: Any) -> LensReport:
+        """How well it reads a model on texts, by layer; see `lenswidget.lenses.report.report`."""
+        return report(self, model, texts, **options)
 
     @classmethod
     def fit(

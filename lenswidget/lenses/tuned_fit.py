@@ -8,9 +8,8 @@ from torch import Tensor
 
 from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.errors import FidelityError, PromptError
-from lenswidget.lenses.fit_texts import Texts, check_settings, encode, frozen, have_bos
+from lenswidget.lenses.fit_texts import Texts, check_settings, encode, frozen, have_bos, streams
 from lenswidget.lenses.provenance import Provenance, model_name
-from lenswidget.models.hf_model import uncached
 from lenswidget.progress import Progress, counted
 
 TEXTS_PER_STEP = 4
@@ -100,13 +99,6 @@ def fit(
     return weight, bias, provenance
 
 
-def _states(model: ReadableModel, ids: Tensor) -> list[Tensor]:
-    """The streams of one text, `[seq, d_model]` float32: what enters block 0, what leaves each block."""
-    with torch.no_grad(), model.trace(ids[None].to(model.device), **uncached(model.hf_model)):
-        streams = [model.layers.embed, *(layer.resid_post for layer in model.layers)]
-    return [stream[0].float() for stream in streams]
-
-
 def _least_squares(model: ReadableModel, ids: list[Tensor], done: Iterator[int]) -> tuple[Tensor, Tensor]:
     """Maps that bring each layer's state nearest to the last, each cell in units of its last state's norm."""
     moments: list[Moments] = []
@@ -114,7 +106,7 @@ def _least_squares(model: ReadableModel, ids: list[Tensor], done: Iterator[int])
     for text in ids:
         next(done)
         with model.lock, frozen(model.hf_model):
-            *states, last = _states(model, text)
+            *states, last = streams(model, text)
         # the final norm divides by it, and a few huge states (attention sinks) would drown all others
         weights = 1 / last.square().mean(-1, keepdim=True).clamp_min(1e-12)
         total += float(weights.sum())
@@ -177,6 +169,6 @@ class _Descent:
         for index in chosen:
             positions = torch.randperm(len(self.ids[index]), generator=self.generator, device="cpu")
             kept = positions[: -(-n_cells // len(chosen))]
-            streams = _states(self.model, self.ids[index])
-            parts.append([stream[kept.to(stream.device)] for stream in streams])
+            found = streams(self.model, self.ids[index])
+            parts.append([stream[kept.to(stream.device)] for stream in found])
         return [torch.cat(layer) for layer in zip(*parts, strict=True)]
