@@ -84,7 +84,8 @@ build: $(STAMPS)/npm
 	cd js && npm run build
 	@touch $(STAMPS)/build
 
-# Live reload: the bundle is rebuilt as its sources change, and anywidget swaps it in the open notebook.
+# Live reload: the bundle is rebuilt as its sources change, and anywidget swaps it in the open notebook. It then
+# carries a source map: run `make build` before a commit.
 dev: $(STAMPS)/venv $(STAMPS)/npm $(STAMPS)/demo
 	@(cd js && npm run watch) & trap "kill $$! 2>/dev/null || true" EXIT; env -u OMP_NUM_THREADS ANYWIDGET_HMR=1 python scripts/lab.py "$(PORT)"
 

@@ -9,7 +9,7 @@ class LensError(Exception):
 
 
 class ModelError(LensError, ValueError):
-    """A model or tokenizer that cannot be loaded, or something given for one that is none."""
+    """A model or tokenizer that cannot be loaded or used, or a model that changed after a run."""
 
 
 class PromptError(LensError, ValueError):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from lenswidget.anatomy.block_sites import BlockSites
 from lenswidget.anatomy.bypass import Bypass
@@ -11,6 +11,20 @@ from lenswidget.anatomy.fidelity import Fidelity
 from lenswidget.anatomy.recording import Recording
 from lenswidget.anatomy.stream import Stream
 from lenswidget.anatomy.tail_chain import TailStep
+
+
+class Row(NamedTuple):
+    """One row of the lens grid: one call of one block.
+
+    Attributes:
+        block: index of the block among `Anatomy.blocks`.
+        call: how many calls of this block came before it in the forward; 0 unless blocks run in a loop.
+        path: module path of the block.
+    """
+
+    block: int
+    call: int
+    path: str
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,12 +37,17 @@ class Anatomy:
         final_norm: module path of the norm between the last block and the unembed, if there is one.
         d_model: width of the stream per position (all streams together, where a model carries several).
         d_vocab: how many logits the model gives per position.
-        n_calls: how often each block runs in one forward; the last time counts.
-        streams: where each block takes and gives the stream.
+        n_calls: how often each block runs in one forward.
+        rows: the calls of the blocks in the order of the forward; layer `i` is `rows[i]`. One per
+            block, unless blocks run in a loop.
+        streams: where each row's block takes and gives the stream.
         tail_steps: the modules between the last block and the unembed, where they form a plain chain
             that was verified; None where only the model's own forward reproduces what happens there.
-        sites: per block, what can be read and edited inside it, and why the rest cannot.
+        sites: per row, what can be read and edited inside its block, and why the rest cannot.
         fidelity: last block's output decoded through the model's own forward, against its own logits.
+        is_causal: whether what is said at a position depends on that token and those before it alone.
+        predicts: which token the logits of a position speak of: "next", or "same" in a masked language model.
+        is_encoder_decoder: whether the blocks are those of a decoder beside an encoder.
     """
 
     model_class: str
@@ -38,16 +57,31 @@ class Anatomy:
     d_model: int
     d_vocab: int
     n_calls: tuple[int, ...]
+    rows: tuple[Row, ...]
     streams: tuple[Stream, ...]
     tail_steps: tuple[TailStep, ...] | None
     fidelity: Fidelity
     sites: tuple[BlockSites, ...]
+    is_causal: bool
+    predicts: Literal["next", "same"]
+    is_encoder_decoder: bool
     bypass: Bypass = field(compare=False)
     probe: Recording = field(compare=False)
 
     @property
     def n_layers(self) -> int:
-        return len(self.blocks)
+        """How many rows there are: calls of blocks."""
+        return len(self.rows)
+
+    @property
+    def columns_from(self) -> str:
+        """The argument of the model's forward that holds the tokens of the columns."""
+        return "decoder_input_ids" if self.is_encoder_decoder else "input_ids"
+
+    @property
+    def is_looped(self) -> bool:
+        """Whether some block runs more than once in one forward."""
+        return len(self.rows) > len(self.blocks)
 
     def __str__(self) -> str:
         return describe(self)
@@ -62,17 +96,29 @@ def describe(anatomy: Anatomy) -> str:
 
 def _head(anatomy: Anatomy) -> Iterator[str]:
     first, last = anatomy.blocks[0], anatomy.blocks[-1]
-    yield (
-        f"{anatomy.model_class}: {anatomy.n_layers} blocks, d_model {anatomy.d_model}, "
-        f"d_vocab {anatomy.d_vocab}"
-    )
-    yield f"  blocks      {first} to {last}" + (
-        "" if max(anatomy.n_calls) == 1 else ", run several times each"
-    )
+    n_blocks = f"{len(anatomy.blocks)} block{'s' * (len(anatomy.blocks) > 1)}"
+    if anatomy.is_looped:
+        n_blocks += f" in a loop, {anatomy.n_layers} layers"
+    yield f"{anatomy.model_class}: {n_blocks}, d_model {anatomy.d_model}, d_vocab {anatomy.d_vocab}"
+    yield f"  blocks      {first}" + (f" to {last}" if last != first else "")
+    if anatomy.is_looped:
+        yield f"  loop        {_loop(anatomy)}"
     yield f"  embed       the stream that enters {first}"
     yield f"  final_norm  {anatomy.final_norm or 'none found'}"
     yield f"  unembed     {anatomy.unembed or 'none found'}"
     yield f"  tail        {anatomy.fidelity.text}"
+    if anatomy.is_encoder_decoder:
+        yield "  columns     the decoder's tokens; its encoder is not shown"
+    if not anatomy.is_causal:
+        of = "the token that stands there" if anatomy.predicts == "same" else "the next token"
+        yield f"  positions   each sees later tokens as well; its logits speak of {of}"
+
+
+def _loop(anatomy: Anatomy) -> str:
+    n_calls = sorted(set(anatomy.n_calls))
+    times = str(n_calls[0]) if len(n_calls) == 1 else f"{n_calls[0]} to {n_calls[-1]}"
+    rows = ", ".join(f"{row.path} pass {row.call}" for row in anatomy.rows[:3])
+    return f"each block runs {times} times in one forward; layers 0, 1, ... are {rows}, ..."
 
 
 def _sites(sites: Sequence[BlockSites]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lenswidget.anatomy.stream import Stream
-from lenswidget.models.hf_model import device_of, forward, logits_of
+from lenswidget.models.hf_model import device_of, evaluation, forward, logits_of
 from lenswidget.nested import Slot
 from lenswidget.tracing.locks import lock_of
 
@@ -96,8 +96,9 @@ class Bypass:
         replacements.append((self.blocks[-1], lambda *args, **kwargs: final))
         # int64: token ids
         ids = torch.full(shape, self.neutral_id, device=device_of(hf_model), dtype=torch.long)
-        with lock_of(hf_model), _forwards_replaced([*replacements, *also]):
-            return forward(hf_model, ids)
+        with lock_of(hf_model), evaluation(hf_model), _forwards_replaced([*replacements, *also]):
+            # another source than the one watched: what only the blocks read of it makes no difference
+            return forward(hf_model, ids, source_seed=1)
 
 
 def _pass_on(stream: Stream, output: Any, *args: Any, **kwargs: Any) -> Any:

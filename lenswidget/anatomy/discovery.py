@@ -1,12 +1,13 @@
 """What one watched forward tells about a model: its blocks, its stream, its way to the logits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from lenswidget.anatomy.anatomy import Anatomy
+from lenswidget.anatomy.anatomy import Anatomy, Row
 from lenswidget.anatomy.block_sites import BlockSites, examine, refusal
 from lenswidget.anatomy.bypass import Bypass
 from lenswidget.anatomy.fidelity import compare
@@ -14,9 +15,16 @@ from lenswidget.anatomy.isolated_block import IsolatedBlock
 from lenswidget.anatomy.recording import Call, Recording, probe_ids, watch
 from lenswidget.anatomy.stream import Stream, layouts
 from lenswidget.anatomy.tail_chain import TailStep, trace_tail
-from lenswidget.errors import AnatomyError
+from lenswidget.errors import AnatomyError, LensError
 from lenswidget.models.facts import facts_of
-from lenswidget.models.hf_model import inference
+from lenswidget.models.hf_model import (
+    forward,
+    has_no_weights,
+    inference,
+    is_encoder_decoder,
+    is_masked_lm,
+    logits_of,
+)
 from lenswidget.nested import Slot
 
 
@@ -51,7 +59,7 @@ def _discovered(
     hf_model: nn.Module, blocks: str | None, final_norm: str | None, unembed: str | None
 ) -> Anatomy:
     with inference(hf_model):
-        seen = watch(hf_model, probe_ids(hf_model))
+        seen = _watched(hf_model)
         other = probe_ids(hf_model, shift=1)
         head = _unembed(hf_model, seen, unembed)
         tried: list[tuple[str, str]] = []
@@ -68,6 +76,38 @@ def _discovered(
         if best is None or blocks is None:
             raise AnatomyError(_no_blocks(hf_model, tried))
         return _with_tail(hf_model, seen, best, final_norm)
+
+
+def _watched(hf_model: nn.Module) -> Recording:
+    """One forward written down; a model that cannot run says so, and not something else."""
+    name = type(hf_model).__name__
+    if has_no_weights(hf_model):
+        raise AnatomyError(
+            f"Asked to watch {name} run, found its weights on the meta device, where they have no values. "
+            "Load the model with its weights."
+        )
+    try:
+        seen = watch(hf_model, probe_ids(hf_model))
+    except (LensError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        config = getattr(hf_model, "config", None)
+        is_bare = getattr(config, "return_dict", True) is False
+        remedy = (
+            "set hf_model.config.return_dict = True" if is_bare else "check that hf_model(input_ids=...) runs"
+        )
+        raise AnatomyError(
+            f"Asked to watch {name} run on a few token ids, found that its own forward fails with "
+            f"{type(error).__name__} ({error}): {remedy}."
+        ) from error
+    n_positions = seen.logits.shape[1] if seen.logits.ndim == 3 else 0
+    if n_positions > seen.ids.shape[1]:
+        raise AnatomyError(
+            f"Asked to watch {name} run on {seen.ids.shape[1]} tokens, found logits of {n_positions} positions: "
+            "it puts virtual tokens of its own before the prompt, for which there are no columns. Use the model "
+            "without its learnt prompt; model.trace(...) works with it."
+        )
+    return seen
 
 
 def _candidates(hf_model: nn.Module, seen: Recording, asked: str | None) -> list[tuple[str, list[str]]]:
@@ -139,18 +179,22 @@ def _verified(
 ) -> Iterator[Anatomy]:
     """The readings of a candidate stack, each with the fidelity of its universal tail."""
     calls = seen.by_path()
-    block_calls = [calls[path][-1] for path in paths]
+    rows = _rows(paths, calls)
+    row_calls = [calls[row.path][row.call] for row in rows]
+    # the block that runs last ends the stack, and each is passed by in the form of its last call
+    ends = {row.path: index for index, row in enumerate(rows)}
+    skipped = sorted(paths, key=ends.__getitem__)
     modules = dict(hf_model.named_modules())
-    for streams in _streams(block_calls, seen.ids):
+    for streams in _streams(row_calls, seen.ids):
         bypass = Bypass(
-            blocks=tuple(modules[path] for path in paths),
-            streams=tuple(streams),
-            outputs=tuple(call.output for call in block_calls),
+            blocks=tuple(modules[path] for path in skipped),
+            streams=tuple(streams[ends[path]] for path in skipped),
+            outputs=tuple(row_calls[ends[path]].output for path in skipped),
             unembed=None if head is None else modules[head.path],
             unembed_source=Slot((0, 0)) if head is None else next(iter(head.taken), Slot((0, 0))),
             neutral_id=int(other[0, 0]),
         )
-        last = streams[-1].layout.read(block_calls[-1].given[streams[-1].target])
+        last = streams[-1].layout.read(row_calls[-1].given[streams[-1].target])
         flat = last.reshape(-1, last.shape[-1])
         for is_column in (True, False):
             chosen = replace(bypass, is_column=is_column)
@@ -167,13 +211,23 @@ def _verified(
                 d_model=last.shape[-1],
                 d_vocab=seen.logits.shape[-1],
                 n_calls=tuple(len(calls[path]) for path in paths),
+                rows=rows,
                 streams=tuple(streams),
                 tail_steps=None,
                 fidelity=fidelity,
+                is_causal=True,
+                predicts="next",
+                is_encoder_decoder=is_encoder_decoder(hf_model),
                 sites=(),
                 bypass=chosen,
                 probe=seen,
             )
+
+
+def _rows(paths: Sequence[str], calls: Mapping[str, Sequence[Call]]) -> tuple[Row, ...]:
+    """The calls of these blocks in the order of the forward."""
+    rows = [Row(block, n, path) for block, path in enumerate(paths) for n in range(len(calls[path]))]
+    return tuple(sorted(rows, key=lambda row: calls[row.path][row.call].started))
 
 
 def _streams(calls: Sequence[Call], ids: Tensor) -> Iterator[list[Stream]]:
@@ -195,7 +249,7 @@ def _stream(call: Call, target: Slot, layout: Any, like: Tensor) -> Stream | Non
 
 
 def _with_tail(hf_model: nn.Module, seen: Recording, found: Anatomy, final_norm: str | None) -> Anatomy:
-    steps = trace_tail(hf_model, seen, found.blocks, found.streams, found.unembed)
+    steps = trace_tail(hf_model, seen, found.rows[-1].path, found.streams[-1], found.unembed)
     norm = final_norm if final_norm is not None else _final_norm(steps)
     if final_norm is not None and final_norm not in seen.by_path():
         raise AnatomyError(
@@ -204,26 +258,53 @@ def _with_tail(hf_model: nn.Module, seen: Recording, found: Anatomy, final_norm:
         )
     sites = tuple(_sites(hf_model, seen, found))
     # of the watched forward, only its end is kept: the rest would be held as long as the model
-    last = replace(seen.by_path()[found.blocks[-1]][-1], inputs=None, taken={})
+    last = replace(seen.by_path()[found.rows[-1].path][-1], inputs=None, taken={})
     probe = Recording(seen.ids, [last], seen.logits)
-    return replace(found, tail_steps=steps, final_norm=norm, sites=sites, probe=probe)
+    is_causal = _is_causal(hf_model, seen)
+    predicts = "next" if is_causal or not is_masked_lm(hf_model) else "same"
+    return replace(
+        found,
+        tail_steps=steps,
+        final_norm=norm,
+        sites=sites,
+        probe=probe,
+        is_causal=is_causal,
+        predicts=predicts,
+    )
+
+
+def _is_causal(hf_model: nn.Module, seen: Recording) -> bool:
+    """Whether the first positions of a row say the same when the tokens after them are others."""
+    n = seen.ids.shape[1] // 2
+    other = seen.ids.clone()
+    other[:, n:] = probe_ids(hf_model, shift=1)[:, n:]
+    logits = logits_of(forward(hf_model, other))
+    # of the first row alone: experts of limited capacity may make a row depend on those before it
+    return compare(logits[0, :n], seen.logits[0, :n]).ok
 
 
 def _sites(hf_model: nn.Module, seen: Recording, found: Anatomy) -> Iterator[BlockSites]:
     calls = seen.by_path()
     known: dict[tuple[str, ...], list[BlockSites]] = {}
-    for path, stream in zip(found.blocks, found.streams, strict=True):
-        if len(calls[path]) > 1:
-            yield refusal(f"the block runs {len(calls[path])} times in one forward")
-            continue
-        block = hf_model.get_submodule(path)
+    for row, stream in zip(found.rows, found.streams, strict=True):
+        block = hf_model.get_submodule(row.path)
         make = tuple(name for name, _ in block.named_modules())
-        isolated = IsolatedBlock(block, calls[path][0], stream, seen.ids.shape)
+        isolated = IsolatedBlock(block, calls[row.path][row.call], stream, seen.ids.shape)
         earlier = known.setdefault(make, [])
         # the first block may be odd: what none of the first two has is not looked for in the others
         like = next((sites for sites in earlier if sites.parts), earlier[-1] if len(earlier) > 1 else None)
         earlier.append(examine(isolated, like))
-        yield earlier[-1]
+        yield _once_per_pass(earlier[-1], calls, row.path)
+
+
+def _once_per_pass(sites: BlockSites, calls: Mapping[str, Sequence[Call]], path: str) -> BlockSites:
+    """The sites of a block; none inside it where its parts' calls could not be told apart by the block's."""
+    n_calls = len(calls[path])
+    points = {addend.point.path for part in sites.parts for addend in part.addends}
+    points |= {sites.mid.path} if sites.mid else set()
+    if n_calls == 1 or all(len(calls[f"{path}.{point}"]) == n_calls for point in points):
+        return sites
+    return refusal("the block runs in a loop, and its parts run more often than it does")
 
 
 def _final_norm(steps: Sequence[TailStep] | None) -> str | None:

@@ -32,7 +32,7 @@ class IsolatedBlock:
     ) -> tuple[Tensor, list[Call]]:
         """The leaving stream and the submodules' calls, with some values replaced (recorded before that).
 
-        `disturb_others` adds noise to what else the block is given per row and position.
+        `disturb_others` adds noise to what else the block is given per row: per position, or of a source.
         """
         inputs = self._disturbed() if disturb_others else self.call.inputs
         args, kwargs = self.stream.with_entering(inputs[0], inputs[1], entering.clone())
@@ -50,7 +50,8 @@ class IsolatedBlock:
     def _disturbed(self) -> Any:
         inputs = self.call.inputs
         for slot, tensor in tensors(inputs):
-            if slot != self.stream.source and layouts(tensor.shape, *self.shape):
+            is_source = tensor.ndim == 3 and len(tensor) == self.shape[0]
+            if slot != self.stream.source and (is_source or layouts(tensor.shape, *self.shape)):
                 inputs = slot.put(inputs, tensor + noise(tensor))
         return inputs
 

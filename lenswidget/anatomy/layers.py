@@ -20,6 +20,8 @@ SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 class Layers:
     """The decoder blocks of a model: `len(layers)`, `layers[i]`, and `layers.embed`.
 
+    Where blocks run in a loop, there is a layer for each call of each block, in the order of the forward.
+
     Args:
         model: a `LanguageModel`.
     """
@@ -85,19 +87,31 @@ class Layer:
     says which sites a model offers and where they are. Reading gives the model's own tensor where that is
     the value itself, so that changing it in place changes the run.
 
+    Attributes:
+        index: of the layer, from 0.
+        block: index of its block; the same as `index` unless blocks run in a loop.
+        call: which of the block's calls in one forward, from 0.
+
     Raises (all sites):
         AnatomyError: the site did not verify on this model.
         TraceError: no trace is open; and what else reading and writing a module's output raises.
     """
 
-    __slots__ = ("_model", "_node", "index")
+    __slots__ = ("_anatomy", "_model", "_node", "block", "call", "index")
 
     def __init__(self, model: Any, index: int) -> None:
         self._model, self.index = model, index
-        self._node = model.get(model.anatomy.blocks[index])
-        n_calls = model.anatomy.n_calls[index]
-        if n_calls > 1:
-            self._node = self._node.calls[n_calls - 1]
+        self._anatomy = model.anatomy
+        self.block, self.call, path = self._anatomy.rows[index]
+        self._node = model.get(path)
+        if self._anatomy.n_calls[self.block] > 1:
+            self._node = self._node.calls[self.call]
+
+    @property
+    def calls(self) -> "list[Layer]":
+        """The layers of the same block, in the order of its calls: one, unless blocks run in a loop."""
+        rows = self._anatomy.rows
+        return [Layer(self._model, i) for i, row in enumerate(rows) if row.block == self.block]
 
     @property
     def resid_pre(self) -> Tensor:
@@ -162,17 +176,17 @@ class Layer:
 
     @property
     def _sites(self) -> BlockSites:
-        return self._model.anatomy.sites[self.index]
+        return self._anatomy.sites[self.index]
 
     @property
     def _stream(self) -> Any:
-        return self._model.anatomy.streams[self.index]
+        return self._anatomy.streams[self.index]
 
     def _part(self, site: str, found: Any) -> Any:
         refused = self._sites.refused.get(site)
         if refused is not None or found is None:
             raise AnatomyError(
-                f"Asked for {site} of layer {self.index} of {self._model.anatomy.model_class}, which is not "
+                f"Asked for {site} of layer {self.index} of {self._anatomy.model_class}, which is not "
                 f"offered: {refused or 'not found'}. Use one of {', '.join(self.offered)}."
             )
         return found
@@ -196,7 +210,9 @@ class Layer:
 
     def _at(self, point: HookPoint) -> tuple[Any, Any]:
         """A submodule, and what it took or gave in this trace."""
-        node = self._model.get(f"{self._node.path}.{point.path}")
+        node = self._model.get(f"{self._anatomy.rows[self.index].path}.{point.path}")
+        if self._anatomy.n_calls[self.block] > 1:
+            node = node.calls[self.call]
         return node, _whole(node.output, point.slot) if point.is_output else node.inputs
 
     def _replace(self, node: Any, point: HookPoint, value: Any, states: Tensor) -> None:

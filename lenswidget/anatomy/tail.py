@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lenswidget.anatomy.anatomy import Anatomy
 from lenswidget.anatomy.fidelity import compare
 from lenswidget.errors import ShapeError
-from lenswidget.models.hf_model import inference
+from lenswidget.models.hf_model import evaluation, inference
 from lenswidget.tolerances import TAIL_MODULES, TAIL_POST_OPS, UNIT_SCALE, largest, within
 
 
@@ -36,7 +36,8 @@ class Tail:
 
     `tail(states) == tail.project(tail.prepare(states))`: `prepare` is what comes before the unembed (once
     for all cells), `project` the unembed and what follows (tile by tile). Both call the model's own
-    modules where that was verified equal to the model's own forward, and that forward itself elsewhere.
+    modules where that was verified equal to the model's own forward, and that forward itself elsewhere;
+    in evaluation mode, whatever the model's own mode is.
 
     Attributes:
         is_fast: whether neither half needs the model's own forward.
@@ -77,7 +78,9 @@ class Tail:
         if not self._is_split:
             return self.anatomy.bypass.logits(self.hf_model, prepared).float()
         assert self._unembed is not None
-        return self.post(self._unembed(prepared.to(self._head_dtype)).reshape(len(prepared), -1))
+        with evaluation(self._unembed):
+            logits = self._unembed(prepared.to(self._head_dtype))
+        return self.post(logits.reshape(len(prepared), -1))
 
     def post(self, logits: Tensor) -> Tensor:
         """What the model does to the unembed's output `[n, d]`; in place where it can. Float32 out."""
@@ -138,7 +141,10 @@ class Tail:
         x = states
         for step in self._steps or ():
             x = x * step.scale if step.scale != 1.0 else x
-            x = step.target.get(self._modules[step.path](x)) if step.path else x
+            if step.path:
+                module = self._modules[step.path]
+                with evaluation(module):
+                    x = step.target.get(module(x))
         return x
 
     def _by_model_to_unembed(self, states: Tensor) -> Tensor:
@@ -149,7 +155,7 @@ class Tail:
     def _verify(self) -> None:
         """Takes each fast part only if it equals the model's own forward on the probe's states."""
         anatomy, seen = self.anatomy, self.anatomy.probe
-        last = anatomy.streams[-1].leaving(seen.by_path()[anatomy.blocks[-1]][-1].output)
+        last = anatomy.streams[-1].leaving(seen.by_path()[anatomy.rows[-1].path][-1].output)
         states = last.reshape(-1, anatomy.d_model)
         own = seen.logits.reshape(len(states), -1)
         self._head_dtype = states.dtype

@@ -30,8 +30,8 @@ class TailStep:
 def trace_tail(
     hf_model: nn.Module,
     seen: Recording,
-    blocks: Sequence[str],
-    streams: Sequence[Stream],
+    block: str,
+    stream: Stream,
     unembed: str | None,
 ) -> tuple[TailStep, ...] | None:
     """Follows the last block's output through the modules it passes, up to the unembed's input.
@@ -42,11 +42,11 @@ def trace_tail(
     if unembed is None:
         return None
     calls = seen.by_path()
-    last, head = calls[blocks[-1]][-1], calls[unembed][-1]
+    last, head = calls[block][-1], calls[unembed][-1]
     if not head.taken or not last.ended < head.started:
         return None
     goal = _rows(next(iter(head.taken.values())))
-    now = _rows(streams[-1].layout.read(last.given[streams[-1].target]))
+    now = _rows(stream.layout.read(last.given[stream.target]))
     between = [call for call in seen.calls if last.ended < call.started and call.ended < head.started]
     modules = dict(hf_model.named_modules())
     steps: list[TailStep] = []

@@ -138,7 +138,8 @@ def _add(tensor: Tensor, make_up: list[Any], parts: list[Any]) -> None:
     make_up += (tensor.shape, tensor.dtype, tensor.device)
     # an offloaded weight is another object after each forward
     if not tensor.is_meta:
-        make_up += (id(tensor), tensor._version, _address(tensor))
+        version = 0 if tensor.is_inference() else tensor._version  # which those do not count
+        make_up += (id(tensor), version, _address(tensor))
         parts.append(tensor)
 
 

@@ -1,31 +1,54 @@
 """All that is asked of a transformers model: its forward, logits, configuration, device and mode."""
 
+import difflib
+import functools
 import inspect
 import itertools
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import MODEL_FOR_MASKED_LM_MAPPING
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import generic
 
-from lenswidget.errors import AnatomyError
+from lenswidget.errors import AnatomyError, PromptError
 from lenswidget.nested import tensors
 
+# How many positions the made-up source of an encoder-decoder has: no size that a prompt of ours has.
+N_SOURCE = 5
 
-def forward(hf_model: nn.Module, ids: Tensor) -> Any:
+
+def forward(hf_model: nn.Module, ids: Tensor, *, source_seed: int = 0) -> Any:
     """The model's own forward on token ids `[batch, seq]`, without a cache.
 
-    An encoder-decoder gets the ids on both sides.
+    In an encoder-decoder these are the decoder's, and what the encoder would give is made up: so source and
+    columns differ in length, and a model whose encoder reads sound or pictures needs none.
+
+    Args:
+        source_seed: another one makes up another source.
     """
-    accepted = inspect.signature(hf_model.forward).parameters
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
     inputs: dict[str, Any] = {"input_ids": ids}
-    if "decoder_input_ids" in accepted:
-        inputs["decoder_input_ids"] = ids
-    if "use_cache" in accepted or takes_any:
+    if is_encoder_decoder(hf_model):
+        inputs = {"decoder_input_ids": ids, **_source(hf_model, ids, source_seed)}
+    if takes(hf_model, "use_cache") or _takes_any(hf_model.forward):
         inputs["use_cache"] = False
     return hf_model(**inputs)
+
+
+def _source(hf_model: nn.Module, ids: Tensor, seed: int) -> dict[str, Any]:
+    """What stands for the encoder's side: states `[batch, N_SOURCE, width]`, the same for every row."""
+    encoder = getattr(hf_model, "get_encoder", lambda: None)()
+    width = getattr(getattr(encoder, "config", None), "hidden_size", None)
+    if width is None or encoder is None:
+        return {"input_ids": ids[:, :1].expand(-1, N_SOURCE)}
+    floats = (weight for weight in encoder.parameters() if weight.is_floating_point())
+    dtype = next(floats, torch.empty(0, device="cpu")).dtype
+    generator = torch.Generator("cpu").manual_seed(seed)
+    states = torch.randn(1, N_SOURCE, width, generator=generator, device="cpu").to(ids.device, dtype)
+    return {"encoder_outputs": BaseModelOutput(last_hidden_state=states.expand(len(ids), -1, -1))}
 
 
 def logits_of(result: Any) -> Tensor:
@@ -43,8 +66,24 @@ def logits_of(result: Any) -> Tensor:
 
 
 def takes(hf_model: nn.Module, name: str) -> bool:
-    """Whether the model's forward has an argument of that name."""
-    return name in inspect.signature(hf_model.forward).parameters
+    """Whether the model's forward has an argument of that name.
+
+    A forward that hands any keyword on, as an adapter's or one that was put on the instance, has those of the
+    forward behind it.
+    """
+    if name in inspect.signature(hf_model.forward).parameters:
+        return True
+    if not _takes_any(hf_model.forward):
+        return False
+    adapted = getattr(hf_model, "get_base_model", lambda: None)()
+    if isinstance(adapted, nn.Module) and adapted is not hf_model:
+        return takes(adapted, name)
+    return name in inspect.signature(type(hf_model).forward).parameters
+
+
+def _takes_any(function: Callable[..., Any]) -> bool:
+    kinds = (parameter.kind for parameter in inspect.signature(function).parameters.values())
+    return inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def uncached(hf_model: nn.Module) -> dict[str, bool]:
@@ -95,3 +134,60 @@ def is_encoder_decoder(hf_model: nn.Module) -> bool:
     return bool(getattr(getattr(hf_model, "config", None), "is_encoder_decoder", False)) and takes(
         hf_model, "decoder_input_ids"
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _keywords_of(classes: frozenset[type]) -> frozenset[str]:
+    """The names that the forwards of these module classes take."""
+    found = {"return_dict", "output_attentions", "output_hidden_states", "use_cache", "labels"}
+    for each in classes:
+        found |= set(inspect.signature(each.forward).parameters)
+    # what every model takes by **kwargs; transformers before 5 has no such list
+    shared: Any = getattr(generic, "TransformersKwargs", None)
+    return frozenset(found | set(getattr(shared, "__annotations__", ())))
+
+
+def check_keywords(hf_model: nn.Module, kwargs: Mapping[str, Any]) -> None:
+    """Refuse a keyword that no module takes: transformers passes it on and ignores it.
+
+    Raises:
+        PromptError: says which, and the nearest that there is.
+    """
+    if not kwargs:
+        return
+    known = _keywords_of(frozenset(type(module) for module in hf_model.modules())) | {"add_special_tokens"}
+    known |= set(inspect.signature(hf_model.forward).parameters)
+    for name in kwargs:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            remedy = f"Did you mean {close[0]!r}?" if close else "Leave it out."
+            raise PromptError(
+                f"Asked for {name}=, which no module of {type(hf_model).__name__} takes. {remedy}"
+            )
+
+
+def is_masked_lm(hf_model: nn.Module) -> bool:
+    """Whether transformers knows the model's configuration as a masked language model's."""
+    return type(getattr(hf_model, "config", None)) in MODEL_FOR_MASKED_LM_MAPPING
+
+
+def has_no_weights(hf_model: nn.Module) -> bool:
+    """Whether all weights are on the meta device, and nothing brings them when they are needed."""
+    weights = list(hf_model.parameters())
+    is_spread = any("_hf_hook" in module.__dict__ for module in hf_model.modules())
+    return bool(weights) and not is_spread and all(weight.is_meta for weight in weights)
+
+
+@contextmanager
+def attribute_errors_told(hf_model: nn.Module) -> Generator[None, None, None]:
+    """Raises an AttributeError in a model as one of ours.
+
+    In a property of a class that has a `__getattr__`, Python would take it for a missing property.
+    """
+    try:
+        yield
+    except AttributeError as error:
+        raise AnatomyError(
+            f"Asked to look at {type(hf_model).__name__}, found that it fails with AttributeError ({error}). "
+            "Check that hf_model(input_ids=...) runs."
+        ) from error

@@ -14,6 +14,7 @@ from lenswidget.errors import TraceError
 from lenswidget.tracing import isolation
 from lenswidget.tracing.hooks import Hooks
 from lenswidget.tracing.moments import CallOrder, Moment
+from lenswidget.tracing.output_cache import OutputCache
 
 NOTHING: Any = object()
 
@@ -61,6 +62,7 @@ class Forward:
         order: learns the call order that this forward shows.
         watch_all: set hooks on every module from the start, so that it is known which moments have passed.
         count_steps: count every call of the root as a step, and the calls within it from 0.
+        cache: gets the outputs of its modules.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Forward:
         *,
         watch_all: bool,
         count_steps: bool,
+        cache: OutputCache | None = None,
     ) -> None:
         self.position: Moment | None = None  # None before the start and after the end
         self.value: Any = None
@@ -91,6 +94,7 @@ class Forward:
         self._order = order
         self._watches_all = watch_all
         self._count_steps = count_steps
+        self._cache = cache
         self._stops: Collection[Moment] = ()
         self._n_begun: dict[nn.Module, int] = {}
         self._n_done: dict[nn.Module, int] = {}
@@ -108,6 +112,8 @@ class Forward:
         """Set the hooks that are needed from the start; from here on it must be closed."""
         for module in self._root.modules() if self._watches_all else self._order.repeated:
             self._hooks.watch_input(module)
+            self._hooks.watch_output(module)
+        for module in self._cache.modules if self._cache is not None else ():
             self._hooks.watch_output(module)
 
     def watch(self, moment: Moment, ancestors: Iterable[nn.Module]) -> None:
@@ -237,7 +243,10 @@ class Forward:
             self._calls.append((module, "output", call))
             self.returned[module] = len(output) if isinstance(output, tuple) else None
         moment = Moment(module, "output", call, self.step)
-        return self._wait(moment, output) if moment in self._stops else None
+        reply = self._wait(moment, output) if moment in self._stops else None
+        if self._cache is not None:
+            self._cache.record(module, output if reply is None else reply)
+        return reply
 
     def _on_forward(self, module: nn.Module) -> tuple[bool, Any]:
         if self._skip is None or self._skip[0] is not module or getcurrent() is not self._greenlet:

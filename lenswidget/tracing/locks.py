@@ -17,14 +17,15 @@ class ModelLock:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._owner: threading.Thread | None = None
-        self._depth = 0
+        self._holders: list[object] = []  # one for each `acquire` of the owner
 
-    def acquire(self, blocking: bool = True, timeout: float = -1.0) -> bool:
+    def acquire(self, blocking: bool = True, timeout: float = -1.0, *, holder: object = None) -> bool:
         """Take the lock, waiting while another living thread holds it.
 
         Args:
             blocking: False to return at once.
             timeout: seconds to wait at most; negative for ever.
+            holder: by which `release_all` finds what it is to undo.
         Returns:
             whether it was taken.
         """
@@ -33,32 +34,44 @@ class ModelLock:
             if self._owner is not me and self._is_taken() and not (blocking and self._wait(timeout)):
                 return False
             if self._owner is not me:
-                self._owner, self._depth = me, 0
-            self._depth += 1
+                self._owner, self._holders = me, []
+            self._holders.append(holder)
         return True
 
-    def release(self, owner: threading.Thread | None = None) -> None:
-        """Undo one `acquire`.
+    def release(self) -> None:
+        """Undo one `acquire` of this thread.
 
-        Args:
-            owner: the thread that took it, where that may not be the current one.
         Raises:
-            RuntimeError: that thread does not hold the lock.
+            RuntimeError: this thread does not hold the lock.
         """
-        owner = owner or threading.current_thread()
         with self._changed:
-            if self._owner is not owner:
+            if self._owner is not threading.current_thread():
                 raise RuntimeError("The lock is held by another thread.")
-            self._depth -= 1
-            if self._depth == 0:
-                self._owner = None
-                self._changed.notify()
+            self._holders.pop()
+            self._notify_if_free()
+
+    def release_all(self, holder: object) -> None:
+        """Undo what was acquired for a holder, on any thread; if nothing was, do nothing."""
+        with self._changed:
+            if any(one is holder for one in self._holders):
+                self._holders = [one for one in self._holders if one is not holder]
+                self._notify_if_free()
 
     def __enter__(self) -> bool:
-        return self.acquire()
+        holder = object()
+        try:
+            return self.acquire(holder=holder)
+        except BaseException:  # an interrupt
+            self.release_all(holder)
+            raise
 
     def __exit__(self, *_: Any) -> None:
         self.release()
+
+    def _notify_if_free(self) -> None:
+        if not self._holders:
+            self._owner = None
+            self._changed.notify()
 
     def _is_taken(self) -> bool:
         return self._owner is not None and self._owner.is_alive()

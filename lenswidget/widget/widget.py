@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 import traitlets as t
 
 from lenswidget.anatomy.protocol import ReadableModel
-from lenswidget.errors import Cancelled, LensError
+from lenswidget.errors import Cancelled, LensError, PromptError
 from lenswidget.lenses.lens import LensLike
 from lenswidget.models.encoded_prompt import prompt_of_state
 from lenswidget.models.prompts import Prompt
@@ -78,6 +78,8 @@ class LensWidget(ViewTraits, PageState):
         recipe = begin.pop("recipe", None)
         self._check_choices(begin)
         session = Session(LocalEngine(model), lens, lenses, strict=strict)
+        if prompt is None and state is None:
+            raise PromptError("No prompt was given. Write model.lens(prompt), or state= with w.state.")
         if prompt is None:
             prompt, options = prompt_of_state(recipe)
         run = session.execute(_spec(session, prompt, options))
@@ -178,7 +180,7 @@ class LensWidget(ViewTraits, PageState):
     def _run_prompt(self, prompt: Any) -> None:
         """Python set the prompt: run it now, so that one that fails leaves everything as it was."""
         is_same = type(prompt) in (str, list) and prompt == self._session.spec.prompt.as_given
-        if not is_same:
+        if not (is_same and self._session.is_current):
             self._show(self._execute(_spec(self._session, prompt, {})))
 
     def _execute(self, spec: RunSpec) -> Run:
