@@ -148,6 +148,7 @@ def _damage(folder: Path) -> str:
         return ""
     except (OSError, ValueError) as error:
         return f"{DIGESTS}: {_first_line(error)}"
+    name = DIGESTS
     try:
         for name, (size, time_ns, digest) in files.items():
             path = folder / name

@@ -2,15 +2,18 @@
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from lenswidget.anatomy.protocol import check_is_model
+from lenswidget.anatomy.protocol import ReadableModel, check_is_model
 from lenswidget.checks import integers
 from lenswidget.errors import LensError, PromptError
-from lenswidget.models.hf_model import evaluation
+from lenswidget.models.hf_model import evaluation, uncached
+
+# Strings, or token ids.
+Texts: TypeAlias = Iterable[str | Sequence[int] | Tensor]
 
 
 def check_settings(least: int, **settings: Any) -> None:
@@ -24,7 +27,7 @@ def check_settings(least: int, **settings: Any) -> None:
             raise LensError(f"Asked to fit a lens with {name}={value!r}. Give an integer, {least} or more.")
 
 
-def encode(model: Any, texts: Any, max_tokens: int, add_bos: bool | None = None) -> list[Tensor]:
+def encode(model: ReadableModel, texts: Texts, max_tokens: int, add_bos: bool | None = None) -> list[Tensor]:
     """Token ids `[seq]` of each text, with the tokenizer's own special tokens, cut to `max_tokens`.
 
     Args:
@@ -35,7 +38,8 @@ def encode(model: Any, texts: Any, max_tokens: int, add_bos: bool | None = None)
             tokenizer, or `add_bos` asks for what the tokenizer or a text's ids do not have.
         CellError: token ids that are no integers.
     """
-    listed = [] if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
+    given: Any = texts
+    listed: list[Any] = [] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     if not listed:
         raise PromptError(
             f"Asked to fit a lens on {texts!r:.80}; pass a list of texts, a few hundred for a good fit."
@@ -77,8 +81,8 @@ def _text_ids(tokenizer: Any, text: str, max_tokens: int, add_bos: bool | None) 
     return torch.tensor(found[:max_tokens], dtype=torch.long, device="cpu")
 
 
-def have_bos(model: Any, ids: Sequence[Tensor]) -> bool | None:
-    """Whether texts begin with the tokenizer's BOS token; None where only some do, or nobody can tell."""
+def have_bos(model: ReadableModel, ids: Sequence[Tensor]) -> bool | None:
+    """Whether texts begin with the tokenizer's BOS token; None where only some do, or without a tokenizer."""
     if model.tokenizer is None:
         return None
     bos = getattr(model.tokenizer, "bos_token_id", None)
@@ -86,8 +90,15 @@ def have_bos(model: Any, ids: Sequence[Tensor]) -> bool | None:
     return found.pop() if len(found) == 1 else None
 
 
+def streams(model: ReadableModel, ids: Tensor) -> list[Tensor]:
+    """The streams of one text, `[seq, d_model]` float32: what enters block 0, what leaves each block."""
+    with torch.no_grad(), model.trace(ids[None].to(model.device), **uncached(model.hf_model)):
+        found = [model.layers.embed, *(layer.resid_post for layer in model.layers)]
+    return [stream[0].float() for stream in found]
+
+
 @contextmanager
-def fitting(model: Any) -> Generator[None, None, None]:
+def fitting(model: ReadableModel) -> Generator[None, None, None]:
     """Gradients can be taken, whatever mode the caller is in.
 
     Raises:

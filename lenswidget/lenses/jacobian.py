@@ -9,14 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lenswidget.anatomy.protocol import check_is_model
+from lenswidget.anatomy.protocol import ReadableModel, check_is_model
+from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensMismatchError, UnknownLensError
-from lenswidget.lenses.fit_texts import fitting
+from lenswidget.lenses.fit_texts import Texts, fitting
 from lenswidget.lenses.jacobian_file import Parts, check_matrices, from_payload, save_payload
 from lenswidget.lenses.jacobian_fit import Fit
 from lenswidget.lenses.jacobian_merge import merge
 from lenswidget.lenses.lens_file import DAMAGE, as_path, damaged, load_pickled, located, read, write
 from lenswidget.lenses.provenance import UNKNOWN, Provenance, check_model, check_states
+from lenswidget.lenses.report import LensReport, report
 from lenswidget.progress import Progress
 
 
@@ -73,7 +75,7 @@ class JacobianLens:
         """The same lens with its matrices on a device, so that a read does not copy them there."""
         return replace(self, matrices={layer: matrix.to(device) for layer, matrix in self.matrices.items()})
 
-    def check(self, model: Any) -> None:
+    def check(self, model: ReadableModel | Tail) -> None:
         """Refuses a `LanguageModel` that this lens was not fitted to.
 
         Raises:
@@ -97,11 +99,15 @@ class JacobianLens:
                 f"{model.anatomy.n_layers} layers needs none; it belongs to a deeper model."
             )
 
+    def report(self, model: ReadableModel, texts: Texts, **options: Any) -> LensReport:
+        """How well it reads a model on texts, by layer; see `lenswidget.lenses.report.report`."""
+        return report(self, model, texts, **options)
+
     @classmethod
     def fit(
         cls,
-        model: Any,
-        texts: Iterable[Any],
+        model: ReadableModel,
+        texts: Texts,
         *,
         layers: Sequence[int] | None = None,
         skip_first: int = 16,
@@ -151,15 +157,16 @@ class JacobianLens:
             LensMismatchError: their models, layers or settings differ, or a text is in two of them.
             UnknownLensError: something else than a Jacobian lens.
         """
-        listed = list(lenses)
+        given: Any = lenses
+        listed: list[Any] = list(given) if isinstance(given, Iterable) else [given]
         for lens in listed:
-            if not isinstance(lens, JacobianLens):
+            if not isinstance(lens, JacobianLens) or given is lens:
                 raise UnknownLensError(f"Asked to merge {lens!r:.80}; pass a list of Jacobian lenses.")
         found = merge([Parts(one.matrices, one.n_prompts, one.n_layers, one.provenance) for one in listed])
         return cls(found.matrices, found.n_prompts, found.n_layers, found.provenance, listed[0].name)
 
     @classmethod
-    def load(cls, path: str | Path, model: Any = None) -> "JacobianLens":
+    def load(cls, path: str | Path, model: ReadableModel | None = None) -> "JacobianLens":
         """From a file that `save` wrote, a published artifact, or the checkpoint of an interrupted fit.
 
         Args:

@@ -26,7 +26,7 @@ class Parts(NamedTuple):
         sums: sum over texts `[d_model, d_model]` by layer; None where a file has means alone.
     """
 
-    matrices: dict[int, Tensor]
+    matrices: Mapping[int, Tensor]
     n_prompts: int
     n_layers: int | None
     provenance: Provenance

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.checks import integers
 from lenswidget.errors import AnatomyError, CellError, LensFileError, LensMismatchError, PromptError
-from lenswidget.lenses.fit_texts import check_settings, encode, frozen, have_bos
+from lenswidget.lenses.fit_texts import Texts, check_settings, encode, frozen, have_bos
 from lenswidget.lenses.jacobian_file import from_payload, save_payload
 from lenswidget.lenses.lens_file import as_path, load_pickled
 from lenswidget.lenses.provenance import Provenance, ids_digest, model_name, text_digests
@@ -37,7 +38,7 @@ class Graph(NamedTuple):
 class Fit:
     """A fit under way: what is asked, and the running sums."""
 
-    model: Any
+    model: ReadableModel
     ids: list[Tensor]
     layers: list[int]
     skip_first: int
@@ -52,8 +53,8 @@ class Fit:
     @classmethod
     def prepare(
         cls,
-        model: Any,
-        texts: Iterable[Any],
+        model: ReadableModel,
+        texts: Texts,
         layers: Sequence[int] | None,
         skip_first: int,
         max_tokens: int,

@@ -54,11 +54,11 @@ def _check_alike(one: Parts, other: Parts) -> None:
 
 
 def _facts(one: Parts, other: Parts) -> list[tuple[str, Any, Any]]:
-    """What two lenses must share: its name, and what each says. Only what both know."""
+    """What two lenses must share: the name of a fact and what each lens says. Only facts that both know."""
     ours, theirs = one.provenance, other.provenance
-    widths = [next(iter(lens.matrices.values())).shape[-1] for lens in (one, other)]
+    width, other_width = (next(iter(lens.matrices.values())).shape[-1] for lens in (one, other))
     pairs: list[tuple[str, Any, Any]] = [
-        ("d_model", *widths),
+        ("d_model", width, other_width),
         ("the layers that have matrices", sorted(one.matrices), sorted(other.matrices)),
     ]
     maybe: list[tuple[str, Any, Any]] = [

@@ -1,8 +1,8 @@
 """A fitted lens from where it was kept, whichever kind it is."""
 
 from pathlib import Path
-from typing import Any
 
+from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.errors import LensFileError
 from lenswidget.lenses.jacobian import JacobianLens
 from lenswidget.lenses.lens import Lens
@@ -10,7 +10,7 @@ from lenswidget.lenses.lens_file import kind_of, located
 from lenswidget.lenses.tuned import TunedLens
 
 
-def load_lens(path: str | Path, model: Any = None) -> Lens:
+def load_lens(path: str | Path, model: ReadableModel | None = None) -> Lens:
     """A fitted lens from where it was kept, whichever kind it is.
 
     Args:

@@ -5,13 +5,14 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lenswidget.anatomy.protocol import check_is_model
+from lenswidget.anatomy.protocol import ReadableModel, check_is_model
+from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensMismatchError, LensMismatchWarning
 from lenswidget.models.hf_model import device_of
 from lenswidget.versions import version_of
@@ -40,7 +41,7 @@ class Provenance:
     text_digests: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: Any, ids: Sequence[Tensor], **settings: Any) -> "Provenance":
+    def of(cls, model: ReadableModel, ids: Sequence[Tensor], **settings: Any) -> "Provenance":
         """That of a fit on `ids` (each `[seq]`) of a `LanguageModel`, with the versions installed now."""
         return cls(
             model=model_name(model),
@@ -91,7 +92,36 @@ class Provenance:
 UNKNOWN = Provenance()
 
 
-def model_name(model: Any) -> str:
+class FittedLens(Protocol):
+    """What a tuned and a Jacobian lens have in common."""
+
+    @property
+    def name(self) -> str:
+        """What a switch calls it."""
+        ...
+
+    @property
+    def d_model(self) -> int:
+        """Width of the stream."""
+        ...
+
+    @property
+    def n_layers(self) -> int | None:
+        """Of the model; None if it is not known."""
+        ...
+
+    @property
+    def layers(self) -> Sequence[int]:
+        """Those that it can carry."""
+        ...
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where it comes from."""
+        ...
+
+
+def model_name(model: ReadableModel | Tail) -> str:
     """What a `LanguageModel`'s configuration says it was loaded from, else its class."""
     config = getattr(model.hf_model, "config", None)
     return getattr(config, "name_or_path", "") or type(model.hf_model).__name__
@@ -110,7 +140,7 @@ def text_digests(ids: Sequence[Tensor]) -> tuple[str, ...]:
     return tuple(ids_digest([text])[:16] for text in ids)
 
 
-def unembed_columns(model: Any, columns: Sequence[int]) -> Float[Tensor, "d_vocab n"]:
+def unembed_columns(model: ReadableModel | Tail, columns: Sequence[int]) -> Float[Tensor, "d_vocab n"]:
     """Columns of the unembed's matrix in float32, on the CPU; negative ones count from the end.
 
     Args:
@@ -121,7 +151,7 @@ def unembed_columns(model: Any, columns: Sequence[int]) -> Float[Tensor, "d_voca
     An offloaded or quantised weight holds no numbers of its own, so there the module is called on one-hot
     rows instead.
     """
-    head: nn.Module = model.hf_model.get_submodule(model.anatomy.unembed)
+    head = _unembed(model)
     with torch.no_grad():
         if type(head) is nn.Linear and not hasattr(head, "_hf_hook") and head.weight.is_floating_point():
             return head.weight[:, list(columns)].float().cpu()
@@ -135,13 +165,19 @@ def unembed_columns(model: Any, columns: Sequence[int]) -> Float[Tensor, "d_voca
         return (given[:-1] - given[-1]).T.contiguous()
 
 
-def unembed_width(model: Any) -> int:
+def unembed_width(model: ReadableModel | Tail) -> int:
     """What the unembed takes per cell: `d_model`, unless the model projects the stream before it."""
-    head = model.hf_model.get_submodule(model.anatomy.unembed)
+    head = _unembed(model)
     return int(getattr(head, "in_features", model.anatomy.d_model))
 
 
-def unembed_digest(model: Any) -> str:
+def _unembed(model: ReadableModel | Tail) -> nn.Module:
+    """The module that makes logits; callers have seen that there is one."""
+    assert model.anatomy.unembed is not None
+    return model.hf_model.get_submodule(model.anatomy.unembed)
+
+
+def unembed_digest(model: ReadableModel | Tail) -> str:
     """sha256 of 16 evenly spaced columns of the unembed, rounded to bfloat16, and its shape.
 
     Rounded, so that one model stored in float32 and in bfloat16 is one model. Empty for a model that calls
@@ -155,8 +191,8 @@ def unembed_digest(model: Any) -> str:
     return hashlib.sha256(repr((width, columns.shape[0])).encode() + rounded.tobytes()).hexdigest()
 
 
-def check_model(lens: Any, model: Any) -> None:
-    """Refuses a lens (with `name`, `d_model`, `n_layers | None` and `provenance`) of another model.
+def check_model(lens: FittedLens, model: ReadableModel | Tail) -> None:
+    """Refuses a lens of another model.
 
     Raises:
         LensError: the model is none.
@@ -182,7 +218,7 @@ def check_model(lens: Any, model: Any) -> None:
     _warn_of_differences(lens, model)
 
 
-def _warn_of_differences(lens: Any, model: Any) -> None:
+def _warn_of_differences(lens: FittedLens, model: ReadableModel | Tail) -> None:
     """Warns of what may make a lens worse than it should be, but does not make it another model's."""
     own, found = lens.provenance.model, model_name(model)
     if own and _short(own) != _short(found):
@@ -216,7 +252,7 @@ def adds_bos(tokenizer: Any) -> bool | None:
     return None if bos is None else list(tokenizer("a")["input_ids"][:1]) == [bos]
 
 
-def check_states(lens: Any, states: Tensor, layer: int) -> None:
+def check_states(lens: FittedLens, states: Tensor, layer: int) -> None:
     """Refuses states of another width, and layers that the lens has nothing for.
 
     Raises:

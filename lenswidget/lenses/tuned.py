@@ -1,7 +1,6 @@
 """The tuned lens: an affine map per layer, fitted so that a mid-layer is read as the last layer is."""
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lenswidget.anatomy.protocol import ReadableModel
+from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensMismatchError
-from lenswidget.lenses.fit_texts import fitting
+from lenswidget.lenses.fit_texts import Texts, fitting
 from lenswidget.lenses.lens_file import DAMAGE, as_path, damaged, located, read, write
 from lenswidget.lenses.provenance import (
     UNKNOWN,
@@ -22,6 +23,7 @@ from lenswidget.lenses.provenance import (
     unembed_columns,
     unembed_width,
 )
+from lenswidget.lenses.report import LensReport, report
 from lenswidget.lenses.tuned_file import check_maps, load_folder, save_folder
 from lenswidget.lenses.tuned_fit import fit
 from lenswidget.progress import Progress
@@ -81,7 +83,7 @@ class TunedLens:
         moved = (self.weight.to(device), self.bias.to(device))
         return TunedLens(*moved, self.provenance, self.published_hash, self.name)
 
-    def check(self, model: Any) -> None:
+    def check(self, model: ReadableModel | Tail) -> None:
         """Refuses a `LanguageModel` that this lens was not fitted to.
 
         Raises:
@@ -96,11 +98,15 @@ class TunedLens:
                 "Load the model that it was fitted to, or fit a lens to this one."
             )
 
+    def report(self, model: ReadableModel, texts: Texts, **options: Any) -> LensReport:
+        """How well it reads a model on texts, by layer; see `lenswidget.lenses.report.report`."""
+        return report(self, model, texts, **options)
+
     @classmethod
     def fit(
         cls,
-        model: Any,
-        texts: Iterable[Any],
+        model: ReadableModel,
+        texts: Texts,
         *,
         max_tokens: int = 128,
         n_steps: int = 60,
@@ -135,7 +141,7 @@ class TunedLens:
             return cls(*found, next(iter(published_hashes(model)), None))
 
     @classmethod
-    def load(cls, path: str | Path, model: Any = None) -> "TunedLens":
+    def load(cls, path: str | Path, model: ReadableModel | None = None) -> "TunedLens":
         """From a file that `save` wrote, or a folder as the tuned-lens package publishes it.
 
         Args:
@@ -190,7 +196,7 @@ class TunedLens:
         save_folder(as_path(folder), config, self.weight.detach(), self.bias.detach())
 
 
-def published_hashes(model: Any) -> list[str]:
+def published_hashes(model: ReadableModel | Tail) -> list[str]:
     """What the tuned-lens package would call the unembed's hash, were the model in float32, bf16 or fp16.
 
     The package hashes numpy's print of the float32 matrix at one digit, which shows its four corners of
