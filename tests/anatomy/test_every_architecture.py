@@ -40,7 +40,7 @@ def test_most_entries_run(rows, mapping, n):
     assert sum(row.status != "no instance" for row in rows if row.mapping == mapping) >= n
 
 
-@pytest.mark.parametrize(("mapping", "share"), [("causal", 0.97), ("encoder-decoder", 1.0), ("masked", 0.93)])
+@pytest.mark.parametrize(("mapping", "share"), [("causal", 0.97), ("encoder-decoder", 1.0), ("masked", 0.91)])
 def test_those_that_run_are_exact(rows, mapping, share):
     running = [row for row in rows if row.mapping == mapping and row.status != "no instance"]
     exact = [row for row in running if row.status == "exact"]
