@@ -1,4 +1,4 @@
-"""Every causal LM that transformers has, tiny and random: what discovery makes of it.
+"""Every language model that transformers has, tiny and random: what discovery makes of it.
 
 `python scripts/survey.py` prints the table and writes it into docs/models.md.
 """
@@ -16,11 +16,14 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
+from lenswidget.anatomy.anatomy import Anatomy
 from lenswidget.anatomy.fidelity import compare
 from lenswidget.anatomy.recording import probe_ids
 from lenswidget.errors import AnatomyError
 from lenswidget.language_model import LanguageModel
-from lenswidget.models.hf_model import forward, logits_of
+from lenswidget.models.hf_model import forward, inputs_for, logits_of
+from lenswidget.tracing.modules import TracedModel
+from lenswidget.tracing.trace import Trace
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from tiny_models import WHY_NOT, tiny_config, tiny_model
@@ -29,9 +32,16 @@ PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 START, END = "<!-- survey: written by `python scripts/survey.py` -->", "<!-- end of survey -->"
 
 
+MAPPINGS = {
+    "causal": hf.MODEL_FOR_CAUSAL_LM_MAPPING,
+    "encoder-decoder": hf.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    "masked": hf.MODEL_FOR_MASKED_LM_MAPPING,
+}
+
+
 @dataclass(frozen=True)
 class Row:
-    """One entry of the mapping.
+    """One entry of a mapping.
 
     `status` is "exact", "off", "refused" or "no instance". The errors are the largest |difference| of
     log-probs on a fresh prompt, in nats: of the tail against the model's own logits, of the tail against
@@ -39,6 +49,7 @@ class Row:
     |resid_pre + what the sites add - resid_post| over the largest |resid_post|.
     """
 
+    mapping: str
     config: str
     model: str
     status: str
@@ -50,29 +61,34 @@ class Row:
     kinds: tuple[str, ...] = ()
     sites: tuple[str, ...] = ()
     sum_error: float = 0.0
+    reads: str = ""
 
 
 @functools.cache
 def survey() -> tuple[Row, ...]:
-    """A row per entry of the causal-LM mapping, in its order."""
+    """A row per entry of each mapping, in its order."""
     return tuple(
-        _row(config_class, model_class)
-        for config_class, found in hf.MODEL_FOR_CAUSAL_LM_MAPPING.items()
+        _row(name, config_class, model_class)
+        for name, mapping in MAPPINGS.items()
+        for config_class, found in mapping.items()
         for model_class in (found if isinstance(found, tuple) else (found,))
     )
 
 
-def _row(config_class: type[hf.PretrainedConfig], model_class: type[hf.PreTrainedModel]) -> Row:
-    names = (config_class.__name__, model_class.__name__)
+def _row(mapping: str, config_class: type[hf.PretrainedConfig], model_class: type[hf.PreTrainedModel]) -> Row:
+    names = (mapping, config_class.__name__, model_class.__name__)
     try:
-        model = tiny_model(tiny_config(config_class), model_class)
+        config = tiny_config(config_class)
+        if mapping == "masked":
+            config.is_decoder = False
+        model = tiny_model(config, model_class)
         ids = probe_ids(model, shift=5)[:2, :6]
         with torch.no_grad():
             own = logits_of(forward(model, ids))
         assert own.shape[:2] == ids.shape, f"logits are {list(own.shape)} for ids {list(ids.shape)}"
         assert bool(own.isfinite().all()), "logits are not finite"
     except Exception as error:
-        return Row(*names, "no instance", WHY_NOT.get(names[0]) or _short(error))
+        return Row(*names, "no instance", WHY_NOT.get(names[1]) or _short(error))
     lm = LanguageModel(model)
     try:
         anatomy = lm.anatomy
@@ -80,7 +96,7 @@ def _row(config_class: type[hf.PretrainedConfig], model_class: type[hf.PreTraine
         return Row(*names, "refused", _short(error))
     with torch.no_grad():
         sum_error = max(_sum_errors(lm, ids))
-        with lm.trace(ids, use_cache=False):
+        with traced(lm, ids):
             states = lm.layers[anatomy.n_layers - 1].resid_post.clone()
         decoded = lm.tail(states).flatten(0, 1)
     fidelity = compare(decoded, own.flatten(0, 1))
@@ -96,12 +112,26 @@ def _row(config_class: type[hf.PretrainedConfig], model_class: type[hf.PreTraine
         sites=tuple(dict.fromkeys(name for sites in anatomy.sites for name in sites.offered)),
         reason=_reason(anatomy.sites),
         sum_error=sum_error,
+        reads=_reads(anatomy),
     )
+
+
+def _reads(anatomy: Anatomy) -> str:
+    """What a position speaks of, and what else is unlike a causal decoder of a layer per block."""
+    said = ["its own token" if anatomy.predicts == "same" else "next token"]
+    said += ["decoder's columns"] if anatomy.is_encoder_decoder else []
+    said += [] if anatomy.is_causal else ["sees later ones"]
+    return ", ".join(said + (["blocks in a loop"] if anatomy.is_looped else []))
+
+
+def traced(lm: LanguageModel, ids: Tensor) -> Trace:
+    """A trace of the forward that `forward` runs; an encoder-decoder's takes no text."""
+    return TracedModel.trace(lm, **inputs_for(lm.hf_model, ids))
 
 
 def _sum_errors(lm: LanguageModel, ids: Tensor) -> Iterator[float]:
     """Per layer: what the sites say against what the block did, on a prompt that discovery has not seen."""
-    with lm.trace(ids, use_cache=False):
+    with traced(lm, ids):
         for layer in lm.layers:
             total = layer.resid_pre.clone()
             parts = [name for name in ("attn_out", "mlp_out") if name in layer.offered]
@@ -156,15 +186,23 @@ def table(rows: tuple[Row, ...]) -> str:
     lines = [
         f"transformers {hf.__version__}, torch {torch.__version__.split('+')[0]}: {len(rows)} entries, "
         f"{len(running)} run tiny, {len(exact)} of those decode exactly "
-        f"({len(exact) / len(running):.1%}), {len(fast)} by the fast way.",
+        f"({len(exact) / len(running):.1%}), {len(fast)} by the fast way. By mapping: "
+        + "; ".join(_count(name, rows) for name in MAPPINGS)
+        + ".",
         "",
-        "| model | tail | off float64 by | model's own by | blocks | sites besides resid_pre, resid_post |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| model | tail | off float64 by | model's own by | blocks | sites besides resid_pre, resid_post "
+        "| a position speaks of |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_line(row) for row in running if row.status in ("exact", "off")]
     lines += ["", "| model | why not |", "| --- | --- |"]
     lines += [f"| {row.model} ({row.config}) | {row.status}: {row.reason} |" for row in rows if _is_out(row)]
     return "\n".join(lines)
+
+
+def _count(mapping: str, rows: tuple[Row, ...]) -> str:
+    running = [row for row in rows if row.mapping == mapping and row.status != "no instance"]
+    return f"{mapping} {sum(row.status == 'exact' for row in running)} of {len(running)}"
 
 
 def _is_out(row: Row) -> bool:
@@ -175,7 +213,8 @@ def _line(row: Row) -> str:
     way = "off" if row.status == "off" else "fast" if row.is_fast else "own forward"
     inner = ", ".join(site for site in row.sites if site not in ("resid_pre", "resid_post")) or "none"
     errors = [_number(row.from_float64), _number(row.own_from_float64)]
-    return f"| {row.model} ({row.config}) | {way} | {' | '.join(errors)} | {', '.join(row.kinds)} | {inner} |"
+    cells = [f"{row.model} ({row.config})", way, *errors, ", ".join(row.kinds), inner, row.reads]
+    return f"| {' | '.join(cells)} |"
 
 
 def _number(error: float | None) -> str:

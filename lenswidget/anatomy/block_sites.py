@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from lenswidget.anatomy.decomposition import Addend, Decomposition, HookPoint, Part, as_rows, met
+from lenswidget.anatomy.decomposition import Addend, Decomposition, HookPoint, Part, as_rows, candidates
 from lenswidget.anatomy.isolated_block import IsolatedBlock, noise
 from lenswidget.anatomy.recording import Call
 from lenswidget.tolerances import BLOCK_ALONE, SAME_CONTEXT, STREAM_SUM_EDITED, largest, within
@@ -20,7 +20,7 @@ class BlockSites:
 
     `kind` says how the block adds: "sequential", "parallel", "one part", or "unknown". `attn` is the part
     that brings in what is elsewhere, `mlp` the one that works on the stream position by position. `mid` is
-    where the stream between the two can be met. `parts` are all parts, in order. `refused` maps the
+    where the stream between the two can be read. `parts` are all parts, in order. `refused` maps the
     other sites to a reason. `notes` are remarks for people. `is_vouched`: attention was recognised and
     every edit came out.
     """
@@ -72,17 +72,17 @@ def examine(isolated: IsolatedBlock, like: BlockSites | None = None) -> BlockSit
         return refusal("the block run by itself gives something else than inside the model")
     parts = _again(isolated, calls, sums, like) if like is not None else None
     if parts is not None and like is not None and like.is_vouched:
-        return _taken_over(like, [_with_fate(part, calls) for part in parts])
+        return _taken_over(like, [_with_overwriting(part, calls) for part in parts])
     if parts is None:
         if like is not None and like.kind == "unknown":
             return like
         d_model = isolated.entering.shape[-1]
-        given = met(calls, isolated.shape, d_model, outputs=True)
-        taken = met(calls, isolated.shape, d_model, outputs=False)
+        given = candidates(calls, isolated.shape, d_model, outputs=True)
+        taken = candidates(calls, isolated.shape, d_model, outputs=False)
         parts = sums.parts(as_rows(isolated.entering), given, taken)
     if parts is None:
         return refusal(_why_no_sum(calls, sums, isolated))
-    return _tested(isolated, calls, tuple(_with_fate(part, calls) for part in parts))
+    return _tested(isolated, calls, tuple(_with_overwriting(part, calls) for part in parts))
 
 
 def _taken_over(like: BlockSites, parts: Sequence[Part]) -> BlockSites:
@@ -95,7 +95,7 @@ def _taken_over(like: BlockSites, parts: Sequence[Part]) -> BlockSites:
     return replace(like, attn=mine(like.attn), mlp=mine(like.mlp), parts=tuple(parts))
 
 
-def _with_fate(part: Part, calls: Sequence[Call]) -> Part:
+def _with_overwriting(part: Part, calls: Sequence[Call]) -> Part:
     """The part, told which of its outputs the model writes over afterwards."""
     by_path = {call.path: call for call in calls}
     addends = (replace(a, is_overwritten=_is_overwritten(by_path, a.point)) for a in part.addends)
@@ -227,7 +227,7 @@ def edit_for(part: Part, new: Tensor, read: Callable[[HookPoint], Tensor]) -> tu
 
 
 def _why_no_sum(calls: Sequence[Call], sums: Decomposition, isolated: IsolatedBlock) -> str:
-    for last in met(calls, isolated.shape, isolated.entering.shape[-1], outputs=True):
+    for last in candidates(calls, isolated.shape, isolated.entering.shape[-1], outputs=True):
         if sums.close(last.rows, sums.end):
             return f"what leaves the block is {last.point}, not a sum with what entered"
     return "no outputs of the block's submodules, times constants, sum to what it adds to the stream"

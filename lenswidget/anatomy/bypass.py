@@ -18,7 +18,7 @@ Forward = Callable[..., Any]
 
 
 class _Reached(Exception):
-    """Leaves a forward as soon as it has given what it was run for."""
+    """Raised to abort a forward once the wanted value is captured."""
 
     def __init__(self, value: Tensor):
         self.value = value

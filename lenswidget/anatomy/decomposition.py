@@ -21,7 +21,7 @@ MAX_PARTS = 4
 
 @dataclass(frozen=True)
 class HookPoint:
-    """Where a tensor is met in a block: a submodule's output, or its input in `(args, kwargs)`.
+    """Where a tensor can be read in a block: a submodule's output, or its input in `(args, kwargs)`.
 
     `path` is relative to the block. Without a layout the tensor is `[batch * seq, d_model]`.
     """
@@ -67,7 +67,7 @@ class Addend:
 class Part:
     """What is added to the stream at one point of a block: the sum of its addends, usually one.
 
-    `after` is where the stream can be met with this part in it; None at the block's end.
+    `after` is where the stream can be read with this part in it; None at the block's end.
     """
 
     addends: tuple[Addend, ...]
@@ -79,7 +79,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tensor of the stream's size that came by, as float64 rows `[batch * seq, d_model]`."""
+    """A tensor of the stream's size in some call, as float64 rows `[batch * seq, d_model]`."""
 
     point: HookPoint
     time: int
@@ -96,7 +96,7 @@ def as_rows(states: Tensor) -> Tensor:
     return states.detach().reshape(-1, states.shape[-1]).cpu().double()
 
 
-def met(calls: Sequence[Call], shape: torch.Size, d_model: int, *, outputs: bool) -> list[Candidate]:
+def candidates(calls: Sequence[Call], shape: torch.Size, d_model: int, *, outputs: bool) -> list[Candidate]:
     """What the submodules took or gave that has the stream's size; the first of equal ones, outermost."""
     found: list[Candidate] = []
     for call in calls:
@@ -106,7 +106,7 @@ def met(calls: Sequence[Call], shape: torch.Size, d_model: int, *, outputs: bool
                 found.append(
                     Candidate(HookPoint(call.path, outputs, slot, layout), _time(call, outputs), rows)
                 )
-    return sorted(found, key=lambda m: m.rank)
+    return sorted(found, key=lambda candidate: candidate.rank)
 
 
 def _time(call: Call, outputs: bool) -> int:
@@ -122,7 +122,7 @@ def _fitting(tensor: Tensor, shape: torch.Size, d_model: int) -> Iterator[Layout
 
 
 class Decomposition:
-    """Searches the ways in which what was met adds up, within the rounding of the model's own dtype."""
+    """Searches for outputs that add up to what the block did, within the rounding of the model's dtype."""
 
     def __init__(self, end: Tensor, dtype: torch.dtype):
         self.end, self.dtype = end, dtype
@@ -134,7 +134,7 @@ class Decomposition:
     ) -> tuple[Part, ...] | None:
         """The parts from `start` to the end; the simplest reading that fits, None if none does."""
         self.given = self._distinct(given)
-        # the stream is met where a submodule takes it, and, where one adds to it itself, gives it
+        # the stream is what a submodule takes, and, where one adds to it itself, what it gives
         nodes = self._distinct(sorted([*taken, *given], key=lambda node: (node.rank, node.point.is_output)))
         self.nodes = [node for node in nodes if not self.close(node.rows, self.end)]
         self.nodes.sort(key=lambda node: node.time)
@@ -162,12 +162,12 @@ class Decomposition:
         self, later: Tensor, earlier: Tensor, after: int, until: int | None, n_most: int
     ) -> tuple[Addend, ...] | None:
         """The fewest outputs whose sum, each times a constant, takes the stream from earlier to later."""
-        given = [m for m in self.given if m.time > after and (until is None or m.time <= until)]
+        given = [c for c in self.given if c.time > after and (until is None or c.time <= until)]
         for n in range(1, n_most + 1):
             for chosen in combinations(given, n):
-                scales = self.scales(later, earlier, [m.rows for m in chosen])
+                scales = self.scales(later, earlier, [c.rows for c in chosen])
                 if scales is not None:
-                    return tuple(Addend(m.point, s) for m, s in zip(chosen, scales, strict=True))
+                    return tuple(Addend(c.point, s) for c, s in zip(chosen, scales, strict=True))
         return None
 
     def scales(self, later: Tensor, earlier: Tensor, outputs: Sequence[Tensor]) -> list[float] | None:

@@ -103,9 +103,15 @@ def _watched(hf_model: nn.Module) -> Recording:
     n_positions = seen.logits.shape[1] if seen.logits.ndim == 3 else 0
     if n_positions > seen.ids.shape[1]:
         raise AnatomyError(
+<<<<<<< HEAD
             f"Asked to watch {name} run on {seen.ids.shape[1]} tokens, found logits of {n_positions}: "
             "it puts virtual tokens of its own before the prompt, for which there are no columns. Use the model "
             "without its learnt prompt; model.trace(...) works with it."
+=======
+            f"Asked to watch {name} run on {seen.ids.shape[1]} tokens, found logits of {n_positions} "
+            "positions: it puts virtual tokens of its own before the prompt, for which there are no columns. "
+            "Use the model without its learnt prompt; model.trace(...) works with it."
+>>>>>>> anatomy
         )
     return seen
 
@@ -201,6 +207,8 @@ def _verified(
             try:
                 logits = chosen.logits(hf_model, flat)
                 fidelity = compare(logits, seen.logits.reshape(len(flat), -1))
+                if not is_column:  # readouts decode any number of cells
+                    chosen.logits(hf_model, flat[:1])
             except Exception:
                 continue
             yield Anatomy(
@@ -231,7 +239,7 @@ def _rows(paths: Sequence[str], calls: Mapping[str, Sequence[Call]]) -> tuple[Ro
 
 
 def _streams(calls: Sequence[Call], ids: Tensor) -> Iterator[list[Stream]]:
-    """The ways to see one stream run through these calls: a place in each input and each output."""
+    """The ways in which one stream can run through these calls: a slot in each input and each output."""
     batch, seq = ids.shape
     for target, tensor in calls[-1].given.items():
         for layout in layouts(tensor.shape, batch, seq):
@@ -257,7 +265,7 @@ def _with_tail(hf_model: nn.Module, seen: Recording, found: Anatomy, final_norm:
             f"{type(hf_model).__name__}. Pass the path of the norm before {found.unembed}."
         )
     sites = tuple(_sites(hf_model, seen, found))
-    # of the watched forward, only its end is kept: the rest would be held as long as the model
+    # only the end of the watched forward is kept: the rest would take memory as long as the model lives
     last = replace(seen.by_path()[found.rows[-1].path][-1], inputs=None, taken={})
     probe = Recording(seen.ids, [last], seen.logits)
     is_causal = _is_causal(hf_model, seen)

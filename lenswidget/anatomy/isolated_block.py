@@ -56,7 +56,7 @@ class IsolatedBlock:
         return inputs
 
     def value(self, point: HookPoint, calls: Sequence[Call]) -> Tensor:
-        """What was met in a place, `[batch, seq, d_model]`."""
+        """What stood at a point, `[batch, seq, d_model]`."""
         call = next(call for call in calls if call.path == point.path)
         kept = call.given if point.is_output else call.taken
         tensor = kept[point.slot]
@@ -64,7 +64,7 @@ class IsolatedBlock:
 
 
 def _edited(module: nn.Module, point: HookPoint, states: Tensor, in_place: bool) -> Any:
-    """Hooks a module so that a place holds these states."""
+    """Hooks a module so that these states stand at a point."""
     if point.is_output:
         hook = partial(_after, point, states, in_place)
         return module.register_forward_hook(hook, with_kwargs=True)

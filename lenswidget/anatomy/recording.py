@@ -23,7 +23,7 @@ class Call:
     """One call of one module.
 
     `taken` and `given` are its tensors with a value per row and position, as copies; `inputs`, which is
-    `(args, kwargs)`, and `output` are the objects themselves. All are left out where nobody needs them:
+    `(args, kwargs)`, and `output` are the objects themselves. All are left out where they are not needed:
     inside the elements of a container, so that watching a large model stays small.
     """
 

@@ -79,27 +79,27 @@ class Tail:
             return self.anatomy.bypass.logits(self.hf_model, prepared).float()
         assert self._unembed is not None
         with evaluation(self._unembed):
-            logits = self._unembed(prepared.to(self._head_dtype))
+            logits = self._unembed(prepared.to(self._unembed_dtype))
         return self.post(logits.reshape(len(prepared), -1))
 
     def post(self, logits: Tensor) -> Tensor:
         """What the model does to the unembed's output `[n, d]`; in place where it can. Float32 out."""
         if self._post is not None:
             return self._post(logits.float())
-        return self.anatomy.bypass.after_unembed(self.hf_model, logits.to(self._head_dtype)).float()
+        return self.anatomy.bypass.after_unembed(self.hf_model, logits.to(self._unembed_dtype)).float()
 
     def linear(self) -> nn.Linear | None:
         """The unembed where it is a plain, local, unquantised, unhooked `nn.Linear`, else None.
 
         Then `project(x)` is `post(linear(x))`, and a readout may compute the product as it likes.
         """
-        head = self._unembed
-        if not self._is_split or head is None or type(head) is not nn.Linear or "forward" in head.__dict__:
+        unembed = self._unembed
+        if not self._is_split or type(unembed) is not nn.Linear or "forward" in unembed.__dict__:
             return None
-        if any(head.__dict__.get(name) for name in ("_forward_hooks", "_forward_pre_hooks", "_hf_hook")):
+        if any(unembed.__dict__.get(name) for name in ("_forward_hooks", "_forward_pre_hooks", "_hf_hook")):
             return None
-        plain = all(type(t) is nn.Parameter and t.device.type != "meta" for t in head.parameters())
-        return head if plain and head.weight.is_floating_point() else None
+        plain = all(type(t) is nn.Parameter and t.device.type != "meta" for t in unembed.parameters())
+        return unembed if plain and unembed.weight.is_floating_point() else None
 
     @property
     def is_fast(self) -> bool:
@@ -158,7 +158,7 @@ class Tail:
         last = anatomy.streams[-1].leaving(seen.by_path()[anatomy.rows[-1].path][-1].output)
         states = last.reshape(-1, anatomy.d_model)
         own = seen.logits.reshape(len(states), -1)
-        self._head_dtype = states.dtype
+        self._unembed_dtype = states.dtype
         self._verify_split(states, own)
         self.fidelity = compare(self(states), own)
 
@@ -166,7 +166,7 @@ class Tail:
         bypass = self.anatomy.bypass
         try:
             taken = bypass.unembed_input(self.hf_model, states)
-            self._head_dtype = taken.dtype
+            self._unembed_dtype = taken.dtype
             assert self._unembed is not None
             given = self._unembed(taken).reshape(len(states), -1)
             self._is_split = compare(bypass.after_unembed(self.hf_model, given), own).ok

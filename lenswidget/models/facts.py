@@ -42,8 +42,8 @@ class ModelFacts:
         """How often the model was found changed so far: equal numbers, unchanged model.
 
         Compared are its modules (which, in what order, under what names), the `forward` of single instances,
-        and of every parameter and persistent buffer the object, place, shape, dtype and version counter. That
-        takes about a microsecond for each. An edit through `.data` moves none of them.
+        and the identity, address, shape, dtype, device and version counter of every parameter and persistent
+        buffer. That takes about a microsecond for each. An edit through `.data` moves none of them.
 
         Args:
             values: compare weights too: each row of the unembed, every norm and bias, and samples of the

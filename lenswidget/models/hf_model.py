@@ -6,6 +6,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +23,12 @@ N_SOURCE = 5
 
 
 def forward(hf_model: nn.Module, ids: Tensor, *, source_seed: int = 0) -> Any:
-    """The model's own forward on token ids `[batch, seq]`, without a cache.
+    """The model's own forward on token ids `[batch, seq]`: see `inputs_for`."""
+    return hf_model(**inputs_for(hf_model, ids, source_seed=source_seed))
+
+
+def inputs_for(hf_model: nn.Module, ids: Tensor, *, source_seed: int = 0) -> dict[str, Any]:
+    """The arguments of the model's forward on token ids `[batch, seq]`, without a cache.
 
     In an encoder-decoder these are the decoder's, and what the encoder would give is made up: so source and
     columns differ in length, and a model whose encoder reads sound or pictures needs none.
@@ -35,7 +41,15 @@ def forward(hf_model: nn.Module, ids: Tensor, *, source_seed: int = 0) -> Any:
         inputs = {"decoder_input_ids": ids, **_source(hf_model, ids, source_seed)}
     if takes(hf_model, "use_cache") or _takes_any(hf_model.forward):
         inputs["use_cache"] = False
-    return hf_model(**inputs)
+    return inputs
+
+
+@dataclass
+class _Encoded(BaseModelOutput):
+    """An encoder's output, with what some decoders look for besides."""
+
+    router_logits: Any = None
+    router_probs: Any = None
 
 
 def _source(hf_model: nn.Module, ids: Tensor, seed: int) -> dict[str, Any]:
@@ -48,7 +62,7 @@ def _source(hf_model: nn.Module, ids: Tensor, seed: int) -> dict[str, Any]:
     dtype = next(floats, torch.empty(0, device="cpu")).dtype
     generator = torch.Generator("cpu").manual_seed(seed)
     states = torch.randn(1, N_SOURCE, width, generator=generator, device="cpu").to(ids.device, dtype)
-    return {"encoder_outputs": BaseModelOutput(last_hidden_state=states.expand(len(ids), -1, -1))}
+    return {"encoder_outputs": _Encoded(last_hidden_state=states.expand(len(ids), -1, -1))}
 
 
 def logits_of(result: Any) -> Tensor:

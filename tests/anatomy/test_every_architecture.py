@@ -1,4 +1,4 @@
-"""Every entry of transformers' causal-LM mapping, tiny and random (see `scripts/survey.py`).
+"""Every entry of transformers' language-model mappings, tiny and random (see `scripts/survey.py`).
 
 The survey runs once for all tests of this file. After a change: `python scripts/survey.py`, which writes
 the table in docs/models.md.
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import transformers as hf
-from survey import PAGE, Row, survey, table
+from survey import MAPPINGS, PAGE, Row, survey, table
 
 # Models are made to run here that nobody trained or runs in float64: what they warn of is not ours.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -29,18 +29,35 @@ def rows() -> tuple[Row, ...]:
 
 def test_every_entry_has_a_row(rows):
     assert len(rows) == sum(
-        len(found) if isinstance(found, tuple) else 1 for found in hf.MODEL_FOR_CAUSAL_LM_MAPPING.values()
+        len(found) if isinstance(found, tuple) else 1
+        for mapping in MAPPINGS.values()
+        for found in mapping.values()
     )
 
 
-def test_at_least_170_run(rows):
-    assert sum(row.status != "no instance" for row in rows) >= 170
+@pytest.mark.parametrize(("mapping", "n"), [("causal", 170), ("encoder-decoder", 30), ("masked", 45)])
+def test_most_entries_run(rows, mapping, n):
+    assert sum(row.status != "no instance" for row in rows if row.mapping == mapping) >= n
 
 
-def test_97_percent_of_those_that_run_are_exact(rows):
-    running = [row for row in rows if row.status != "no instance"]
+@pytest.mark.parametrize(("mapping", "share"), [("causal", 0.97), ("encoder-decoder", 1.0), ("masked", 0.91)])
+def test_those_that_run_are_exact(rows, mapping, share):
+    running = [row for row in rows if row.mapping == mapping and row.status != "no instance"]
     exact = [row for row in running if row.status == "exact"]
-    assert len(exact) >= 0.97 * len(running)
+    assert len(exact) >= share * len(running)
+
+
+def test_columns_and_what_they_speak_of_are_those_of_the_mapping(rows):
+    exact = [row for row in rows if row.status == "exact"]
+    both_sides = [row for row in exact if "decoder's columns" in row.reads]
+    # some entries of that mapping hand the encoder's states to a plain decoder, among its tokens
+    assert {row.mapping for row in both_sides} <= {"encoder-decoder", "masked"}
+    assert len(both_sides) >= 25
+    masked = [row for row in exact if row.mapping == "masked" and row not in both_sides]
+    assert [row.model for row in masked if "its own token" not in row.reads] == []
+    causal = [row for row in exact if row.mapping == "causal" and "sees later ones" not in row.reads]
+    assert len(causal) >= 160
+    assert [row.model for row in causal if row.reads.split(", ")[0] != "next token"] == []
 
 
 def test_none_is_silently_off(rows):
