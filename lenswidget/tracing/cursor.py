@@ -173,6 +173,7 @@ class Cursor:
         try:
             return forward.advance(stops)
         except BaseException as error:
+            forward.close()  # an interrupt may come when it has ended and not yet been closed
             self._forward = None
             name_module(error, self._root)
             raise
@@ -187,6 +188,8 @@ class Cursor:
     ) -> Forward:
         watch_all = watch_all or self._is_generation or not self._order.is_complete
         count_steps = self._is_generation if count_steps is None else count_steps
+        if self._last_begun is not None and self._last_begun is not self._forward:
+            self._last_begun.close()  # left open by an interrupt, or by an error of the model
         self._last_begun = forward = Forward(
             partial(self._run_and_note_draws, start) if watch_all and not count_steps else start,
             self._root,

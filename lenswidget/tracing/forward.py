@@ -6,11 +6,9 @@ import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-import torch
 from greenlet import getcurrent, greenlet
 from torch import nn
 
-from lenswidget.errors import TraceError
 from lenswidget.tracing import isolation
 from lenswidget.tracing.hooks import Hooks
 from lenswidget.tracing.moments import CallOrder, Moment
@@ -192,10 +190,12 @@ class Forward:
             raise thrown  # an interrupt that struck while the forward was ended
 
     def _resume(self, forward: greenlet, thrown: BaseException | None = None) -> None:
-        here = isolation.take()
+        self._switch.settle()
+        here, has_switched = isolation.take(), False
         try:
             self._body = forward.parent = getcurrent()
             self._switch.to_forward(here, self._state)
+            has_switched = True
             if thrown is None:
                 forward.switch()
             else:
@@ -203,8 +203,10 @@ class Forward:
         except BaseException as error:  # an interrupt may strike between the two sides
             self._error = error
             self.position = None
-            self._state = isolation.take()
-        finally:
+            if has_switched:
+                self._state = isolation.take()
+            self._switch.settle()
+        else:
             self._switch.to_body(self._state, here)
 
     # --- the forward's side
@@ -220,9 +222,14 @@ class Forward:
         self.position = None
         self._state = isolation.take()
 
-    def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    # Each hook returns at once if the call is not this forward's: the body's own, another trace's, or one on
+    # another thread, which may have found the hook just before it was removed.
+
+    def _on_input(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if getcurrent() is not self._greenlet:
-            return self._elsewhere(module)
+            return None
         if self._count_steps and module is self._root:
             self.step += module in self._n_begun
             self._n_begun.clear()
@@ -236,7 +243,7 @@ class Forward:
 
     def _on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if getcurrent() is not self._greenlet:
-            return self._elsewhere(module)
+            return None
         call = self._n_done.get(module, 0)
         self._n_done[module] = call + 1
         if self._watches_all:
@@ -249,7 +256,7 @@ class Forward:
         return reply
 
     def _on_forward(self, module: nn.Module) -> tuple[bool, Any]:
-        if self._skip is None or self._skip[0] is not module or getcurrent() is not self._greenlet:
+        if getcurrent() is not self._greenlet or self._skip is None or self._skip[0] is not module:
             return False, None
         value, self._skip = self._skip[1], None
         return True, value
@@ -263,13 +270,3 @@ class Forward:
         self._body.switch()
         reply, self.value, self.reply = self.reply, None, None
         return reply
-
-    def _elsewhere(self, module: nn.Module) -> None:
-        """A call that is not this forward's: the body's own, another trace's, or one on another thread."""
-        # in a backward pass it is a checkpoint that runs its part again
-        if threading.get_ident() == self._thread or torch._C._current_graph_task_id() != -1:  # pyright: ignore
-            return
-        raise TraceError(
-            f"{type(module).__name__} was called on thread {threading.current_thread().name!r} while a trace "
-            "of its model is open on another. Call it when that is closed: `with model.lock:` waits for it."
-        )

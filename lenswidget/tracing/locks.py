@@ -1,10 +1,16 @@
 """One lock per model, held while a thread runs it, traces it or reads through it."""
 
+import os
+import queue
 import threading
+import time
 import weakref
 from typing import Any
 
 from torch import nn
+
+# How long a waiting thread sleeps before it looks whether the owner has died.
+_LOOK_S = 0.2
 
 
 class ModelLock:
@@ -15,7 +21,9 @@ class ModelLock:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        # a plain lock and a queue are left clean by an interrupt, which a `threading.Condition` is not
+        self._guard = threading.Lock()
+        self._freed: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._owner: threading.Thread | None = None
         self._holders: list[object] = []  # one for each `acquire` of the owner
 
@@ -29,13 +37,15 @@ class ModelLock:
         Returns:
             whether it was taken.
         """
-        me = threading.current_thread()
-        with self._changed:
-            if self._owner is not me and self._is_taken() and not (blocking and self._wait(timeout)):
+        end_s = time.monotonic() + timeout
+        while not self._take(holder):
+            remaining_s = _LOOK_S if timeout < 0 else end_s - time.monotonic()
+            if not blocking or remaining_s <= 0:
                 return False
-            if self._owner is not me:
-                self._owner, self._holders = me, []
-            self._holders.append(holder)
+            try:
+                self._freed.get(timeout=min(_LOOK_S, remaining_s))
+            except queue.Empty:
+                continue
         return True
 
     def release(self) -> None:
@@ -44,18 +54,22 @@ class ModelLock:
         Raises:
             RuntimeError: this thread does not hold the lock.
         """
-        with self._changed:
-            if self._owner is not threading.current_thread():
-                raise RuntimeError("The lock is held by another thread.")
+        with self._guard:
+            if self._owner is not threading.current_thread() or not self._holders:
+                raise RuntimeError("The lock is not held by this thread.")
             self._holders.pop()
-            self._notify_if_free()
+        self._notify()
 
     def release_all(self, holder: object) -> None:
         """Undo what was acquired for a holder, on any thread; if nothing was, do nothing."""
-        with self._changed:
-            if any(one is holder for one in self._holders):
-                self._holders = [one for one in self._holders if one is not holder]
-                self._notify_if_free()
+        with self._guard:
+            self._holders = [one for one in self._holders if one is not holder]
+        self._notify()
+
+    def renew(self) -> None:
+        """Replace what another thread may have held while the process was forked; for the child."""
+        self._guard = threading.Lock()
+        self._freed = queue.SimpleQueue()
 
     def __enter__(self) -> bool:
         holder = object()
@@ -68,34 +82,43 @@ class ModelLock:
     def __exit__(self, *_: Any) -> None:
         self.release()
 
-    def _notify_if_free(self) -> None:
-        if not self._holders:
-            self._owner = None
-            self._changed.notify()
-
-    def _is_taken(self) -> bool:
-        return self._owner is not None and self._owner.is_alive()
-
-    def _wait(self, timeout: float) -> bool:
-        # a thread that dies notifies no one: look for its death now and then
-        remaining = timeout
-        while self._is_taken():
-            if timeout >= 0 and remaining <= 0:
+    def _take(self, holder: object) -> bool:
+        me = threading.current_thread()
+        with self._guard:
+            if self._owner is me:
+                self._holders.append(holder)
+            elif not self._holders or self._owner is None or not self._owner.is_alive():
+                self._owner, self._holders = me, [holder]
+            else:
                 return False
-            slice_s = 0.2 if timeout < 0 else min(0.2, remaining)
-            self._changed.wait(slice_s)
-            remaining -= slice_s
         return True
+
+    def _notify(self) -> None:
+        if not self._holders and self._freed.empty():
+            self._freed.put(None)
 
 
 _locks: "weakref.WeakKeyDictionary[nn.Module, ModelLock]" = weakref.WeakKeyDictionary()
 _registry = threading.Lock()
+_knows_forks = False
 
 
 def lock_of(module: nn.Module) -> ModelLock:
     """The lock of a model: the same one for every object that traces it."""
+    global _knows_forks
     with _registry:
+        if not _knows_forks and hasattr(os, "register_at_fork"):  # not at import, which changes nothing
+            os.register_at_fork(after_in_child=_after_fork)
+            _knows_forks = True
         lock = _locks.get(module)
         if lock is None:
             lock = _locks[module] = ModelLock()
         return lock
+
+
+def _after_fork() -> None:
+    """In the child, where the other threads are gone: replace the locks that they may have held."""
+    global _registry
+    _registry = threading.Lock()
+    for lock in list(_locks.values()):
+        lock.renew()

@@ -1,5 +1,7 @@
 """The `with` block of a trace: what it sets up, and how all of it is removed, however the body ends."""
 
+import functools
+import os
 import threading
 from abc import abstractmethod
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from lenswidget.tracing.moments import CallOrder, ModuleRef, Moment
 from lenswidget.tracing.nnsight_names import hint_for
 from lenswidget.tracing.open_traces import OpenTrace, close_trace, open_trace
 from lenswidget.tracing.replay import ModelCall
-from lenswidget.tracing.save_method import take_save
+from lenswidget.tracing.save_method import take_save, traces_after_fork
 
 _NO_MODEL = nn.Module()
 _GONE: Any = None
@@ -80,6 +82,7 @@ class WithBlock(OpenTrace):
         if self._state != "new":
             raise TraceError("This trace has been entered before. Open another: `with model.trace(prompt):`.")
         try:
+            _register_after_fork()
             self._thread = threading.current_thread()
             self._lock.acquire(holder=self)
             may_draw = self._order.may_draw or self.root.training
@@ -151,3 +154,20 @@ class WithBlock(OpenTrace):
     def _check_open(self, asked: str) -> None:
         if self._state != "open" or threading.current_thread() is not self._thread:
             raise unavailable(asked, self._state)
+
+    def close_after_fork(self) -> None:
+        """In a forked child: close the trace if it was open on a thread that the child does not have."""
+        if self._thread is not threading.current_thread():
+            self._close()
+
+
+@functools.cache
+def _register_after_fork() -> None:
+    # with the first trace, not at import, which changes nothing
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_close_after_fork)
+
+
+def _close_after_fork() -> None:
+    for trace in traces_after_fork():
+        trace.close_after_fork()
