@@ -44,7 +44,8 @@ back = new().to(torch.bfloat16).to(torch.float32)
 missing = back.load_state_dict(new().state_dict())
 gap = (back(text).logits - new()(text).logits).abs().max().item()
 print("to bfloat16 and back, float32 weights loaded again:", missing, f"logits off by {gap:.2f}")
-assert loaded.model.rotary_emb.inv_freq.dtype == torch.float32 and cast.model.rotary_emb.inv_freq.dtype == torch.bfloat16
+assert loaded.model.rotary_emb.inv_freq.dtype == torch.float32
+assert cast.model.rotary_emb.inv_freq.dtype == torch.bfloat16
 assert changed[2048] > 0.1 > changed[64]
 assert gap > 1 and not any("rotary" in key for key in back.state_dict())
 END
