@@ -103,15 +103,9 @@ def _watched(hf_model: nn.Module) -> Recording:
     n_positions = seen.logits.shape[1] if seen.logits.ndim == 3 else 0
     if n_positions > seen.ids.shape[1]:
         raise AnatomyError(
-<<<<<<< HEAD
-            f"Asked to watch {name} run on {seen.ids.shape[1]} tokens, found logits of {n_positions}: "
-            "it puts virtual tokens of its own before the prompt, for which there are no columns. Use the model "
-            "without its learnt prompt; model.trace(...) works with it."
-=======
             f"Asked to watch {name} run on {seen.ids.shape[1]} tokens, found logits of {n_positions} "
             "positions: it puts virtual tokens of its own before the prompt, for which there are no columns. "
             "Use the model without its learnt prompt; model.trace(...) works with it."
->>>>>>> anatomy
         )
     return seen
 

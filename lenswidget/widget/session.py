@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 from lenswidget.checks import check_ids
 from lenswidget.errors import CellError, FidelityError, LensError, PromptError
@@ -287,5 +287,5 @@ def _named(lens: LensLike | str, lenses: Any) -> tuple[dict[str, Lens], str]:
         return named, "logit"
     if isinstance(lens, str) and lens in named:
         return named, lens
-    chosen = as_lens(lens)
+    chosen = as_lens(cast(Any, lens))
     return {chosen.name: chosen, **named}, chosen.name
