@@ -226,9 +226,10 @@ class LensWidget(ViewTraits, PageState):
         with self.hold_sync():
             self.set_trait("snapshot", self._snapshot())
             cell: Any = self.selection
-            self.selection = None
-            if self._has(cell):
-                self.selection = cell
+            if cell is not None and self._has(cell):
+                self._decode(**cell)
+            else:
+                self.selection = None
 
     def _snapshot(self) -> dict[str, Any]:
         """The whole grid where it is small; else as many of the newest columns as fit."""
