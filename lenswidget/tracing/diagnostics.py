@@ -123,9 +123,8 @@ def name_module(error: BaseException, root: nn.Module) -> None:
 
 def add_note(error: BaseException, note: str) -> None:
     """Add a line to what is printed of an error, once."""
-    notes: list[str] = getattr(error, "__notes__", [])
-    if note not in notes:
-        error.__notes__ = [*notes, note]  # type: ignore[attr-defined]  # add_note, which Python 3.10 lacks
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
 
 
 def path_of(root: nn.Module, module: nn.Module) -> str | None:
