@@ -7,6 +7,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from lenswidget.anatomy.anatomy import Anatomy
 from lenswidget.anatomy.block_sites import BlockSites, edit_for, sum_of
 from lenswidget.anatomy.decomposition import HookPoint, Part
 from lenswidget.checks import is_integer
@@ -26,13 +27,14 @@ class Layers:
         model: a `LanguageModel`.
     """
 
-    __slots__ = ("_model",)
+    __slots__ = ("_anatomy", "_model")
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._anatomy: Anatomy = model.anatomy  # once: each look compares the model with what it was
 
     def __len__(self) -> int:
-        return self._model.anatomy.n_layers
+        return self._anatomy.n_layers
 
     @overload
     def __getitem__(self, index: int) -> "Layer": ...
@@ -49,22 +51,22 @@ class Layers:
             for bound in (index.start, index.stop):
                 if bound is not None and not (is_integer(bound) and bound >= 0):
                     return [self[bound]]  # which refuses it
-            return [Layer(self._model, i) for i in range(len(self))[index]]
+            return [Layer(self._model, self._anatomy, i) for i in range(len(self))[index]]
         n = len(self)
         if not is_integer(index) or not 0 <= index < n:
             raise CellError(
                 f"Asked for layer {index!r} of {n}. Use 0 to {n - 1}; layers.embed is the stream below "
                 "layer 0."
             )
-        return Layer(self._model, operator.index(index))
+        return Layer(self._model, self._anatomy, operator.index(index))
 
     def __iter__(self) -> "Iterator[Layer]":
-        return (Layer(self._model, i) for i in range(len(self)))
+        return (Layer(self._model, self._anatomy, i) for i in range(len(self)))
 
     @property
     def offered(self) -> tuple[str, ...]:
         """The sites that some layer offers, in the order of the stream."""
-        offered = {site for layer in self for site in layer.offered}
+        offered = {site for sites in self._anatomy.sites for site in sites.offered}
         return tuple(site for site in SITES if site in offered)
 
     @property
@@ -77,7 +79,7 @@ class Layers:
         self[0].resid_pre = states
 
     def __repr__(self) -> str:
-        return f"<Layers of {self._model.anatomy.model_class}: 0 to {len(self) - 1}>"
+        return f"<Layers of {self._anatomy.model_class}: 0 to {len(self) - 1}>"
 
 
 class Layer:
@@ -99,9 +101,8 @@ class Layer:
 
     __slots__ = ("_anatomy", "_model", "_node", "block", "call", "index")
 
-    def __init__(self, model: Any, index: int) -> None:
-        self._model, self.index = model, index
-        self._anatomy = model.anatomy
+    def __init__(self, model: Any, anatomy: Anatomy, index: int) -> None:
+        self._model, self._anatomy, self.index = model, anatomy, index
         self.block, self.call, path = self._anatomy.rows[index]
         self._node = model.get(path)
         if self._anatomy.n_calls[self.block] > 1:
@@ -111,7 +112,7 @@ class Layer:
     def calls(self) -> "list[Layer]":
         """The layers of the same block, in the order of its calls: one, unless blocks run in a loop."""
         rows = self._anatomy.rows
-        return [Layer(self._model, i) for i, row in enumerate(rows) if row.block == self.block]
+        return [Layer(self._model, self._anatomy, i) for i, row in enumerate(rows) if row.block == self.block]
 
     @property
     def resid_pre(self) -> Tensor:

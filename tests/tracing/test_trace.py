@@ -382,10 +382,12 @@ def test_stop_ends_the_forward_and_keeps_what_was_read(counted):
     model, module, x = counted
     with model.trace(x) as tracer:
         read = model.blocks[1].output
-        tracer.stop()
-        assert model.blocks[1].output is read
-        with pytest.raises(TraceError, match="was stopped"):
-            _ = model.blocks[2].output
+        try:
+            tracer.stop()
+        finally:  # all of the body that still runs
+            assert model.blocks[1].output is read
+            with pytest.raises(TraceError, match="was stopped"):
+                _ = model.blocks[2].output
     assert module.runs[2:] == [0] * 4
     assert n_hooks(module) == 0
 
