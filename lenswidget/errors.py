@@ -9,7 +9,7 @@ class LensError(Exception):
 
 
 class ModelError(LensError, ValueError):
-    """A model or tokenizer that cannot be loaded, or something given for one that is none."""
+    """A model or tokenizer that cannot be loaded or used, or a model that changed after a run."""
 
 
 class PromptError(LensError, ValueError):
@@ -38,6 +38,10 @@ class FidelityWarning(UserWarning):
 
 class LensMismatchError(LensError, ValueError):
     """A fitted lens that belongs to another model."""
+
+
+class LensMismatchWarning(UserWarning):
+    """A fitted lens whose model or texts differ from those it is used with, though it can be read."""
 
 
 class LensFileError(LensError, ValueError):

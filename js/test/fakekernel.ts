@@ -1,133 +1,91 @@
-import type { ArrayDtype, Card, Label, ReadoutHeader, RunInfo, Traits } from "../src/protocol.ts";
-import { DEFAULTS } from "../src/state.ts";
-import type { HostModel } from "../src/transport.ts";
+import type { Card, CardRef, CellRef, Incoming, RunInfo } from "../src/kernel/protocol.ts";
+import { DEFAULTS, type Traits } from "../src/kernel/traits.ts";
+import type { HostModel } from "../src/kernel/transport.ts";
+import { D_VOCAB, type FakeRead, fakeCard, fakeReadout, labelOf, order, VOCABULARY } from "./fakenumbers.ts";
 
-/** A kernel that speaks the protocol from made-up numbers, which are a pure function of the cell. */
 export interface FakeOptions {
   readonly n_layers?: number;
   readonly words?: readonly string[];
   readonly delay_ms?: number;
   readonly k?: number;
-  /** Positions in the snapshot; the rest must be read. */
+  /** Positions in the snapshot; the page must read the rest. */
   readonly n_snapshot?: number;
+  /** Model inputs that came with the first prompt. */
+  readonly extras?: readonly string[];
   readonly traits?: Partial<Traits>;
 }
 
-const VOCABULARY = [
-  "<|im_start|>",
-  "␣the",
-  "␣Paris",
-  "Paris",
-  "␣paris",
-  "␣city",
-  "␣of",
-  "␣in",
-  "⏎",
-  "E2 82",
-  "日本",
-  "␣שלום",
-  "🙂",
-  "<img src=x onerror=alert(1)>",
-  "␣Eiffel",
-  "␣Tower",
-  "␣is",
-  "The",
-  "␣France",
-  "␣London",
-  "␣capital",
-  "␣a",
-  "␣located",
-  ",",
-  ".",
-  "␣and",
-  "␣heart",
-  "␣internationalisation",
-] as const;
-export const D_VOCAB = VOCABULARY.length;
+const PROMPT = "The Eiffel Tower is in the city of";
+const WORDS = ["<|im_start|>", "The", "␣Eiffel", "␣Tower", "␣is", "␣in", "␣the", "␣city", "␣of"];
 
-export function labelOf(id: number): Label {
-  const text = VOCABULARY[id] ?? `#${id}`;
-  if (id === 0) return [text, "special", text];
-  if (text === "⏎") return [text, "space", "\n"];
-  if (text === "E2 82") return [text, "bytes", "e282"];
-  return [text, id < D_VOCAB ? "text" : "none", text.replaceAll("␣", " ")];
+/** A reply, with what the kernel does after it is sent. */
+interface Answer {
+  readonly value: unknown;
+  readonly buffers?: readonly DataView[];
+  readonly after?: () => void;
 }
 
-function noise(...keys: number[]): number {
-  let x = 2166136261;
-  for (const key of keys) x = Math.imul(x ^ (key + 0x9e37), 16777619) ^ (x >>> 13);
-  return ((x >>> 0) % 10007) / 10007;
+class Refusal extends Error {
+  constructor(
+    readonly type: string,
+    message: string,
+  ) {
+    super(message);
+  }
 }
 
-/** Log-probs over the vocabulary of one cell; deeper cells are surer. */
-export function logProbs(
-  run_seed: number,
-  layer: number,
-  position: number,
-  n_layers: number,
-  temperature = 1,
-): number[] {
-  const depth = (layer + 1) / n_layers;
-  const favourite = Math.floor(noise(run_seed, position) * (D_VOCAB - 1)) + 1;
-  const logits = VOCABULARY.map(
-    (_, id) =>
-      (4 * noise(id, position, Math.floor(layer / 3)) + (id === favourite ? 9 * depth ** 2 : 0)) /
-      temperature,
-  );
-  const total = Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0));
-  return logits.map((x) => x - total);
-}
+const isEqual = (a: unknown, b: unknown) => a === b || JSON.stringify(a) === JSON.stringify(b);
 
+/** A kernel and a host's model that speak the protocol. Its numbers are made up, and follow from run and cell. */
 export class FakeKernel implements HostModel {
   readonly values: Record<string, unknown>;
   readonly sent: { id: string; kind: string; [field: string]: unknown }[] = [];
+  /** A silent kernel answers nothing. */
   isSilent = false;
-  private readonly callbacks = new Map<string, Set<(...args: never[]) => void>>();
-  private n_runs = 0;
-  private readonly n_layers: number;
-  private readonly delay_ms: number;
+  readonly #callbacks = new Map<string, Set<(...args: never[]) => void>>();
+  readonly #runs = new Map<string, RunInfo>();
+  /** Traits that the page set and has not saved. */
+  readonly #unsaved = new Set<string>();
+  readonly #n_layers: number;
+  readonly #options: FakeOptions;
 
-  constructor(private readonly options: FakeOptions = {}) {
-    this.n_layers = options.n_layers ?? 12;
-    this.delay_ms = options.delay_ms ?? 0;
-    this.values = {
-      ...DEFAULTS,
-      k: options.k ?? 5,
-      prompt: "The Eiffel Tower is in the city of",
-      ...options.traits,
-    };
-    this.start();
+  constructor(options: FakeOptions = {}) {
+    this.#options = options;
+    this.#n_layers = options.n_layers ?? 12;
+    this.values = { ...DEFAULTS, k: options.k ?? 5, prompt: PROMPT, ...options.traits };
+    Object.assign(this.values, this.#start(this.values.prompt as string, options.extras ?? []));
   }
 
+  /** The run that the widget shows. */
   get run(): RunInfo {
     return this.values.run as RunInfo;
   }
 
-  private start(): void {
-    const words = this.options.words ?? [
-      "<|im_start|>",
-      "The",
-      "␣Eiffel",
-      "␣Tower",
-      "␣is",
-      "␣in",
-      "␣the",
-      "␣city",
-      "␣of",
-    ];
+  #fakeRun(run_id: string) {
+    const { id, n_layers } = this.#runs.get(run_id) as RunInfo;
+    return { id, n_layers, seed: 1 + Number(id.slice(3)) };
+  }
+
+  /** Run a prompt; the traits that follow from it. */
+  #start(prompt: string | readonly number[], extras: readonly string[]): Partial<Traits> {
+    const words = this.#options.words ?? WORDS;
     const tokens = words.map((word) => Math.max(0, VOCABULARY.indexOf(word as never)));
-    const next = this.order(this.n_layers - 1, tokens.length - 1)[0];
-    this.values.run = {
-      id: `run${this.n_runs++}`,
-      prompt: this.values.prompt,
+    const id = `run${this.#runs.size}`;
+    const seed = 1 + this.#runs.size;
+    const next = order({ id, seed, n_layers: this.#n_layers }, this.#n_layers - 1, tokens.length - 1)[0];
+    const run: RunInfo = {
+      id,
+      prompt: typeof prompt === "string" ? prompt : words.join(""),
+      is_text: typeof prompt === "string",
+      extras,
       model: "SmolLM2-135M-Instruct",
       dtype: "float32",
       quantization: null,
-      n_layers: this.n_layers,
+      n_layers: this.#n_layers,
       d_vocab: D_VOCAB,
       tokens,
       labels: Object.fromEntries([...tokens, next?.id ?? 0].map((id) => [id, labelOf(id)])),
-      next,
+      next: next ?? { id: 0, log_prob: 0 },
       special: tokens.map((id) => id === 0),
       sites: ["resid_post", "resid_mid"],
       lenses: ["logit"],
@@ -139,154 +97,46 @@ export class FakeKernel implements HostModel {
         text: "Last row equals the model’s own logits within 1.2e-05 at 9 positions.",
       },
     };
-    const n = Math.min(this.options.n_snapshot ?? 64, tokens.length);
-    const layers = Array.from({ length: this.n_layers + 1 }, (_, row) => row - 1);
-    const positions = Array.from({ length: n }, (_, i) => tokens.length - n + i);
-    const { header, buffers } = this.readout({
-      layers,
-      positions,
-      site: "resid_post",
-      lens: "logit",
-      k: this.values.k as number,
+    this.#runs.set(id, run);
+    return { run, prompt, snapshot: this.#snapshot(run) };
+  }
+
+  #snapshot({ id, tokens }: RunInfo) {
+    const { site, lens, k } = this.values as unknown as Traits;
+    const n = Math.min(this.#options.n_snapshot ?? 64, tokens.length);
+    return this.readout({
+      run_id: id,
+      layers: Array.from({ length: this.#n_layers + 1 }, (_, row) => row - 1),
+      positions: Array.from({ length: n }, (_, i) => tokens.length - n + i),
+      site,
+      lens,
+      k,
       track: [],
       metrics: ["entropy"],
     });
-    this.values.snapshot = { header, buffers };
   }
 
-  private order(layer: number, position: number, temperature = 1) {
-    const log_probs = logProbs(1, layer, position, this.n_layers, temperature);
-    return log_probs.map((log_prob, id) => ({ id, log_prob })).sort((a, b) => b.log_prob - a.log_prob);
+  readout({ run_id = this.run.id, ...asked }: FakeRead & { run_id?: string }) {
+    return fakeReadout(this.#fakeRun(run_id), asked);
   }
 
-  readout(ask: {
-    layers: number[];
-    positions: number[];
-    site: string;
-    lens: string;
-    k: number;
-    track: number[];
-    metrics: string[];
-  }) {
-    const cells = ask.layers.flatMap((layer) => ask.positions.map((position) => ({ layer, position })));
-    const orders = cells.map(({ layer, position }) => this.order(layer, position));
-    const k = Math.min(ask.k, D_VOCAB);
-    const named: [string, ArrayDtype, number[], number[]][] = [
-      ["ids", "int32", orders.flatMap((order) => order.slice(0, k).map(({ id }) => id)), [k]],
-      [
-        "log_probs",
-        "float32",
-        orders.flatMap((order) => order.slice(0, k).map(({ log_prob }) => log_prob)),
-        [k],
-      ],
-    ];
-    const entropy = (order: { log_prob: number }[]) =>
-      -order.reduce((sum, { log_prob: x }) => sum + x * Math.exp(x), 0);
-    if (ask.metrics.includes("entropy")) named.push(["entropy_nats", "float32", orders.map(entropy), []]);
-    if (ask.metrics.includes("agrees"))
-      named.push([
-        "agrees",
-        "uint8",
-        cells.map(({ position }, i) =>
-          Number(orders[i]?.[0]?.id === this.order(this.n_layers - 1, position)[0]?.id),
-        ),
-        [],
-      ]);
-    if (ask.metrics.includes("kl"))
-      named.push([
-        "kl_from_final",
-        "float32",
-        cells.map(({ layer }) => 6 * (1 - (layer + 1) / this.n_layers)),
-        [],
-      ]);
-    if (ask.track.length) {
-      const ranks = orders.flatMap((order) =>
-        ask.track.map((id) => order.findIndex((token) => token.id === id)),
-      );
-      named.push([
-        "tracked_log_probs",
-        "float32",
-        orders.flatMap((order, i) =>
-          ask.track.map((_, t) => order[ranks[i * ask.track.length + t] ?? 0]?.log_prob ?? 0),
-        ),
-        [ask.track.length],
-      ]);
-      named.push(["tracked_ranks", "int32", ranks, [ask.track.length]]);
-    }
-    const shape = [ask.layers.length, ask.positions.length];
-    const header: ReadoutHeader = {
-      run_id: this.run.id,
-      site: ask.site,
-      lens: ask.lens,
-      k,
-      layers: ask.layers,
-      positions: ask.positions,
-      tracked_ids: ask.track,
-      arrays: named.map(([name, dtype, , tail]) => ({ name, dtype, shape: [...shape, ...tail] })),
-      labels: Object.fromEntries(VOCABULARY.map((_, id) => [id, labelOf(id)])),
-    };
-    const buffers = named.map(
-      ([, dtype, values]) =>
-        new DataView(
-          (dtype === "int32"
-            ? Int32Array.from(values)
-            : dtype === "uint8"
-              ? Uint8Array.from(values)
-              : Float32Array.from(values)
-          ).buffer,
-        ),
-    );
-    return { header, buffers };
+  card({
+    run_id = this.run.id,
+    ...asked
+  }: Required<CardRef> & { track: readonly number[]; run_id?: string }) {
+    const { layer, position, site, lens, k, temperature, track } = asked;
+    return fakeCard(this.#fakeRun(run_id), { layer, position, site, lens, k, temperature, track });
   }
 
-  card(ask: {
-    layer: number;
-    position: number;
-    site: string;
-    lens: string;
-    k: number;
-    temperature: number;
-    track: number[];
-  }): Card {
-    const order = this.order(ask.layer, ask.position, ask.temperature);
-    const below = ask.layer < 0 ? null : this.order(ask.layer - 1, ask.position);
-    const rank = (where: { id: number }[] | null, id: number) =>
-      where?.findIndex((token) => token.id === id) ?? null;
-    const top = order.slice(0, ask.k);
-    const moved = order.map(({ id, log_prob }) => ({
-      id,
-      label: labelOf(id),
-      delta: log_prob - (below?.find((token) => token.id === id)?.log_prob ?? log_prob),
-    }));
-    moved.sort((a, b) => b.delta - a.delta);
-    return {
-      run_id: this.run.id,
-      layer: ask.layer,
-      position: ask.position,
-      site: ask.site,
-      lens: ask.lens,
-      k: ask.k,
-      temperature: ask.temperature,
-      ids: top.map(({ id }) => id),
-      labels: top.map(({ id }) => labelOf(id)),
-      log_probs: top.map(({ log_prob }) => log_prob),
-      logits: top.map(({ log_prob }) => log_prob + 20),
-      entropy_nats: -order.reduce((sum, { log_prob: x }) => sum + x * Math.exp(x), 0),
-      rank_below: top.map(({ id }) => rank(below, id)),
-      layer_below: ask.layer < 0 ? null : ask.layer - 1,
-      promoted: below ? moved.slice(0, 5) : [],
-      suppressed: below ? moved.slice(-5).reverse() : [],
-      tracked: ask.track.map((id) => ({
-        id,
-        rank: rank(order, id) ?? 0,
-        log_prob: order.find((token) => token.id === id)?.log_prob ?? 0,
-      })),
-    };
+  /** The card of a cell as the grid is read. */
+  decoded(cell: CellRef): Card {
+    const { site, lens, card_k: k } = this.values as unknown as Traits;
+    return this.card({ ...cell, site, lens, k, temperature: 1, track: [] });
   }
 
-  private answer(
-    message: Record<string, unknown>,
-  ): { value: unknown; buffers?: DataView[] } | { error: { type: string; message: string } } {
+  #answer(message: Record<string, unknown>): Answer {
+    if ("run_id" in message && !this.#runs.has(String(message.run_id)))
+      throw new Refusal("CellError", "This widget has let go of that run. Ask about a run that it has.");
     switch (message.kind) {
       case "read": {
         const { header, buffers } = this.readout(message as never);
@@ -294,24 +144,12 @@ export class FakeKernel implements HostModel {
       }
       case "decode": {
         const card = this.card(message as never);
-        if (message.select !== false)
-          this.change({ selection: { layer: card.layer, position: card.position }, decoded: card });
-        return { value: card };
+        const selection = { layer: card.layer, position: card.position };
+        const select = () => this.change({ decoded: card, selection });
+        return { value: card, ...(message.select ? { after: select } : {}) };
       }
-      case "run": {
-        if (!message.prompt)
-          return {
-            error: { type: "PromptError", message: "The prompt is empty. Type at least one character." },
-          };
-        this.values.prompt = message.prompt;
-        this.start();
-        this.change({
-          prompt: this.values.prompt as string,
-          run: this.values.run as RunInfo,
-          snapshot: this.values.snapshot as never,
-        });
-        return { value: { run_id: this.run.id } };
-      }
+      case "run":
+        return { value: { run_id: this.#run(message) } };
       case "search": {
         const wanted = String(message.text).trim().toLowerCase();
         const ids = VOCABULARY.map((_, id) => id).filter((id) =>
@@ -326,41 +164,100 @@ export class FakeKernel implements HostModel {
     }
   }
 
-  /** Traits change in the kernel. */
+  /** Run a text, or the inputs of an earlier run; the traits change before the reply. */
+  #run({ prompt, again }: { readonly prompt?: unknown; readonly again?: unknown }): string {
+    const earlier = this.#runs.get(String(again));
+    if (!earlier && !prompt)
+      throw new Refusal("PromptError", "The prompt is empty. Type at least one character.");
+    const { is_text, tokens } = earlier ?? { is_text: true, tokens: [] };
+    const traits = this.#start(is_text ? (earlier?.prompt ?? String(prompt)) : tokens, earlier?.extras ?? []);
+    const { selection } = this.values as unknown as Traits;
+    this.values.run = traits.run;
+    this.change({ ...traits, decoded: selection && this.decoded(selection) });
+    return this.run.id;
+  }
+
+  /** Python sets the selection: two messages, as traitlets sends them. */
+  select(selection: CellRef | null): void {
+    this.change({ selection });
+    this.change({ decoded: selection && this.decoded(selection) });
+  }
+
+  /** Traits change in the kernel; the host tells the page of those whose value is another one. */
   change(traits: Partial<Traits>): void {
-    Object.assign(this.values, traits);
-    for (const name of Object.keys(traits)) this.emit(`change:${name}`);
+    const news = Object.entries(traits).filter(
+      ([name, value]) => name === "run" || !isEqual(this.values[name], value),
+    );
+    Object.assign(this.values, Object.fromEntries(news));
+    for (const [name] of news) this.emit(`change:${name}`);
   }
 
   emit(event: string, ...args: unknown[]): void {
-    for (const callback of this.callbacks.get(event) ?? []) callback(...(args as never[]));
+    for (const callback of this.#callbacks.get(event) ?? []) callback(...(args as never[]));
   }
 
   get(name: string): unknown {
     return this.values[name];
   }
+
+  /** The page sets a trait: as with any model of a host, its views hear of that too. */
   set(name: string, value: unknown): void {
+    this.#unsaved.add(name);
+    if (isEqual(this.values[name], value)) return;
     this.values[name] = value;
+    this.emit(`change:${name}`);
   }
-  save_changes(): void {}
+
+  /** The kernel hears of what the page set, and follows. */
+  save_changes(): void {
+    const names = new Set(this.#unsaved);
+    this.#unsaved.clear();
+    if (this.isSilent) return;
+    setTimeout(() => {
+      const { selection, decoded } = this.values as unknown as Traits;
+      const isRead = names.has("site") || names.has("lens");
+      if (isRead) this.change({ snapshot: this.#snapshot(this.run) });
+      const isDecoded =
+        decoded &&
+        selection &&
+        isEqual([decoded.layer, decoded.position], [selection.layer, selection.position]);
+      if (!selection) this.change({ decoded: null });
+      else if (isRead || !isDecoded) this.change({ decoded: this.decoded(selection) });
+    }, this.#options.delay_ms ?? 0);
+  }
+
   send(content: unknown): void {
     const message = content as { id: string; kind: string };
     this.sent.push(message);
-    if (this.isSilent) return;
-    const reply = () => {
-      const { buffers, ...answer } = { buffers: [] as DataView[], ...this.answer(message) };
-      this.emit("msg:custom", { id: message.id, ...answer }, buffers);
-    };
-    setTimeout(reply, this.delay_ms);
+    if (!this.isSilent) setTimeout(() => this.reply(message), this.#options.delay_ms ?? 0);
   }
+
+  /** Answer a message now. */
+  reply(message: { id: string; kind: string }): void {
+    let answer: Answer = { value: {} };
+    let error: { type: string; message: string } | null = null;
+    try {
+      answer = this.#answer(message);
+    } catch (refusal) {
+      const { type, message } = refusal as Refusal;
+      error = { type, message };
+    }
+    const { value, buffers = [], after } = answer;
+    const { id } = message;
+    this.emit("msg:custom", (error ? { id, error } : { id, value }) satisfies Incoming, buffers);
+    after?.();
+  }
+
   on(event: string, callback: (...args: never[]) => void): void {
-    const set = this.callbacks.get(event) ?? new Set();
-    this.callbacks.set(event, set.add(callback));
+    const set = this.#callbacks.get(event) ?? new Set();
+    this.#callbacks.set(event, set.add(callback));
   }
+
   off(event: string, callback: (...args: never[]) => void): void {
-    this.callbacks.get(event)?.delete(callback);
+    this.#callbacks.get(event)?.delete(callback);
   }
+
   n_listeners(): number {
-    return [...this.callbacks.values()].reduce((sum, set) => sum + set.size, 0);
+    return [...this.#callbacks.values()].reduce((sum, set) => sum + set.size, 0);
   }
 }

@@ -1,8 +1,7 @@
 """The Jacobian lens: a stream is carried to the last block by the average effect that it has there."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lenswidget.errors import LensFileError, LensMismatchError
+from lenswidget.anatomy.protocol import ReadableModel, check_is_model
+from lenswidget.anatomy.tail import Tail
+from lenswidget.errors import LensMismatchError, UnknownLensError
+from lenswidget.lenses.fit_texts import Texts, fitting
+from lenswidget.lenses.jacobian_file import Parts, check_matrices, from_payload, save_payload
 from lenswidget.lenses.jacobian_fit import Fit
-from lenswidget.lenses.lens_file import as_path, load_pickled, read, write
+from lenswidget.lenses.jacobian_merge import merge
+from lenswidget.lenses.lens_file import DAMAGE, as_path, damaged, load_pickled, located, read, write
 from lenswidget.lenses.provenance import UNKNOWN, Provenance, check_model, check_states
+from lenswidget.lenses.report import LensReport, report
 from lenswidget.progress import Progress
 
 
@@ -70,12 +75,22 @@ class JacobianLens:
         """The same lens with its matrices on a device, so that a read does not copy them there."""
         return replace(self, matrices={layer: matrix.to(device) for layer, matrix in self.matrices.items()})
 
-    def check(self, model: Any) -> None:
+    def check(self, model: ReadableModel | Tail) -> None:
         """Refuses a `LanguageModel` that this lens was not fitted to.
 
         Raises:
-            LensMismatchError: width, number of layers or unembed differ.
+            LensMismatchError: width, number of layers, target layer or unembed differ.
         """
+        check_is_model(model, "A lens")
+        n_layers, target = model.anatomy.n_layers, self.provenance.settings.get("target_layer")
+        if isinstance(target, int) and self.d_model == model.anatomy.d_model:
+            target += n_layers * (target < 0)
+            if target != n_layers - 1:
+                raise LensMismatchError(
+                    f"This {self.name} lens carries states to layer {target}, but the last of the model's "
+                    f"{n_layers} layers is {n_layers - 1}, and the tail reads that one only. Load the lens "
+                    "of this model, or fit one to its last layer."
+                )
         check_model(self, model)
         beyond = [layer for layer in self.matrices if layer >= model.anatomy.n_layers - 1]
         if beyond:
@@ -84,16 +99,21 @@ class JacobianLens:
                 f"{model.anatomy.n_layers} layers needs none; it belongs to a deeper model."
             )
 
+    def report(self, model: ReadableModel, texts: Texts, **options: Any) -> LensReport:
+        """How well it reads a model on texts, by layer; see `lenswidget.lenses.report.report`."""
+        return report(self, model, texts, **options)
+
     @classmethod
     def fit(
         cls,
-        model: Any,
-        texts: Iterable[Any],
+        model: ReadableModel,
+        texts: Texts,
         *,
         layers: Sequence[int] | None = None,
         skip_first: int = 16,
         max_tokens: int = 128,
         rows: int | None = None,
+        add_bos: bool | None = None,
         checkpoint: str | Path | None = None,
         progress: Progress = True,
     ) -> "JacobianLens":
@@ -110,36 +130,66 @@ class JacobianLens:
             skip_first: positions left out at the start of each text.
             max_tokens: texts are cut to this length.
             rows: rows of each `J_l` per backward pass; memory grows with it. Chosen by size unless given.
+            add_bos: whether strings get the tokenizer's BOS token in front; None for what the tokenizer does.
+                Token ids are taken as they are.
             checkpoint: a file to resume from if it is there, and kept up to date; the resumed fit equals
                 an uninterrupted one bit for bit.
             progress: True for a tqdm bar, a function `(done, total)` of backward passes, or False.
         Raises:
             LensError: a number below 1; `skip_first` may be 0.
             CellError: a layer that the model does not have, or its last.
-            PromptError: no text is long enough.
+            PromptError: no text is long enough, or `add_bos` asks for a token that is not there.
             LensMismatchError: the checkpoint is of another model, other texts or other settings.
         """
-        fit = Fit.prepare(model, texts, layers, skip_first, max_tokens, rows, checkpoint).run(progress)
-        return cls(fit.means, fit.n_done, model.anatomy.n_layers, fit.provenance)
+        with fitting(model):
+            fit = Fit.prepare(model, texts, layers, skip_first, max_tokens, rows, checkpoint, add_bos)
+            fit.run(progress)
+            return cls(fit.means, fit.n_done, model.anatomy.n_layers, fit.provenance)
 
     @classmethod
-    def load(cls, path: str | Path, model: Any = None) -> "JacobianLens":
+    def merge(cls, lenses: Iterable["JacobianLens"]) -> "JacobianLens":
+        """One lens from several that were fitted on parts of the texts: their mean by numbers of texts.
+
+        Up to rounding it is the lens of one fit on all the texts, so a fit can be spread over machines.
+
+        Raises:
+            LensError: no lenses, or one that does not say how many texts it is the mean of.
+            LensMismatchError: their models, layers or settings differ, or a text is in two of them.
+            UnknownLensError: something else than a Jacobian lens.
+        """
+        given: Any = lenses
+        listed: list[Any] = list(given) if isinstance(given, Iterable) else [given]
+        for lens in listed:
+            if not isinstance(lens, JacobianLens) or given is lens:
+                raise UnknownLensError(f"Asked to merge {lens!r:.80}; pass a list of Jacobian lenses.")
+        found = merge([Parts(one.matrices, one.n_prompts, one.n_layers, one.provenance) for one in listed])
+        return cls(found.matrices, found.n_prompts, found.n_layers, found.provenance, listed[0].name)
+
+    @classmethod
+    def load(cls, path: str | Path, model: ReadableModel | None = None) -> "JacobianLens":
         """From a file that `save` wrote, a published artifact, or the checkpoint of an interrupted fit.
 
         Args:
-            path: a `.safetensors` file, or a `torch.save`d one (read with `weights_only=True`).
+            path: a `.safetensors` file, a `torch.save`d one (read with `weights_only=True`), or a folder that
+                holds either as `lens.safetensors` or `lens.pt`.
             model: the `LanguageModel` to read with; given, a lens of another model is refused now.
         Raises:
             LensFileError: missing, or not a Jacobian lens.
             LensMismatchError: fitted to another model.
         """
-        path = as_path(path)
+        path = located(path)
         if path.suffix == ".safetensors":
             tensors, provenance, own = read(path, "jacobian")
-            matrices = {int(name): matrix.float() for name, matrix in tensors.items()}
-            lens = cls(matrices, own["n_prompts"], own["n_layers"], provenance)
+            try:
+                matrices = {int(name): matrix.float() for name, matrix in tensors.items()}
+                check_matrices(matrices)
+                n_prompts, n_layers = int(own["n_prompts"]), own["n_layers"]
+                lens = cls(matrices, n_prompts, None if n_layers is None else int(n_layers), provenance)
+            except DAMAGE as error:
+                raise damaged(path, error) from error
         else:
-            lens = _from_payload(path, load_pickled(path))
+            found = from_payload(path, load_pickled(path))
+            lens = cls(found.matrices, found.n_prompts, found.n_layers, found.provenance)
         if model is not None:
             lens.check(model)
             lens = replace(lens, n_layers=model.anatomy.n_layers)
@@ -151,6 +201,8 @@ class JacobianLens:
         Args:
             path: `.safetensors`, or `.pt` for the published artifact format.
             dtype: of the stored matrices; published ones are float16, which rounds them.
+        Raises:
+            LensFileError: it cannot be written; a file that was there is as it was.
         """
         matrices = {layer: matrix.detach().cpu().to(dtype) for layer, matrix in sorted(self.matrices.items())}
         path = as_path(path)
@@ -159,42 +211,14 @@ class JacobianLens:
             own = {"n_prompts": self.n_prompts, "n_layers": self.n_layers}
             write(path, "jacobian", named, self.provenance, **own)
             return
-        metadata: dict[str, Any] = {"lenswidget": json.dumps(asdict(self.provenance))}
+        provenance = self.provenance
         if self.n_layers is not None:
-            metadata["target_layer"] = self.n_layers - 1
+            settings = {**provenance.settings, "target_layer": self.n_layers - 1}
+            provenance = replace(provenance, settings=settings)
         payload = {
             "J": matrices,
             "n_prompts": self.n_prompts,
             "source_layers": list(matrices),
             "d_model": self.d_model,
-            "metadata": metadata,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(payload, path)
-
-
-def _from_payload(path: Path, payload: Any) -> JacobianLens:
-    """A published artifact (`J`), or a fit's checkpoint (`jacobian_sum` over `n_done` texts)."""
-    try:
-        if "J" in payload:
-            n_prompts = int(payload.get("n_prompts", 0))
-            matrices = {int(layer): matrix.float() for layer, matrix in payload["J"].items()}
-        else:
-            n_prompts = int(payload["n_done"])
-            sums = payload["jacobian_sum"].items()
-            matrices = {int(layer): matrix.float() / n_prompts for layer, matrix in sums}
-        d_model = int(payload.get("d_model", next(iter(matrices.values())).shape[-1]))
-        if any(matrix.shape != (d_model, d_model) for matrix in matrices.values()):
-            raise ValueError(f"its matrices are not all {d_model} x {d_model}")
-        metadata = dict(payload.get("metadata") or {})
-        own = metadata.pop("lenswidget", None)
-        target = metadata.get("target_layer", payload.get("target_layer"))
-        n_layers = None if target is None else int(target) + 1
-    except (AttributeError, KeyError, TypeError, ValueError, StopIteration, ZeroDivisionError) as error:
-        raise LensFileError(
-            f"{path} holds no Jacobian lens ({error!r}): expected a dict with "
-            "J {layer: [d_model, d_model]}, n_prompts, source_layers and d_model."
-        ) from error
-    model = str(metadata.get("model_name", ""))
-    provenance = Provenance(model=model, n_texts=n_prompts, settings=metadata)
-    return JacobianLens(matrices, n_prompts, n_layers, Provenance.from_json(own) if own else provenance)
+        save_payload(path, payload, provenance)

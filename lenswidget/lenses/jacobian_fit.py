@@ -1,23 +1,22 @@
 """Fitting a Jacobian lens: exact rows by one-hot cotangents in batches, summed over texts, resumable."""
 
-import json
-import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lenswidget.anatomy.protocol import check_is_model
+from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.checks import integers
-from lenswidget.errors import AnatomyError, CellError, LensMismatchError, PromptError
-from lenswidget.lenses.fit_texts import check_settings, encode, frozen
+from lenswidget.errors import AnatomyError, CellError, LensFileError, LensMismatchError, PromptError
+from lenswidget.lenses.fit_texts import Texts, check_settings, encode, frozen, have_bos
+from lenswidget.lenses.jacobian_file import from_payload, save_payload
 from lenswidget.lenses.lens_file import as_path, load_pickled
-from lenswidget.lenses.provenance import Provenance, ids_digest, model_name
+from lenswidget.lenses.provenance import Provenance, ids_digest, model_name, text_digests
 from lenswidget.models.hf_model import uncached
 from lenswidget.progress import Progress, counted
 from lenswidget.tolerances import TEXTS_TOGETHER
@@ -39,7 +38,7 @@ class Graph(NamedTuple):
 class Fit:
     """A fit under way: what is asked, and the running sums."""
 
-    model: Any
+    model: ReadableModel
     ids: list[Tensor]
     layers: list[int]
     skip_first: int
@@ -54,21 +53,21 @@ class Fit:
     @classmethod
     def prepare(
         cls,
-        model: Any,
-        texts: Iterable[Any],
+        model: ReadableModel,
+        texts: Texts,
         layers: Sequence[int] | None,
         skip_first: int,
         max_tokens: int,
         rows: int | None,
         checkpoint: str | Path | None,
+        add_bos: bool | None = None,
     ) -> "Fit":
         """Everything that can be refused is refused here, before the first forward."""
-        check_is_model(model, "A lens")
         check_settings(1, max_tokens=max_tokens, rows=1 if rows is None else rows)
         check_settings(0, skip_first=skip_first)
         anatomy = model.anatomy
         chosen = _chosen(layers, anatomy.n_layers)
-        ids = _long_enough(encode(model, texts, max_tokens), skip_first)
+        ids = _long_enough(encode(model, texts, max_tokens, add_bos), skip_first)
         dtype = next(model.hf_model.parameters()).dtype
         if rows is None:
             row_bytes = len(chosen) * max(map(len, ids)) * anatomy.d_model * dtype.itemsize
@@ -79,6 +78,8 @@ class Fit:
             "max_tokens": max_tokens,
             "rows": rows,
             "dtype": str(dtype).removeprefix("torch."),
+            "add_bos": have_bos(model, ids),
+            "target_layer": anatomy.n_layers - 1,
         }
         fit = cls(
             model=model,
@@ -91,7 +92,7 @@ class Fit:
             sums={layer: torch.zeros(anatomy.d_model, anatomy.d_model, device="cpu") for layer in chosen},
         )
         if fit.checkpoint is not None and fit.checkpoint.exists():
-            fit._resume(load_pickled(fit.checkpoint))
+            fit._resume(fit.checkpoint)
         return fit
 
     def run(self, progress: Progress) -> "Fit":
@@ -226,7 +227,13 @@ class Fit:
 
     def _so_far(self, n_done: int) -> Provenance:
         ids = self.ids[:n_done]
-        return replace(self.provenance, texts=ids_digest(ids), n_texts=n_done, n_tokens=sum(map(len, ids)))
+        return replace(
+            self.provenance,
+            texts=ids_digest(ids),
+            n_texts=n_done,
+            n_tokens=sum(map(len, ids)),
+            text_digests=text_digests(ids),
+        )
 
     def _keep(self) -> None:
         """Write the checkpoint: the reference implementation's keys, and where the sums come from."""
@@ -238,36 +245,43 @@ class Fit:
             "source_layers": self.layers,
             "target_layer": self.model.anatomy.n_layers - 1,
             "skip_first": self.skip_first,
-            "metadata": {"lenswidget": json.dumps(asdict(self._so_far(self.n_done)))},
         }
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.checkpoint.with_name(self.checkpoint.name + ".partial")
-        torch.save(payload, partial)
-        os.replace(partial, self.checkpoint)
+        save_payload(self.checkpoint, payload, self._so_far(self.n_done))
 
-    def _resume(self, payload: Mapping[str, Any]) -> None:
+    def _resume(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint of this fit.
+
+        Raises:
+            LensFileError: it cannot be read.
+            LensMismatchError: it is of another fit, or of none.
+        """
+        payload = load_pickled(checkpoint)
         try:
-            theirs = Provenance.from_json(payload["metadata"]["lenswidget"])
-            n_done, sums = int(payload["n_done"]), dict(payload["jacobian_sum"])
-        except (KeyError, TypeError, ValueError) as error:
+            found = from_payload(checkpoint, payload)
+        except LensFileError as error:
+            raise LensMismatchError(f"{error} Name another file for the checkpoint.") from error
+        if found.sums is None or not found.provenance.texts:
             raise LensMismatchError(
-                f"{self.checkpoint} is no checkpoint of a fit that can be resumed; name another file."
-            ) from error
+                f"{checkpoint} is no checkpoint of a fit that can be resumed; name another file."
+            )
+        n_done = found.n_prompts
         was, now = (
             {"unembed": one.unembed, "texts": one.texts, **one.settings}
-            for one in (theirs, self._so_far(n_done))
+            for one in (found.provenance, self._so_far(n_done))
         )
-        differing = [key for key in now if was.get(key) != now[key]]
+        # the texts' digest says the same of checkpoints that were written before this was
+        known = [key for key in now if key in was or key != "add_bos"]
+        differing = [key for key in known if was.get(key) != now[key]]
         if differing or n_done > len(self.ids):
             what = (
                 ", ".join(f"{key} {was.get(key)!r:.40} against {now[key]!r:.40}" for key in differing)
                 or "more texts"
             )
             raise LensMismatchError(
-                f"{self.checkpoint} belongs to another fit ({what}); resume with what it was begun with, or "
+                f"{checkpoint} belongs to another fit ({what}); resume with what it was begun with, or "
                 "name another file."
             )
-        self.sums, self.n_done = sums, n_done
+        self.sums, self.n_done = found.sums, n_done
 
 
 def _near(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:

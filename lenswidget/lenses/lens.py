@@ -9,11 +9,13 @@ import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
+from lenswidget.anatomy.protocol import ReadableModel
+from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import CellError, ShapeError, UnknownLensError
 
 States: TypeAlias = Float[Tensor, "cells d_model"]
@@ -91,7 +93,7 @@ def carry(lens: Lens, layer: int, states: States) -> States:
     )
 
 
-def as_lens(lens: Any) -> Lens:
+def as_lens(lens: LensLike) -> Lens:
     """A lens from what `lens=` accepts: None (the logit lens), a lens, or a function of (layer, states).
 
     Raises:
@@ -103,14 +105,14 @@ def as_lens(lens: Any) -> Lens:
     if isinstance(lens, Lens) and not is_class:
         return lens
     if callable(lens) and not is_class:
-        return CallableLens(cast(Transport, lens), getattr(lens, "__name__", type(lens).__name__))
+        return CallableLens(lens, getattr(lens, "__name__", type(lens).__name__))
     raise UnknownLensError(
         f"lens={lens!r} is no lens. Pass None, a lens (lw.load_lens(path) gives a saved one), or a function "
         "(layer, states) -> states."
     )
 
 
-def lenses_by_name(lenses: Any = None) -> dict[str, Lens]:
+def lenses_by_name(lenses: Mapping[str, LensLike] | Iterable[LensLike] | None = None) -> dict[str, Lens]:
     """The lenses that a switch offers, by name, the logit lens always first.
 
     Args:
@@ -118,12 +120,13 @@ def lenses_by_name(lenses: Any = None) -> dict[str, Lens]:
     Raises:
         UnknownLensError: an element is no lens, two share a name, or it is no collection at all.
     """
-    if lenses is not None and not isinstance(lenses, Iterable):
+    given: Any = lenses
+    if given is not None and not isinstance(given, Iterable):
         raise UnknownLensError(
             f"lenses={lenses!r:.80} is no collection. Pass a list of lenses, or {{name: lens}}."
         )
     named: dict[str, Lens] = {"logit": LogitLens()}
-    pairs = lenses.items() if isinstance(lenses, Mapping) else ((None, lens) for lens in lenses or ())
+    pairs: Any = given.items() if isinstance(given, Mapping) else ((None, lens) for lens in given or ())
     for key, value in pairs:
         lens = as_lens(value)
         name = lens.name if key is None else key
@@ -167,7 +170,7 @@ def check_carried(lens: Lens, layers: Iterable[int], n_layers: int, name: str | 
 _fitting: "weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]]" = weakref.WeakKeyDictionary()
 
 
-def check_lens(lens: Lens, model: Any) -> None:
+def check_lens(lens: Lens, model: ReadableModel | Tail) -> None:
     """Refuses a lens that was fitted to another model; a lens that cannot tell passes. Looks once.
 
     Args:

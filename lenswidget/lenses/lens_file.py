@@ -1,19 +1,39 @@
 """The files that fitted lenses are kept in: our own, safetensors, and what others have `torch.save`d."""
 
+import contextlib
+import hashlib
 import json
-import os
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Generator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lenswidget import files
 from lenswidget.errors import LensFileError
 from lenswidget.lenses.provenance import Provenance
+
+# Everything that a damaged file makes json, a conversion or a constructor raise.
+DAMAGE = (
+    SafetensorError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    StopIteration,
+    TypeError,
+    ValueError,
+)
+OWN_KEYS = {"lens", "provenance", "own"}
+PUBLISHED = ("config.json", "params.pt")  # a folder of the tuned-lens package
+IN_FOLDERS = ("lens.safetensors", "lens.pt")  # the latter as the reference implementation publishes it
+ZIP_STARTS = b"PK\x03\x04"
 
 
 def as_path(path: Any) -> Path:
@@ -22,30 +42,62 @@ def as_path(path: Any) -> Path:
     Raises:
         LensFileError: it is no path.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise LensFileError(f"A lens was asked for at {path!r:.80}. Give the path of a file or folder.")
-    return Path(path)
+    return files.as_path(path, LensFileError, "A lens was asked for at", "Give the path of a file or folder.")
+
+
+@contextlib.contextmanager
+def saving(*paths: Path) -> Generator[tuple[Path, ...], None, None]:
+    """Scratch paths that replace `paths`, all or none, when the body ends well; their folder is made.
+
+    Raises:
+        LensFileError: the body or the move fails, on a full disk, say; what was there is as it was.
+    """
+    try:
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        with files.write_together(*paths) as scratch:
+            yield scratch
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own
+        reason = (str(error) or repr(error)).splitlines()[0][:200].rstrip(".")
+        raise LensFileError(
+            f"Could not write {paths[0]} ({reason}). What was there is as it was; make room, or save "
+            "elsewhere."
+        ) from error
+
+
+def digest(tensors: Mapping[str, Tensor], *facts: Any) -> str:
+    """sha256 over plain facts, and over names, dtypes, shapes and bytes of tensors, whatever their order."""
+    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(repr((name, str(tensor.dtype), list(tensor.shape))).encode())
+        found.update(memoryview(cast(Any, tensor.reshape(-1).view(torch.uint8).numpy())))
+    return found.hexdigest()
 
 
 def write(
     path: str | Path, kind: str, tensors: Mapping[str, Tensor], provenance: Provenance, **own: Any
 ) -> None:
-    """One safetensors file that says which kind of lens it is, where it comes from, and its `own` facts."""
+    """One safetensors file that says which kind of lens it is, where it comes from, and its `own` facts.
+
+    Raises:
+        LensFileError: the name does not end in .safetensors, or it cannot be written.
+    """
     path = as_path(path)
     if path.suffix != ".safetensors":
         raise LensFileError(
             f"Asked to save a lens as {path.name}; give the file a name that ends in .safetensors."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"lens": kind, "provenance": json.dumps(asdict(provenance)), "own": json.dumps(own)}
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+    with saving(path) as (scratch,):
+        save_file(kept, scratch, {**metadata, "digest": digest(kept, metadata)})
 
 
 def read(path: Path, kind: str) -> tuple[dict[str, Tensor], Provenance, dict[str, Any]]:
     """What `write` wrote.
 
     Raises:
-        LensFileError: no such file, not a safetensors file, or not a lens of this kind.
+        LensFileError: no such file, not a safetensors file, not a lens of this kind, or not what was written.
     """
     found = kind_of(path)
     if found != kind:
@@ -54,11 +106,51 @@ def read(path: Path, kind: str) -> tuple[dict[str, Tensor], Provenance, dict[str
         )
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            metadata: dict[str, str] = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        return tensors, Provenance.from_json(metadata["provenance"]), json.loads(metadata["own"])
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise LensFileError(f"{path} is no lens that can be read ({error}); save it again.") from error
+        _check_digest(tensors, metadata)
+        own = json.loads(metadata["own"])
+        if not isinstance(own, dict):
+            raise TypeError(f"its own facts are a {type(own).__name__}")
+        return tensors, Provenance.from_json(metadata["provenance"]), cast(dict[str, Any], own)
+    except DAMAGE as error:
+        raise damaged(path, error) from error
+
+
+def _check_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Refuses what differs from what was written. Files of the first version have no digest.
+
+    Raises:
+        ValueError: it differs.
+    """
+    facts = {key: value for key, value in metadata.items() if key != "digest"}
+    if "digest" not in metadata and set(facts) == OWN_KEYS:
+        return
+    if metadata.get("digest") != digest(tensors, facts):
+        raise ValueError("it is not what was written: the digests differ")
+
+
+def damaged(path: Path, error: BaseException) -> LensFileError:
+    """The refusal of a file whose content cannot be what a lens was saved as."""
+    reason = (str(error) or repr(error)).splitlines()[0][:120].rstrip(".")
+    return LensFileError(f"{path} is no lens that can be read ({reason}); save it again.")
+
+
+def located(path: Any) -> Path:
+    """Where the lens that a path stands for is: a file, or a folder of the tuned-lens package.
+
+    A folder may hold one under a usual name; a file of such a package's folder stands for its folder.
+
+    Raises:
+        LensFileError: it is no path.
+    """
+    path = as_path(path)
+    is_part = path.name in PUBLISHED and all((path.parent / name).is_file() for name in PUBLISHED)
+    if is_part:
+        return path.parent
+    if path.is_dir() and not all((path / name).exists() for name in PUBLISHED):
+        return next((path / name for name in IN_FOLDERS if (path / name).is_file()), path)
+    return path
 
 
 def kind_of(path: Path) -> str:
@@ -73,14 +165,15 @@ def kind_of(path: Path) -> str:
         if (path / "config.json").exists() and (path / "params.pt").exists():
             return "tuned"
         raise LensFileError(
-            f"{path} is a folder without config.json and params.pt, so it holds no tuned lens."
+            f"{path} is a folder without config.json and params.pt, so it holds no tuned lens, and without "
+            f"{' or '.join(IN_FOLDERS)}."
         )
     if path.suffix in (".pt", ".pth", ".bin"):
         return "jacobian"
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {})["lens"]
-    except (SafetensorError, KeyError) as error:
+    except DAMAGE as error:
         raise LensFileError(
             f"{path} is no lens: expected a .safetensors file that a lens was saved to, a Jacobian "
             "lens's .pt, or a folder with config.json and params.pt."
@@ -91,14 +184,33 @@ def load_pickled(path: Path) -> Any:
     """A `torch.save`d file read with `weights_only=True`, so that nothing in it is run; tensors on the CPU.
 
     Raises:
-        LensFileError: no such file, or one that holds more than tensors and plain values.
+        LensFileError: no such file, a damaged one, or one that holds more than tensors and plain values.
     """
     if not path.is_file():
         raise LensFileError(f"Asked for a lens at {path}, found nothing there; check the path.")
     try:
+        _check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken or hostile file raises
+        reason = (str(error) or repr(error)).splitlines()[0][:120]
         raise LensFileError(
             f"{path} cannot be read as tensors and plain values alone, so it was not loaded "
-            f"({str(error).splitlines()[0][:120]}); get the lens from whoever published it."
+            f"({reason}); get the lens from whoever published it."
         ) from error
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses a zip archive whose content is not that of its checksums: torch reads on without a word.
+
+    Raises:
+        zipfile.BadZipFile: it is damaged.
+    """
+    with path.open("rb") as file:
+        if file.read(len(ZIP_STARTS)) != ZIP_STARTS:
+            return
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.CRC:  # torch can be told to write none
+                with archive.open(entry) as part:
+                    while part.read(1 << 20):
+                        pass

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lenswidget.anatomy.protocol import check_is_model
-from lenswidget.errors import LensMismatchError
+from lenswidget.anatomy.protocol import ReadableModel, check_is_model
+from lenswidget.anatomy.tail import Tail
+from lenswidget.errors import LensMismatchError, LensMismatchWarning
 from lenswidget.models.hf_model import device_of
 from lenswidget.versions import version_of
 
@@ -26,6 +28,7 @@ class Provenance:
         texts: sha256 of the token ids that it was fitted on.
         versions: of the packages that fitted it.
         settings: how it was fitted; for an artifact made elsewhere, its own metadata.
+        text_digests: of each text, in their order, so that a merge can tell which it has twice.
     """
 
     model: str = ""
@@ -35,9 +38,10 @@ class Provenance:
     n_tokens: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    text_digests: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: Any, ids: Sequence[Tensor], **settings: Any) -> "Provenance":
+    def of(cls, model: ReadableModel, ids: Sequence[Tensor], **settings: Any) -> "Provenance":
         """That of a fit on `ids` (each `[seq]`) of a `LanguageModel`, with the versions installed now."""
         return cls(
             model=model_name(model),
@@ -47,6 +51,7 @@ class Provenance:
             n_tokens=sum(map(len, ids)),
             versions={name: version_of(name) for name in ("lenswidget", "torch", "transformers")},
             settings=settings,
+            text_digests=text_digests(ids),
         )
 
     @property
@@ -57,15 +62,66 @@ class Provenance:
 
     @classmethod
     def from_json(cls, text: str) -> "Provenance":
-        """The inverse of `json.dumps(asdict(self))`; fields of a later version are dropped."""
-        known = {item.name for item in fields(cls)}
-        return cls(**{key: value for key, value in json.loads(text).items() if key in known})
+        """The inverse of `json.dumps(asdict(self))`; fields of a later version are dropped.
+
+        Raises:
+            ValueError: not JSON, or a field of another type.
+        """
+        return cls.from_mapping(json.loads(text))
+
+    @classmethod
+    def from_mapping(cls, given: Any) -> "Provenance":
+        """The inverse of `asdict`; fields of a later version are dropped.
+
+        Raises:
+            ValueError: no mapping, or a field of another type.
+        """
+        if not isinstance(given, dict):
+            raise ValueError(f"its provenance is a {type(given).__name__}")
+        found = {item.name: given[item.name] for item in fields(cls) if item.name in given}
+        for name, value in found.items():
+            kinds = {str: str, int: int, dict: dict, tuple: (list, tuple)}
+            if isinstance(value, bool) or not isinstance(value, kinds[type(getattr(UNKNOWN, name))]):
+                raise ValueError(f"the {name} of its provenance is {value!r:.40}")
+        digests = cast(Sequence[Any], found.pop("text_digests", ()))
+        if not all(isinstance(digest, str) for digest in digests):
+            raise ValueError("the text_digests of its provenance are no strings")
+        return cls(**found, text_digests=tuple(digests))
 
 
 UNKNOWN = Provenance()
 
 
-def model_name(model: Any) -> str:
+class FittedLens(Protocol):
+    """What a tuned and a Jacobian lens have in common."""
+
+    @property
+    def name(self) -> str:
+        """What a switch calls it."""
+        ...
+
+    @property
+    def d_model(self) -> int:
+        """Width of the stream."""
+        ...
+
+    @property
+    def n_layers(self) -> int | None:
+        """Of the model; None if it is not known."""
+        ...
+
+    @property
+    def layers(self) -> Sequence[int]:
+        """Those that it can carry."""
+        ...
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where it comes from."""
+        ...
+
+
+def model_name(model: ReadableModel | Tail) -> str:
     """What a `LanguageModel`'s configuration says it was loaded from, else its class."""
     config = getattr(model.hf_model, "config", None)
     return getattr(config, "name_or_path", "") or type(model.hf_model).__name__
@@ -79,7 +135,12 @@ def ids_digest(ids: Sequence[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def unembed_columns(model: Any, columns: Sequence[int]) -> Float[Tensor, "d_vocab n"]:
+def text_digests(ids: Sequence[Tensor]) -> tuple[str, ...]:
+    """The first 16 hexadecimal digits of `ids_digest` of each text alone."""
+    return tuple(ids_digest([text])[:16] for text in ids)
+
+
+def unembed_columns(model: ReadableModel | Tail, columns: Sequence[int]) -> Float[Tensor, "d_vocab n"]:
     """Columns of the unembed's matrix in float32, on the CPU; negative ones count from the end.
 
     Args:
@@ -90,7 +151,7 @@ def unembed_columns(model: Any, columns: Sequence[int]) -> Float[Tensor, "d_voca
     An offloaded or quantised weight holds no numbers of its own, so there the module is called on one-hot
     rows instead.
     """
-    head: nn.Module = model.hf_model.get_submodule(model.anatomy.unembed)
+    head = _unembed(model)
     with torch.no_grad():
         if type(head) is nn.Linear and not hasattr(head, "_hf_hook") and head.weight.is_floating_point():
             return head.weight[:, list(columns)].float().cpu()
@@ -104,13 +165,19 @@ def unembed_columns(model: Any, columns: Sequence[int]) -> Float[Tensor, "d_voca
         return (given[:-1] - given[-1]).T.contiguous()
 
 
-def unembed_width(model: Any) -> int:
+def unembed_width(model: ReadableModel | Tail) -> int:
     """What the unembed takes per cell: `d_model`, unless the model projects the stream before it."""
-    head = model.hf_model.get_submodule(model.anatomy.unembed)
+    head = _unembed(model)
     return int(getattr(head, "in_features", model.anatomy.d_model))
 
 
-def unembed_digest(model: Any) -> str:
+def _unembed(model: ReadableModel | Tail) -> nn.Module:
+    """The module that makes logits; callers have seen that there is one."""
+    assert model.anatomy.unembed is not None
+    return model.hf_model.get_submodule(model.anatomy.unembed)
+
+
+def unembed_digest(model: ReadableModel | Tail) -> str:
     """sha256 of 16 evenly spaced columns of the unembed, rounded to bfloat16, and its shape.
 
     Rounded, so that one model stored in float32 and in bfloat16 is one model. Empty for a model that calls
@@ -124,12 +191,14 @@ def unembed_digest(model: Any) -> str:
     return hashlib.sha256(repr((width, columns.shape[0])).encode() + rounded.tobytes()).hexdigest()
 
 
-def check_model(lens: Any, model: Any) -> None:
-    """Refuses a lens (with `name`, `d_model`, `n_layers | None` and `provenance`) of another model.
+def check_model(lens: FittedLens, model: ReadableModel | Tail) -> None:
+    """Refuses a lens of another model.
 
     Raises:
         LensError: the model is none.
         LensMismatchError: width, number of layers, or unembed differ.
+    Warns:
+        LensMismatchWarning: it was fitted to a model of another name, or with another start of texts.
     """
     check_is_model(model, "A lens")
     anatomy, source = model.anatomy, lens.provenance.model or "a model that it does not name"
@@ -146,9 +215,44 @@ def check_model(lens: Any, model: Any) -> None:
             f"{model_name(model)}: their digests differ. Load the model that it was fitted to, "
             "or fit a lens to this one."
         )
+    _warn_of_differences(lens, model)
 
 
-def check_states(lens: Any, states: Tensor, layer: int) -> None:
+def _warn_of_differences(lens: FittedLens, model: ReadableModel | Tail) -> None:
+    """Warns of what may make a lens worse than it should be, but does not make it another model's."""
+    own, found = lens.provenance.model, model_name(model)
+    if own and _short(own) != _short(found):
+        same = "though their unembeds are the same" if lens.provenance.unembed else "by their names"
+        warnings.warn(
+            f"This {lens.name} lens was fitted to {own}, and the model is {found}: not the same model, "
+            f"{same}. Fit a lens to this one for what its own layers hold.",
+            LensMismatchWarning,
+            stacklevel=4,
+        )
+    had, has = lens.provenance.settings.get("add_bos"), adds_bos(getattr(model, "tokenizer", None))
+    if isinstance(had, bool) and has is not None and had != has:
+        words = ("with", "puts none") if had else ("without", "puts one")
+        warnings.warn(
+            f"This {lens.name} lens was fitted on texts {words[0]} a BOS token in front, and the model's "
+            f"tokenizer {words[1]} there: states near the start of a prompt differ. Fit with add_bos={has}, "
+            "or give prompts as token ids.",
+            LensMismatchWarning,
+            stacklevel=4,
+        )
+
+
+def _short(name: str) -> str:
+    """A model's name without its owner or folder, which depend on where it was loaded from."""
+    return name.rstrip("/\\").replace("\\", "/").split("/")[-1].lower()
+
+
+def adds_bos(tokenizer: Any) -> bool | None:
+    """Whether a tokenizer puts its BOS token in front of a text; None where it has none."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    return None if bos is None else list(tokenizer("a")["input_ids"][:1]) == [bos]
+
+
+def check_states(lens: FittedLens, states: Tensor, layer: int) -> None:
     """Refuses states of another width, and layers that the lens has nothing for.
 
     Raises:

@@ -1,8 +1,6 @@
 """The tuned lens: an affine map per layer, fitted so that a mid-layer is read as the last layer is."""
 
 import hashlib
-import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lenswidget.errors import LensFileError, LensMismatchError
-from lenswidget.lenses.lens_file import as_path, load_pickled, read, write
+from lenswidget.anatomy.protocol import ReadableModel
+from lenswidget.anatomy.tail import Tail
+from lenswidget.errors import LensMismatchError
+from lenswidget.lenses.fit_texts import Texts, fitting
+from lenswidget.lenses.lens_file import DAMAGE, as_path, damaged, located, read, write
 from lenswidget.lenses.provenance import (
     UNKNOWN,
     Provenance,
@@ -22,6 +23,8 @@ from lenswidget.lenses.provenance import (
     unembed_columns,
     unembed_width,
 )
+from lenswidget.lenses.report import LensReport, report
+from lenswidget.lenses.tuned_file import check_maps, load_folder, save_folder
 from lenswidget.lenses.tuned_fit import fit
 from lenswidget.progress import Progress
 
@@ -80,7 +83,7 @@ class TunedLens:
         moved = (self.weight.to(device), self.bias.to(device))
         return TunedLens(*moved, self.provenance, self.published_hash, self.name)
 
-    def check(self, model: Any) -> None:
+    def check(self, model: ReadableModel | Tail) -> None:
         """Refuses a `LanguageModel` that this lens was not fitted to.
 
         Raises:
@@ -95,16 +98,21 @@ class TunedLens:
                 "Load the model that it was fitted to, or fit a lens to this one."
             )
 
+    def report(self, model: ReadableModel, texts: Texts, **options: Any) -> LensReport:
+        """How well it reads a model on texts, by layer; see `lenswidget.lenses.report.report`."""
+        return report(self, model, texts, **options)
+
     @classmethod
     def fit(
         cls,
-        model: Any,
-        texts: Iterable[Any],
+        model: ReadableModel,
+        texts: Texts,
         *,
         max_tokens: int = 128,
         n_steps: int = 60,
         cells_per_step: int = 64,
         seed: int = 0,
+        add_bos: bool | None = None,
         progress: Progress = True,
     ) -> "TunedLens":
         """A lens for this model from a few hundred texts; the same texts and seed give the same lens.
@@ -120,46 +128,62 @@ class TunedLens:
                 three head products of `cells_per_step` rows for every layer.
             cells_per_step: positions per step, drawn from a few texts.
             seed: of those draws.
+            add_bos: whether strings get the tokenizer's BOS token in front; None for what the tokenizer does.
+                Token ids are taken as they are.
             progress: True for a tqdm bar, a function `(done, total)` of texts and steps, or False.
         Raises:
             LensError: a number below 1; `n_steps` may be 0.
             PromptError: no texts, or no tokens in them.
             FidelityError: the model's tail passes no gradient back; the message names the remedy.
         """
-        found = fit(model, texts, max_tokens, n_steps, cells_per_step, seed, progress)
-        return cls(*found, next(iter(published_hashes(model)), None))
+        with fitting(model):
+            found = fit(model, texts, max_tokens, n_steps, cells_per_step, seed, add_bos, progress)
+            return cls(*found, next(iter(published_hashes(model)), None))
 
     @classmethod
-    def load(cls, path: str | Path, model: Any = None) -> "TunedLens":
+    def load(cls, path: str | Path, model: ReadableModel | None = None) -> "TunedLens":
         """From a file that `save` wrote, or a folder as the tuned-lens package publishes it.
 
         Args:
             path: a `.safetensors` file, or a folder with `config.json` and `params.pt` (read with
-                `weights_only=True`: nothing in it is run).
+                `weights_only=True`: nothing in it is run), or either of these two files.
             model: the `LanguageModel` to read with; given, a lens of another model is refused now.
         Raises:
             LensFileError: missing, or not a tuned lens.
             LensMismatchError: fitted to another model.
         """
-        path = as_path(path)
+        path = located(path)
         if path.is_dir():
-            lens = _published(path)
+            config, weight, bias = load_folder(path)
+            provenance = Provenance(model=str(config.get("base_model_name_or_path", "")), settings=config)
+            kept = config.get("unembed_hash")
         else:
             tensors, provenance, own = read(path, "tuned")
-            lens = cls(tensors["weight"], tensors["bias"], provenance, own["published_hash"])
+            try:
+                weight, bias = check_maps(tensors["weight"].float(), tensors["bias"].float())
+                kept = own["published_hash"]
+            except DAMAGE as error:
+                raise damaged(path, error) from error
+        lens = cls(weight, bias, provenance, None if kept is None else str(kept))
         if model is not None:
             lens.check(model)
         return lens
 
     def save(self, path: str | Path) -> None:
-        """Keep the lens and where it comes from in one `.safetensors` file, exactly."""
+        """Keep the lens and where it comes from in one `.safetensors` file, exactly.
+
+        Raises:
+            LensFileError: another ending, or it cannot be written; a file that was there is as it was.
+        """
         tensors = {"weight": self.weight, "bias": self.bias}
         write(path, "tuned", tensors, self.provenance, published_hash=self.published_hash)
 
     def publish(self, folder: str | Path) -> None:
-        """Write `config.json` and `params.pt` as the tuned-lens package reads them."""
-        folder = as_path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write `config.json` and `params.pt` as the tuned-lens package reads them, and their digests.
+
+        Raises:
+            LensFileError: they cannot be written; files that were there are as they were.
+        """
         config = {
             "base_model_name_or_path": self.provenance.model,
             "d_model": self.d_model,
@@ -169,53 +193,10 @@ class TunedLens:
             "unembed_hash": self.published_hash,
             "lens_type": "linear_tuned_lens",
         }
-        (folder / "config.json").write_text(json.dumps(config))
-        state: dict[str, Tensor] = {}
-        for index in range(self.n_layers):
-            # clones: torch.save would keep the whole stack for each view of it
-            state[f"{index}.weight"] = self.weight[index].cpu().clone()
-            state[f"{index}.bias"] = self.bias[index].cpu().clone()
-        torch.save(state, folder / "params.pt")
+        save_folder(as_path(folder), config, self.weight.detach(), self.bias.detach())
 
 
-def _published(folder: Path) -> TunedLens:
-    """A lens in the package's format: translator `i` takes what enters block `i`, so our layer `i - 1`."""
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        n_layers, d_model = int(config["num_hidden_layers"]), int(config["d_model"])
-        has_bias = bool(config.get("bias", True))
-        if n_layers < 1:
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LensFileError(
-            f"{folder}/config.json is no configuration of a tuned lens: it needs num_hidden_layers "
-            "and d_model."
-        ) from error
-    state = load_pickled(folder / "params.pt")
-    names = {f"{index}.{part}" for index in range(n_layers) for part in ("weight", "bias")[: 1 + has_bias]}
-    holds = set(state) == names if isinstance(state, dict) else False
-    if not holds:
-        found = sorted(state)[:4] if isinstance(state, dict) else type(state).__name__
-        raise LensFileError(
-            f"{folder}/params.pt should hold weights for {n_layers} layers (0.weight, 0.bias, ...), "
-            f"as its config.json says, but holds {found}."
-        )
-    for name, value in state.items():
-        shape = (d_model, d_model) if name.endswith("weight") else (d_model,)
-        found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        if found != list(shape):
-            raise LensFileError(
-                f"{folder}/params.pt holds {found} as {name}, but its config.json says d_model = {d_model}."
-            )
-    weight = torch.stack([state[f"{index}.weight"].float() for index in range(n_layers)])
-    bias = torch.zeros(n_layers, d_model, device="cpu")
-    if has_bias:
-        bias = torch.stack([state[f"{index}.bias"].float() for index in range(n_layers)])
-    provenance = Provenance(model=str(config.get("base_model_name_or_path", "")), settings=config)
-    return TunedLens(weight, bias, provenance, config.get("unembed_hash"))
-
-
-def published_hashes(model: Any) -> list[str]:
+def published_hashes(model: ReadableModel | Tail) -> list[str]:
     """What the tuned-lens package would call the unembed's hash, were the model in float32, bf16 or fp16.
 
     The package hashes numpy's print of the float32 matrix at one digit, which shows its four corners of

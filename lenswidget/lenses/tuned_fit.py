@@ -1,17 +1,15 @@
 """Fitting a tuned lens: least squares in one pass over the texts, then some steps down the KL divergence."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lenswidget.anatomy.protocol import check_is_model
+from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.errors import FidelityError, PromptError
-from lenswidget.lenses.fit_texts import check_settings, encode, frozen
+from lenswidget.lenses.fit_texts import Texts, check_settings, encode, frozen, have_bos, streams
 from lenswidget.lenses.provenance import Provenance, model_name
-from lenswidget.models.hf_model import uncached
 from lenswidget.progress import Progress, counted
 
 TEXTS_PER_STEP = 4
@@ -61,22 +59,22 @@ class Moments:
 
 
 def fit(
-    model: Any,
-    texts: Iterable[Any],
+    model: ReadableModel,
+    texts: Texts,
     max_tokens: int,
     n_steps: int,
     cells_per_step: int,
     seed: int,
+    add_bos: bool | None,
     progress: Progress,
 ) -> tuple[Tensor, Tensor, Provenance]:
     """Weights `[n_layers, d_model, d_model]`, biases `[n_layers, d_model]` and where they come from.
 
     The arguments are those of `TunedLens.fit`.
     """
-    check_is_model(model, "A lens")
     check_settings(1, max_tokens=max_tokens, cells_per_step=cells_per_step)
     check_settings(0, n_steps=n_steps, seed=seed)
-    ids = [text for text in encode(model, texts, max_tokens) if len(text)]
+    ids = [text for text in encode(model, texts, max_tokens, add_bos) if len(text)]
     if sum(map(len, ids)) < 2:
         raise PromptError("The texts to fit a tuned lens on hold fewer than two tokens; pass longer texts.")
     settings = {
@@ -85,6 +83,7 @@ def fit(
         "cells_per_step": cells_per_step,
         "seed": seed,
         "dtype": str(next(model.hf_model.parameters()).dtype).removeprefix("torch."),
+        "add_bos": have_bos(model, ids),
     }
     provenance = Provenance.of(model, ids, **settings)
     done = counted(len(ids) + n_steps, progress, "Tuned lens")
@@ -100,21 +99,14 @@ def fit(
     return weight, bias, provenance
 
 
-def _states(model: Any, ids: Tensor) -> list[Tensor]:
-    """The streams of one text, `[seq, d_model]` float32: what enters block 0, what leaves each block."""
-    with torch.no_grad(), model.trace(ids[None].to(model.device), **uncached(model.hf_model)):
-        streams = [model.layers.embed, *(layer.resid_post for layer in model.layers)]
-    return [stream[0].float() for stream in streams]
-
-
-def _least_squares(model: Any, ids: list[Tensor], done: Iterator[int]) -> tuple[Tensor, Tensor]:
+def _least_squares(model: ReadableModel, ids: list[Tensor], done: Iterator[int]) -> tuple[Tensor, Tensor]:
     """Maps that bring each layer's state nearest to the last, each cell in units of its last state's norm."""
     moments: list[Moments] = []
     total = 0.0
     for text in ids:
         next(done)
         with model.lock, frozen(model.hf_model):
-            *states, last = _states(model, text)
+            *states, last = streams(model, text)
         # the final norm divides by it, and a few huge states (attention sinks) would drown all others
         weights = 1 / last.square().mean(-1, keepdim=True).clamp_min(1e-12)
         total += float(weights.sum())
@@ -131,7 +123,9 @@ def _least_squares(model: Any, ids: list[Tensor], done: Iterator[int]) -> tuple[
 class _Descent:
     """Adam down KL(last layer || lens), a few cells of a few texts per step, all layers side by side."""
 
-    def __init__(self, model: Any, ids: list[Tensor], weight: Tensor, bias: Tensor, seed: int) -> None:
+    def __init__(
+        self, model: ReadableModel, ids: list[Tensor], weight: Tensor, bias: Tensor, seed: int
+    ) -> None:
         self.model, self.ids = model, ids
         self.maps = [
             (a.to(model.device).requires_grad_(), b.to(model.device).requires_grad_())
@@ -175,6 +169,6 @@ class _Descent:
         for index in chosen:
             positions = torch.randperm(len(self.ids[index]), generator=self.generator, device="cpu")
             kept = positions[: -(-n_cells // len(chosen))]
-            streams = _states(self.model, self.ids[index])
-            parts.append([stream[kept.to(stream.device)] for stream in streams])
+            found = streams(self.model, self.ids[index])
+            parts.append([stream[kept.to(stream.device)] for stream in found])
         return [torch.cat(layer) for layer in zip(*parts, strict=True)]

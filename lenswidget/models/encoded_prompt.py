@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from lenswidget.errors import PromptError
-from lenswidget.models.hf_model import is_encoder_decoder
+from lenswidget.models.hf_model import is_encoder_decoder, takes
 from lenswidget.models.prompts import chat_ids, is_chat, model_inputs, starts_twice, text_ids
 
 # Integer inputs of at most so many numbers in all are written out in code.
@@ -128,7 +128,7 @@ def encode_prompt(
     if isinstance(prompt, EncodedPrompt):
         return prompt
     notes: list[str] = []
-    text = prompt if isinstance(prompt, str) else None
+    text = str(prompt) if isinstance(prompt, str) else None  # numpy's text is not plain
     if is_chat(prompt):
         prompt = chat_ids(prompt, tokenizer, **chat)
     elif chat:
@@ -137,6 +137,10 @@ def encode_prompt(
         notes.append(f"The text begins with {tokenizer.bos_token}, which the tokenizer adds: one is used.")
     inputs = dict(model_inputs(prompt, tokenizer, hf_model, device, add_special_tokens=add_special_tokens))
     _check_one(inputs)
+    if "position_ids" in inputs and "input_ids" in inputs and takes(hf_model, "attention_mask"):
+        # without a mask and without a cache, transformers takes jumps in the positions for prompts that were
+        # packed into one row, and keeps them apart; its own forward, which fills a cache, does not
+        inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
     if is_encoder_decoder(hf_model):
         _add_decoder(inputs, decoder, tokenizer, hf_model, device)
     elif decoder is not None:

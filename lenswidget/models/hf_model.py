@@ -1,5 +1,7 @@
 """All that is asked of a transformers model: its forward, logits, configuration, device and mode."""
 
+import difflib
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Generator, Mapping
@@ -11,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import generic
 
-from lenswidget.errors import AnatomyError
+from lenswidget.errors import AnatomyError, PromptError
 from lenswidget.nested import tensors
 
 # How many positions the made-up source of an encoder-decoder has: no size that a prompt of ours has.
@@ -145,6 +148,36 @@ def is_encoder_decoder(hf_model: nn.Module) -> bool:
     return bool(getattr(getattr(hf_model, "config", None), "is_encoder_decoder", False)) and takes(
         hf_model, "decoder_input_ids"
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _keywords_of(classes: frozenset[type]) -> frozenset[str]:
+    """The names that the forwards of these module classes take."""
+    found = {"return_dict", "output_attentions", "output_hidden_states", "use_cache", "labels"}
+    for each in classes:
+        found |= set(inspect.signature(each.forward).parameters)
+    # what every model takes by **kwargs; transformers before 5 has no such list
+    shared: Any = getattr(generic, "TransformersKwargs", None)
+    return frozenset(found | set(getattr(shared, "__annotations__", ())))
+
+
+def check_keywords(hf_model: nn.Module, kwargs: Mapping[str, Any]) -> None:
+    """Refuse a keyword that no module takes: transformers passes it on and ignores it.
+
+    Raises:
+        PromptError: says which, and the nearest that there is.
+    """
+    if not kwargs:
+        return
+    known = _keywords_of(frozenset(type(module) for module in hf_model.modules())) | {"add_special_tokens"}
+    known |= set(inspect.signature(hf_model.forward).parameters)
+    for name in kwargs:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            remedy = f"Did you mean {close[0]!r}?" if close else "Leave it out."
+            raise PromptError(
+                f"Asked for {name}=, which no module of {type(hf_model).__name__} takes. {remedy}"
+            )
 
 
 def is_masked_lm(hf_model: nn.Module) -> bool:

@@ -16,6 +16,7 @@ from lenswidget.errors import LensError
 from lenswidget.lenses.lens import Lens, check_lens
 from lenswidget.lenses.provenance import model_name
 from lenswidget.models.encoded_prompt import EncodedPrompt, column_source, encode_prompt
+from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import evaluation, takes, uncached
 from lenswidget.models.prompts import Prompt
 from lenswidget.readout import reading
@@ -93,6 +94,8 @@ class LocalEngine:
         elif options:
             raise LensError(f"Asked for {', '.join(options)} with a recipe, which has them. Leave that out.")
         with model.lock, torch.no_grad(), evaluation(model.hf_model):
+            facts = facts_of(model.hf_model)
+            n_changes = facts.fingerprint(values=True)
             tail = model.tail
             capture = _Capture(model, spec.prompt, self._place)
             streams, own = capture(EMBED_SITE, progress, want_logits=True)
@@ -103,6 +106,8 @@ class LocalEngine:
                 model=_describe(model),
                 tail=tail,
                 lock=model.lock,
+                _changes=lambda values: facts.fingerprint(values=values),
+                _n_changes=n_changes,
                 _streams={EMBED_SITE: streams},
                 _capture=lambda site: capture(site)[0],
                 _own=own,

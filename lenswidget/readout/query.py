@@ -47,6 +47,7 @@ class Query:
                 that cannot be compared with.
         """
         run, site = _run(self.run, "read"), self.site
+        run.check_model()
         lens = as_lens(self.lens)
         check_lens(lens, run.tail)
         cells = (

@@ -82,6 +82,9 @@ def read_query(
     stacklevel: int = 2,
 ) -> Readout:
     """`read`, for a query; `stacklevel` is where its warning points."""
+    for run in (query.run, query.against):
+        if isinstance(run, Run):
+            run.check_model(values=True)
     slices = read_slices(query, tile_bytes=tile_bytes, slice_s=slice_s)
     if not (cancelled is None or callable(cancelled)):
         raise LensError(

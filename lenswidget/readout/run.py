@@ -13,7 +13,7 @@ from torch import Tensor
 from lenswidget.anatomy.fidelity import Fidelity
 from lenswidget.anatomy.tail import Tail
 from lenswidget.checks import check_ids, is_integer
-from lenswidget.errors import CellError
+from lenswidget.errors import CellError, ModelError
 from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.readout.cells import Cells
 from lenswidget.tracing.locks import ModelLock
@@ -77,6 +77,8 @@ class Run:
     model: ModelInfo
     tail: Tail
     lock: ModelLock
+    _changes: Callable[[bool], int]
+    _n_changes: int
     _streams: dict[str, Tensor]
     _capture: Callable[[str], Tensor]
     _own: Tensor
@@ -178,6 +180,26 @@ class Run:
         stream = self._stream(site)
         rows = torch.from_numpy(cells.layers - self.lowest_layer(site)).to(stream.device)
         return stream[rows, torch.from_numpy(cells.positions).to(stream.device)]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the model is still what it was at this run, weights edited through `.data` aside."""
+        return self._changes(False) == self._n_changes
+
+    def check_model(self, *, values: bool = False) -> None:
+        """Refuse to read old states through a model that has changed since.
+
+        Args:
+            values: look at weights too, since an edit through `.data` moves nothing else. This reads the
+                unembed once.
+        Raises:
+            ModelError: the model has changed since this run.
+        """
+        if self._changes(values) != self._n_changes:
+            raise ModelError(
+                f"Asked to read a run of {self.model.name}, but the model has changed since this run. Run it "
+                "again: model.run(run.spec)."
+            )
 
     def check(self, cells: Cells, site: str = EMBED_SITE) -> None:
         """Refuses a site that the run does not have, or cells outside it.

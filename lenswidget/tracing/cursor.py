@@ -11,6 +11,7 @@ from lenswidget.tracing.diagnostics import name_module
 from lenswidget.tracing.edit_log import EditLog
 from lenswidget.tracing.forward import NOTHING, Forward
 from lenswidget.tracing.moments import CallOrder, ModuleRef, Moment
+from lenswidget.tracing.output_cache import OutputCache
 from lenswidget.tracing.replay import ModelCall, replay_to
 
 
@@ -30,6 +31,7 @@ class Cursor:
         has_ended: the body asked for the end, and it has been reached.
         result: what the model returned, once a forward has ended.
         replayed: the value that the last replay found.
+        cache: gets the outputs of the forward in progress, if the body has asked for that.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Cursor:
         self.has_ended = False
         self.result: Any = NOTHING
         self.replayed: Any = None
+        self.cache: OutputCache | None = None
         self._model_call = model_call
         self._root = root
         self._order = order
@@ -147,11 +150,13 @@ class Cursor:
     def _forward_in_progress(self) -> Forward:
         """The forward in progress: started now, or replayed to where it stood if it was lost."""
         if self._forward is None and self.at is None:
-            self._forward = self._fresh(self._model_call.run)
+            self._forward = self._fresh(self._model_call.run, cache=self.cache)
         elif self._forward is None:
             assert self.at is not None
             self._model_call.check_replayable("more of the model")
-            forward = self._fresh(self._model_call.replay)
+            if self.cache is not None:
+                self.cache.clear()  # it holds what the lost forward returned
+            forward = self._fresh(self._model_call.replay, cache=self.cache)
             values: dict[Moment, Any] = {}
             forward.watch(self.at, self.ref.ancestors)
             with self._model_call.keeping_random_state():
@@ -168,15 +173,23 @@ class Cursor:
         try:
             return forward.advance(stops)
         except BaseException as error:
+            forward.close()  # an interrupt may come when it has ended and not yet been closed
             self._forward = None
             name_module(error, self._root)
             raise
 
     def _fresh(
-        self, start: Callable[[], Any], *, watch_all: bool = False, count_steps: bool | None = None
+        self,
+        start: Callable[[], Any],
+        *,
+        watch_all: bool = False,
+        count_steps: bool | None = None,
+        cache: OutputCache | None = None,
     ) -> Forward:
         watch_all = watch_all or self._is_generation or not self._order.is_complete
         count_steps = self._is_generation if count_steps is None else count_steps
+        if self._last_begun is not None and self._last_begun is not self._forward:
+            self._last_begun.close()  # left open by an interrupt, or by an error of the model
         self._last_begun = forward = Forward(
             partial(self._run_and_note_draws, start) if watch_all and not count_steps else start,
             self._root,
@@ -185,6 +198,7 @@ class Cursor:
             self._order,
             watch_all=watch_all,
             count_steps=count_steps,
+            cache=cache,
         )
         forward.begin()
         return forward

@@ -118,10 +118,13 @@ def name_module(error: BaseException, root: nn.Module) -> None:
     path = None if found is None else path_of(root, found)
     if path is None or not isinstance(error, Exception):
         return
-    note = f"in the forward of {path or 'the model'} ({type(found).__name__})"
-    notes: list[str] = getattr(error, "__notes__", [])
-    if note not in notes:
-        error.__notes__ = [*notes, note]  # type: ignore[attr-defined]  # add_note, which Python 3.10 lacks
+    add_note(error, f"in the forward of {path or 'the model'} ({type(found).__name__})")
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a line to what is printed of an error, once."""
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
 
 
 def path_of(root: nn.Module, module: nn.Module) -> str | None:

@@ -6,14 +6,13 @@ import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-import torch
 from greenlet import getcurrent, greenlet
 from torch import nn
 
-from lenswidget.errors import TraceError
 from lenswidget.tracing import isolation
 from lenswidget.tracing.hooks import Hooks
 from lenswidget.tracing.moments import CallOrder, Moment
+from lenswidget.tracing.output_cache import OutputCache
 
 NOTHING: Any = object()
 
@@ -61,6 +60,7 @@ class Forward:
         order: learns the call order that this forward shows.
         watch_all: set hooks on every module from the start, so that it is known which moments have passed.
         count_steps: count every call of the root as a step, and the calls within it from 0.
+        cache: gets the outputs of its modules.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Forward:
         *,
         watch_all: bool,
         count_steps: bool,
+        cache: OutputCache | None = None,
     ) -> None:
         self.position: Moment | None = None  # None before the start and after the end
         self.value: Any = None
@@ -91,6 +92,7 @@ class Forward:
         self._order = order
         self._watches_all = watch_all
         self._count_steps = count_steps
+        self._cache = cache
         self._stops: Collection[Moment] = ()
         self._n_begun: dict[nn.Module, int] = {}
         self._n_done: dict[nn.Module, int] = {}
@@ -108,6 +110,8 @@ class Forward:
         """Set the hooks that are needed from the start; from here on it must be closed."""
         for module in self._root.modules() if self._watches_all else self._order.repeated:
             self._hooks.watch_input(module)
+            self._hooks.watch_output(module)
+        for module in self._cache.modules if self._cache is not None else ():
             self._hooks.watch_output(module)
 
     def watch(self, moment: Moment, ancestors: Iterable[nn.Module]) -> None:
@@ -186,10 +190,12 @@ class Forward:
             raise thrown  # an interrupt that struck while the forward was ended
 
     def _resume(self, forward: greenlet, thrown: BaseException | None = None) -> None:
-        here = isolation.take()
+        self._switch.settle()
+        here, has_switched = isolation.take(), False
         try:
             self._body = forward.parent = getcurrent()
             self._switch.to_forward(here, self._state)
+            has_switched = True
             if thrown is None:
                 forward.switch()
             else:
@@ -197,8 +203,10 @@ class Forward:
         except BaseException as error:  # an interrupt may strike between the two sides
             self._error = error
             self.position = None
-            self._state = isolation.take()
-        finally:
+            if has_switched:
+                self._state = isolation.take()
+            self._switch.settle()
+        else:
             self._switch.to_body(self._state, here)
 
     # --- the forward's side
@@ -214,9 +222,14 @@ class Forward:
         self.position = None
         self._state = isolation.take()
 
-    def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    # Each hook returns at once if the call is not this forward's: the body's own, another trace's, or one on
+    # another thread, which may have found the hook just before it was removed.
+
+    def _on_input(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if getcurrent() is not self._greenlet:
-            return self._elsewhere(module)
+            return None
         if self._count_steps and module is self._root:
             self.step += module in self._n_begun
             self._n_begun.clear()
@@ -230,17 +243,20 @@ class Forward:
 
     def _on_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if getcurrent() is not self._greenlet:
-            return self._elsewhere(module)
+            return None
         call = self._n_done.get(module, 0)
         self._n_done[module] = call + 1
         if self._watches_all:
             self._calls.append((module, "output", call))
             self.returned[module] = len(output) if isinstance(output, tuple) else None
         moment = Moment(module, "output", call, self.step)
-        return self._wait(moment, output) if moment in self._stops else None
+        reply = self._wait(moment, output) if moment in self._stops else None
+        if self._cache is not None:
+            self._cache.record(module, output if reply is None else reply)
+        return reply
 
     def _on_forward(self, module: nn.Module) -> tuple[bool, Any]:
-        if self._skip is None or self._skip[0] is not module or getcurrent() is not self._greenlet:
+        if getcurrent() is not self._greenlet or self._skip is None or self._skip[0] is not module:
             return False, None
         value, self._skip = self._skip[1], None
         return True, value
@@ -254,13 +270,3 @@ class Forward:
         self._body.switch()
         reply, self.value, self.reply = self.reply, None, None
         return reply
-
-    def _elsewhere(self, module: nn.Module) -> None:
-        """A call that is not this forward's: the body's own, another trace's, or one on another thread."""
-        # in a backward pass it is a checkpoint that runs its part again
-        if threading.get_ident() == self._thread or torch._C._current_graph_task_id() != -1:  # pyright: ignore
-            return
-        raise TraceError(
-            f"{type(module).__name__} was called on thread {threading.current_thread().name!r} while a trace "
-            "of its model is open on another. Call it when that is closed: `with model.lock:` waits for it."
-        )

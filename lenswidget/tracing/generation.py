@@ -31,12 +31,15 @@ class Generation(Trace):
     def _to_step(self, step: int) -> bool:
         """Move on to the beginning of a step; False if the generation ends before it."""
         self._check_open(f"step {step}")
-        if step < self._step:
+        has_ended = self._cursor.has_ended
+        if step < self._step or (step == self._step and has_ended):
+            found = "has ended" if has_ended else f"is at step {self._step}"
             raise OutOfOrderError(
-                f"Asked for step {step}, but the generation is at step {self._step}. Read it there."
+                f"Asked for step {step}, but the generation {found}, and its steps are gone through once. Do "
+                "all of it in one loop, or open another trace."
             )
-        if step == self._step or self._cursor.has_ended:
-            return not self._cursor.has_ended
+        if step == self._step or has_ended:
+            return not has_ended
         self._end_body_turn()
         start_of_step, root = Moment(self.root, "input", 0, step), ModuleRef("", self.root, ())
         if not self._cursor.advance_to(start_of_step, root):

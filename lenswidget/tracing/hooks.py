@@ -32,8 +32,8 @@ class Hooks:
         if module not in self._inputs:
             self._inputs.add(module)
             # the object itself is the key: it is unique, and at hand for the removal
-            module._forward_pre_hooks[self] = self._on_input  # pyright: ignore
             module._forward_pre_hooks_with_kwargs[self] = True  # pyright: ignore
+            module._forward_pre_hooks[self] = self._on_input  # pyright: ignore
 
     def watch_output(self, module: nn.Module) -> None:
         """From its next call on, `module` reports what it returns."""
@@ -48,10 +48,12 @@ class Hooks:
         """
         stub = module.__dict__.get("forward")
         if not isinstance(stub, _Stub):
-            stub = module.__dict__["forward"] = _Stub(module)
+            stub = _Stub(module)
         if self._on_forward not in stub.skip_hooks:
-            stub.skip_hooks.append(self._on_forward)
+            # noted first: an interrupt may come before the next line
             self._stubs.append(stub)
+            stub.skip_hooks.append(self._on_forward)
+        module.__dict__["forward"] = stub
 
     def remove(self) -> None:
         """Remove every hook; calling it again does nothing."""
@@ -80,7 +82,7 @@ class _Stub:
         self._forward = module.forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        for skip_hook in self.skip_hooks:
+        for skip_hook in tuple(self.skip_hooks):  # another thread's trace may end meanwhile
             is_skipped, value = skip_hook(self._module)
             if is_skipped:
                 return value

@@ -81,9 +81,11 @@ class Switch:
         self._guards: list[tuple[Any, bool]] = []  # with what each restores
         self._thread = threading.get_ident()
         self._stance: Any = None
+        self._body_state: TorchState | None = None  # while the forward's is set
 
     def to_forward(self, now: TorchState, state: TorchState) -> None:
         """Make `state` the state of this thread, which is `now`."""
+        self._body_state = now
         if now != state:
             self._change(now, state)
         dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
@@ -98,9 +100,16 @@ class Switch:
             dynamo._stance, self._stance = self._stance, None
         if now != state:
             self._change(now, state)
+        self._body_state = None
+
+    def settle(self) -> None:
+        """Restore the body's state if an interrupt came while the two were swapped."""
+        if self._body_state is not None and threading.get_ident() == self._thread:
+            self.to_body(take(), self._body_state)
 
     def close(self) -> None:
         """Drop the guards that a forward has left, last first, without changing the state otherwise."""
+        self.settle()
         if self._guards and threading.get_ident() != self._thread:
             # a guard acts on the thread that drops it, which is not the one it was made for: keep it
             _guards_of_other_threads.extend(self._guards)

@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from lenswidget.errors import NotReachedError, TraceError
-from lenswidget.tracing.locks import ModelLock, lock_of
-from lenswidget.tracing.moments import CallOrder, ModuleRef
+from lenswidget.tracing.aliases import Aliases
+from lenswidget.tracing.locks import lock_of
+from lenswidget.tracing.moments import ModuleRef
+from lenswidget.tracing.nnsight_names import OF_A_MODULE
 from lenswidget.tracing.open_traces import OpenTrace, innermost_trace, open_traces
-from lenswidget.tracing.replay import ModelCall
-from lenswidget.tracing.trace import Trace
 from lenswidget.tracing.values import plain
 
 _SETTABLE = ("output", "input", "inputs")
@@ -32,13 +32,15 @@ class TracedModule:
     with `get`.
     """
 
-    __slots__ = ("__weakref__", "_ref", "_root")
+    __slots__ = ("__weakref__", "_aliases", "_ref", "_root")
     _root: nn.Module
     _ref: ModuleRef
+    _aliases: Aliases
 
-    def __init__(self, root: nn.Module, ref: ModuleRef) -> None:
+    def __init__(self, root: nn.Module, ref: ModuleRef, aliases: Aliases) -> None:
         object.__setattr__(self, "_root", root)  # the model, in whose traces the module has values
         object.__setattr__(self, "_ref", ref)
+        object.__setattr__(self, "_aliases", aliases)
 
     @property
     def path(self) -> str:
@@ -89,7 +91,7 @@ class TracedModule:
         """
         args, kwargs = self.inputs
         if not args and not kwargs:
-            raise NotReachedError(f"Asked for {self.path}.input, but it is called without arguments.")
+            raise NotReachedError(f"Asked for {self._label()}.input, but it is called without arguments.")
         return args[0] if args else next(iter(kwargs.values()))
 
     @input.setter
@@ -115,7 +117,7 @@ class TracedModule:
     @property
     def calls(self) -> "ModuleCalls":
         """The module's calls, if it runs several times in one forward: `module.calls[1].output`."""
-        return ModuleCalls(self._root, self._ref)
+        return ModuleCalls(self)
 
     def get(self, path: str) -> "TracedModule":
         """The module at a path below this one, as `"h.5.mlp"`; an empty path is the module itself.
@@ -152,14 +154,15 @@ class TracedModule:
         if name.startswith("__"):
             raise AttributeError(name)
         module = self._ref.module
-        if name in _children(module):
+        if name in _children(module) or self._aliases.path(module, name):
             return self._child(name)
         try:
             return getattr(module, name)
         except AttributeError:
-            close = difflib.get_close_matches(name, _children(module), 1)
-            names = f"Its modules: {', '.join(_children(module)) or 'none'}."
-            remedy = f"Did you mean {close[0]!r}?" if close else names
+            names = [*_children(module), *self._aliases.names(module)]
+            close = difflib.get_close_matches(name, names, 1)
+            remedy = f"Did you mean {close[0]!r}?" if close else f"Its modules: {', '.join(names) or 'none'}."
+            remedy = OF_A_MODULE.get(name, remedy)
             raise AttributeError(f"{self._label()} has no attribute {name!r}. {remedy}") from None
 
     def __getitem__(self, index: Any) -> Any:
@@ -186,7 +189,8 @@ class TracedModule:
         return True
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *_children(self._ref.module)]
+        module = self._ref.module
+        return [*super().__dir__(), *_children(module), *self._aliases.names(module)]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TracedModule) and self._identity() == other._identity()
@@ -197,8 +201,8 @@ class TracedModule:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._label()}: {type(self._ref.module).__name__}>"
 
-    def _identity(self) -> tuple[nn.Module, ModuleRef]:
-        return self._root, self._ref
+    def _identity(self) -> tuple[nn.Module, str, int]:
+        return self._root, self.path, self._ref.call
 
     def _trace(self, asked: str) -> OpenTrace:
         traces = open_traces.get()
@@ -208,29 +212,45 @@ class TracedModule:
         return innermost_trace(self._root, self._ref.name, asked)
 
     def _label(self) -> str:
-        return self.path or "the model"
+        return self._ref.name or "the model"
+
+    def _at_call(self, call: int) -> "TracedModule":
+        return TracedModule(self._root, self._ref._replace(call=call), self._aliases)
 
     def _child(self, name: str) -> "TracedModule":
         ref = self._ref
         child = _children(ref.module).get(name)
         if child is None:
-            names = ", ".join(_children(ref.module)) or "none"
+            return self._child_by_alias(name)
+        path = _joined(ref.path, name)
+        alias = _joined(ref.alias, name) if ref.alias else ""
+        ancestors = ref.ancestors if isinstance(ref.module, _CONTAINERS) else (*ref.ancestors, ref.module)
+        return TracedModule(self._root, ModuleRef(path, child, ancestors, alias=alias), self._aliases)
+
+    def _child_by_alias(self, name: str) -> "TracedModule":
+        ref = self._ref
+        path = self._aliases.path(ref.module, name)
+        if path is None:
+            names = ", ".join([*_children(ref.module), *self._aliases.names(ref.module)]) or "none"
             raise TraceError(f"Asked for module {name!r} of {self._label()}, whose modules are: {names}.")
-        around = ref.ancestors if isinstance(ref.module, _CONTAINERS) else (*ref.ancestors, ref.module)
-        return TracedModule(self._root, ModuleRef(f"{ref.path}.{name}" if ref.path else name, child, around))
+        found = self.get(path)._ref._replace(alias=_joined(ref.name, name))
+        return TracedModule(self._root, found, self._aliases)
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 class ModuleCalls:
     """The calls of a module within one forward, from 0; each is read and changed like the module."""
 
-    __slots__ = ("_ref", "_root")
+    __slots__ = ("_module",)
 
-    def __init__(self, root: nn.Module, ref: ModuleRef) -> None:
-        self._root = root
-        self._ref = ref
+    def __init__(self, module: TracedModule) -> None:
+        self._module = module
 
     def __getitem__(self, index: int) -> TracedModule:
-        return TracedModule(self._root, self._ref._replace(call=operator.index(index)))
+        return self._module._at_call(operator.index(index))  # pyright: ignore[reportPrivateUsage]
 
     def __iter__(self) -> Iterator[TracedModule]:
         index = 0
@@ -242,51 +262,3 @@ class ModuleCalls:
                 return
             yield call
             index += 1
-
-
-class TracedModel(TracedModule):
-    """Any `torch.nn.Module`, ready to be traced.
-
-    `with TracedModel(module).trace(x) as tracer:` runs the body of the block beside `module(x)`; inside,
-    every module of the tree has `.output`, `.input`, `.inputs` and `.skip(value)`, and can be called.
-
-    Args:
-        module: any module; it is used as it is, never copied or changed. In a trace, compiled modules run
-            as they were written.
-    """
-
-    def __init__(self, module: Any) -> None:
-        if not isinstance(module, nn.Module):
-            raise TraceError(f"Asked to trace a {type(module).__name__}. Give a torch.nn.Module.")
-        # what torch.compile returns wraps the module that it runs
-        module = getattr(module, "_orig_mod", module)
-        super().__init__(module, ModuleRef("", module, ()))
-        self._order = CallOrder()
-        self._lock = lock_of(module)
-
-    @property
-    def lock(self) -> ModelLock:
-        """Held while a thread traces or calls this model; the same for every wrapper of the module."""
-        return self._lock
-
-    def trace(self, *args: Any, **kwargs: Any) -> Trace:
-        """A trace of the model called with these arguments, to be opened by `with`.
-
-        Raises:
-            TraceError: there are no arguments.
-        """
-        if not args and not kwargs:
-            raise TraceError("trace() was given no input. Give it what the model's forward takes.")
-        return self._open(ModelCall(self._ref.module, args, kwargs))
-
-    def _open(self, model_call: ModelCall, kind: type[Trace] = Trace) -> Trace:
-        return kind(self._ref.module, model_call, self._order, self._lock, is_block=self._is_block)
-
-    def _is_block(self, ref: ModuleRef) -> bool:
-        """Whether the module is a decoder block, whose output is wrapped; a plain module has none."""
-        return False
-
-    def _may_keep(self, name: str) -> bool:
-        # a subclass may have attributes of its own, but none that hides the model's, and none set in a trace
-        is_open = any(trace.is_open and trace.root is self._ref.module for trace in open_traces.get())
-        return name.startswith("_") or not (is_open or hasattr(self._ref.module, name))

@@ -26,11 +26,12 @@ class ModuleRef(NamedTuple):
     module: nn.Module
     ancestors: tuple[nn.Module, ...]  # the modules that contain it, outermost first
     call: int = 0
+    alias: str = ""  # the path as written, where an alias is in it
 
     @property
     def name(self) -> str:
-        """The path in error messages."""
-        return self.path
+        """The path as the user wrote it, for error messages."""
+        return self.alias or self.path
 
 
 class CallOrder:

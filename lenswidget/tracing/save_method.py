@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-_open: set[int] = set()
+# by id: a trace that is not closed must not live longer for it
+_open: dict[int, weakref.ref[Any]] = {}
 _guard = threading.Lock()
 
 
@@ -17,7 +18,7 @@ def _save(self: Any) -> Any:
 def offer_save(trace: object) -> None:
     """Give tensors a `.save()` that returns them, while any trace is open."""
     with _guard:
-        _open.add(id(trace))
+        _open[id(trace)] = weakref.ref(trace)
         if len(_open) == 1:
             Tensor.save = _save  # type: ignore[attr-defined]  # the seed's own method
 
@@ -25,9 +26,16 @@ def offer_save(trace: object) -> None:
 def withdraw_save(trace: object) -> None:
     """Remove `.save()` when the last trace closes; calling it again does nothing."""
     with _guard:
-        _open.discard(id(trace))
+        _open.pop(id(trace), None)
         if not _open and "save" in Tensor.__dict__:
             del Tensor.save  # type: ignore[attr-defined]  # set above
+
+
+def traces_after_fork() -> list[Any]:
+    """In a forked child: the traces that were open in any thread, with the guard made free."""
+    global _guard
+    _guard = threading.Lock()
+    return [trace for trace in [reference() for reference in _open.values()] if trace is not None]
 
 
 def add_save(output: dict[Any, Any]) -> bool:

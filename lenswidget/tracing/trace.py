@@ -1,127 +1,40 @@
 """A trace: the body of a `with` block and a model's forward take turns on one thread."""
 
 import threading
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from lenswidget.errors import TraceError
+from lenswidget.errors import OutOfOrderError
 from lenswidget.nested import leaves
-from lenswidget.tracing.cursor import Cursor
-from lenswidget.tracing.diagnostics import TraceErrors, tidy, unavailable
-from lenswidget.tracing.edit_log import EditLog
+from lenswidget.tracing.diagnostics import TraceErrors
 from lenswidget.tracing.forward import NOTHING
-from lenswidget.tracing.locks import ModelLock
-from lenswidget.tracing.moments import CallOrder, ModuleRef, Moment
-from lenswidget.tracing.open_traces import OpenTrace, close_trace, open_trace
-from lenswidget.tracing.replay import ModelCall
-from lenswidget.tracing.save_method import add_save, take_save
+from lenswidget.tracing.moments import ModuleRef, Moment
+from lenswidget.tracing.nnsight_names import OF_A_TRACE
+from lenswidget.tracing.output_cache import OutputCache, cache_of
+from lenswidget.tracing.save_method import add_save
 from lenswidget.tracing.steps import Steps
 from lenswidget.tracing.values import SavableTuple, as_block_output, check_fit, plain, with_hidden_states
-
-_NO_MODEL = nn.Module()
-_GONE: Any = None
+from lenswidget.tracing.with_block import WithBlock
 
 
-class Trace(OpenTrace):
+class Trace(WithBlock):
     """One run of a model, open while its `with` block runs. `TracedModel.trace` makes it.
 
     The body of the block and the model's forward take turns: asking for a value lets the forward run
     until the value is there, and no further. What the body never asks for is never computed.
-
-    Args:
-        root: the module that is run.
-        model_call: the function to run (the module, or its `generate`) and its arguments.
-        order: what earlier traces have learnt of the order of the module's calls.
-        lock: held while the trace is open.
-        is_block: whether a module is a decoder block, whose output is wrapped in `BlockOutput`.
     """
 
-    _is_generation = False  # the root is called several times, each call being a step
+    _step = 0
+    _result: Any = NOTHING
 
-    def __init__(
-        self,
-        root: nn.Module,
-        model_call: ModelCall,
-        order: CallOrder,
-        lock: ModelLock,
-        *,
-        is_block: Callable[[ModuleRef], bool] = lambda ref: False,
-    ) -> None:
-        self.root = root
-        self._model_call = model_call
-        self._order = order
-        self._lock = lock
-        self._is_block = is_block
-        self._thread = threading.current_thread()
-        self._state = "new"  # then open, stopped, closed
-        self._step = 0
-        self._values: dict[Moment, Any] = {}  # as the forward has them
-        self._views: dict[Moment, Any] = {}  # as the body is given them, where that differs
-        self._saveable: list[Any] = []
-        self._result: Any = NOTHING
-        self._has_lock = False
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the `with` block still runs."""
-        return self._state in ("open", "stopped")
-
-    def __enter__(self) -> "Trace":
-        if self._state != "new":
-            raise TraceError("This trace has been entered before. Open another: `with model.trace(prompt):`.")
-        self._lock.acquire()
-        self._has_lock = True
-        try:
-            self._thread = threading.current_thread()
-            may_draw = self._order.may_draw or self.root.training
-            self._edit_log = EditLog(watches_random=may_draw and not self._is_generation)
-            self._cursor = Cursor(
-                self._model_call, self.root, self._order, self._edit_log, is_generation=self._is_generation
-            )
-            open_trace(self)
-            self._state = "open"
-        except BaseException:  # an interrupt
-            self._release()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            self._close()
-        except BaseException:  # an interrupt may strike here as well
-            self._close()
-            raise
-        if error is not None:
-            tidy(error)
-
-    def _close(self) -> None:
-        """Remove all that the trace has set up; called again after an interrupt, it does the rest."""
-        self._state = "closed"
-        if self._cursor is _GONE:
-            return
-        try:
-            self._cursor.close()
-        finally:
-            self._values.clear()
-            self._views.clear()
-            for output in self._saveable:
-                take_save(output)
-            self._saveable.clear()
-            self._release()
-        # a trace that the user keeps holds its result and no other value
-        self.root = _NO_MODEL
-        self._model_call = self._edit_log = self._cursor = _GONE
-
-    def _release(self) -> None:
-        close_trace(self)
-        if self._has_lock:
-            self._has_lock = False
-            self._lock.release(self._thread)
+    def __getattr__(self, name: str) -> Any:
+        remedy = OF_A_TRACE.get(name)
+        raise AttributeError(
+            f"A trace has no attribute {name!r}" + (f": {remedy}" if remedy else "."), name=name, obj=self
+        )
 
     @property
     def result(self) -> Any:
@@ -147,11 +60,36 @@ class Trace(OpenTrace):
         """
         return Steps(self._to_step)
 
-    def stop(self) -> None:
-        """End the forward here. What has been read stays."""
-        self._check_open("the end")
-        self._cursor.close()
-        self._state = "stopped"
+    def cache(
+        self,
+        modules: Iterable[Any] | None = None,
+        *,
+        device: torch.device | str | None = None,
+        max_bytes: int = 4 * 2**30,
+    ) -> OutputCache:
+        """Keep what modules return in this run; asked for first in the body, as the forward then begins.
+
+        When the body ends, the forward runs to its end, so that the cache is complete.
+
+        Args:
+            modules: traced modules or their paths; every module inside the model unless given.
+            device: where the copies are kept, as `"cpu"`; where each output is, unless given.
+            max_bytes: the most that the copies may take.
+        Returns:
+            a mapping from paths to outputs, which outlives the trace.
+        Raises:
+            OutOfOrderError: the forward has begun, or there is a cache already.
+            TraceError: a path that the model does not have.
+        """
+        self._check_open("a cache")
+        cursor = self._cursor
+        if cursor.at is not None or cursor.has_ended or cursor.cache is not None:
+            raise OutOfOrderError(
+                "Asked for a cache of a forward that has begun, or has one. Ask once, first in the body."
+            )
+        paths = None if modules is None else [self._path(module) for module in modules]
+        cursor.cache = cache_of(self.root, paths, device, max_bytes, self._is_block)
+        return cursor.cache
 
     def read(self, ref: ModuleRef, kind: str) -> Any:
         """The value of a module's call: what it returned, or the pair of what it was given.
@@ -274,7 +212,7 @@ class Trace(OpenTrace):
     def _to_step(self, step: int) -> bool:
         """Move on to the beginning of a step; False if there is none."""
         self._check_open(f"step {step}")
-        return step == 0 and not self._cursor.has_ended
+        return step == 0
 
     def _end(self, result: Any) -> None:
         self._cursor.end(result)
@@ -284,10 +222,9 @@ class Trace(OpenTrace):
         if not self._is_generation:
             self._values.setdefault(Moment(self.root, "output"), result)
 
+    def _path(self, module: Any) -> str:
+        return self._aliases.resolve(self.root, module) if isinstance(module, str) else module.path
+
     def _errors(self, ref: ModuleRef) -> TraceErrors:
         refs = (ref,) if self._state == "closed" else (ref, self._cursor.ref)
         return TraceErrors(self.root, self._is_generation, refs)
-
-    def _check_open(self, asked: str) -> None:
-        if self._state != "open" or threading.current_thread() is not self._thread:
-            raise unavailable(asked, self._state)

@@ -5,7 +5,9 @@ from lenswidget.readout.run import ModelInfo
 from lenswidget.widget.requests import DecodeRequest
 
 
-def cell_code(prompt: EncodedPrompt, cell: DecodeRequest, info: ModelInfo, *, is_function: bool) -> str:
+def cell_code(
+    prompt: EncodedPrompt, cell: DecodeRequest, info: ModelInfo, *, is_function: bool, n_tokens: int | None
+) -> str:
     """Python source that decodes one cell with a trace and prints its top tokens.
 
     Args:
@@ -13,6 +15,7 @@ def cell_code(prompt: EncodedPrompt, cell: DecodeRequest, info: ModelInfo, *, is
         cell: as on the card.
         info: of the model; a trace computes in its dtype, a card in float32.
         is_function: whether the lens is a function of `(layer, states)`.
+        n_tokens: how many ids stand for a token; None where all do.
     Returns:
         Source that takes the `model` that is there, or else loads it (a model that was loaded outside, a
         `lens` of your own, and inputs that cannot be written down must be there), and leaves `logits`
@@ -26,6 +29,8 @@ def cell_code(prompt: EncodedPrompt, cell: DecodeRequest, info: ModelInfo, *, is
     divided = "logits" if cell.temperature == 1 else f"logits / {cell.temperature!r}"
     position = cell.position if prompt.columns is None else int(prompt.columns[cell.position])
     load, inputs = _load_code(info), prompt.code
+    # ids without a token count in the softmax, and are not on the card
+    shown = "" if n_tokens is None else f"[:{n_tokens}]"
     lines = [
         *(["import lenswidget as lw"] if "lw." in load else []),
         "import torch",
@@ -43,7 +48,7 @@ def cell_code(prompt: EncodedPrompt, cell: DecodeRequest, info: ModelInfo, *, is
         f"    logits = model.tail({carried})[0]",
         "",
         f"probs = torch.softmax({divided}, dim=-1)",
-        f"top = probs.topk({cell.k})",
+        f"top = probs{shown}.topk({cell.k})",
         "for prob, token_id in zip(top.values.tolist(), top.indices.tolist()):",
         "    token = repr(model.tokenizer.decode([token_id])) if model.tokenizer else token_id",
         '    print(f"{prob:.4f}  {token}")',

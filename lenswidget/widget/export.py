@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lenswidget.checks import is_integer
 from lenswidget.errors import LensError
+from lenswidget.files import file_at, write_beside
 from lenswidget.readout.query import METRICS
 from lenswidget.versions import __version__
 
@@ -70,30 +70,8 @@ def save(
     text = page(
         static_state(widget, k=k, progress=progress), esm=_source(widget, "_esm"), css=_source(widget, "_css")
     )
-    scratch = target.with_name(f".{target.name}.part")
-    try:
+    with write_beside(target) as scratch:
         scratch.write_text(text, encoding="utf-8", newline="\n")
-        scratch.replace(target)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return target
-
-
-def file_at(path: Any) -> Path:
-    """Where a file can be written, absolute.
-
-    Raises:
-        LensError: it is no path, a folder, or in a folder that is not there.
-    """
-    if not isinstance(path, (str, os.PathLike)):
-        raise LensError(f"Asked to write to {path!r:.80}. Give the path of a file.")
-    target = Path(path).expanduser().absolute()
-    if target.is_dir():
-        raise LensError(f"Cannot write {target}: it is a folder. Give the path of a file.")
-    if not target.parent.is_dir():
-        raise LensError(
-            f"Cannot write {target}: the folder {target.parent} does not exist. Make it, or save elsewhere."
-        )
     return target
 
 

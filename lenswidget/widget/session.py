@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 from lenswidget.checks import check_ids
 from lenswidget.errors import CellError, FidelityError, LensError, PromptError
@@ -98,6 +98,9 @@ class Session:
         self._runs[run.id] = run
         self._specs[run.id] = run.spec
         self.shown = run.id
+        if run.model.d_vocab != self.info.d_vocab:
+            self.labels = Labels(run.model.tokenizer, run.model.d_vocab)
+        self.info = run.model
         others = [each for each in self._runs.values() if each.id != run.id]
         while others and (len(others) > MOST_RUNS or sum(each.nbytes for each in others) > MOST_BYTES):
             oldest = others.pop(0)
@@ -107,6 +110,11 @@ class Session:
     def run(self) -> Run:
         """The run that is shown."""
         return self.run_of(self.shown)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the run that is shown is of the model as it is now."""
+        return self.run.is_current
 
     @property
     def spec(self) -> RunSpec:
@@ -218,8 +226,10 @@ class Session:
     def code(self, request: DecodeRequest) -> dict[str, Any]:
         """The trace that reproduces a card."""
         is_function = isinstance(self.lens(request.lens), CallableLens)
-        prompt = self.spec_of(request.run_id).prompt
-        return {"code": cell_code(prompt, request, self.info, is_function=is_function)}
+        run = self.run_of(request.run_id)
+        n_tokens = run.n_tokens_shown(request.k)
+        prompt = run.spec.prompt
+        return {"code": cell_code(prompt, request, run.model, is_function=is_function, n_tokens=n_tokens)}
 
     # --- checks
 
@@ -277,5 +287,5 @@ def _named(lens: LensLike | str, lenses: Any) -> tuple[dict[str, Lens], str]:
         return named, "logit"
     if isinstance(lens, str) and lens in named:
         return named, lens
-    chosen = as_lens(lens)
+    chosen = as_lens(cast(Any, lens))
     return {chosen.name: chosen, **named}, chosen.name

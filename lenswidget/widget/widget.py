@@ -8,7 +8,8 @@ from typing import Any, SupportsIndex
 import traitlets as t
 
 from lenswidget.anatomy.protocol import ReadableModel
-from lenswidget.errors import Cancelled, LensError
+from lenswidget.errors import Cancelled, LensError, PromptError
+from lenswidget.files import file_at, write_beside
 from lenswidget.lenses.lens import LensLike
 from lenswidget.models.encoded_prompt import prompt_of_state
 from lenswidget.models.prompts import Prompt
@@ -78,6 +79,8 @@ class LensWidget(ViewTraits, PageState):
         recipe = begin.pop("recipe", None)
         self._check_choices(begin)
         session = Session(LocalEngine(model), lens, lenses, strict=strict)
+        if prompt is None and state is None:
+            raise PromptError("No prompt was given. Write model.lens(prompt), or state= with w.state.")
         if prompt is None:
             prompt, options = prompt_of_state(recipe)
         run = session.execute(_spec(session, prompt, options))
@@ -115,8 +118,10 @@ class LensWidget(ViewTraits, PageState):
 
     def to_csv(self, path: str | Path, **options: Any) -> Path:
         """Write `to_dataframe()` as a CSV file; returns its path, absolute."""
-        target = export.file_at(path)
-        self.to_dataframe(**options).to_csv(target, index=False)
+        target = file_at(path)
+        frame = self.to_dataframe(**options)
+        with write_beside(target) as scratch:
+            frame.to_csv(scratch, index=False)
         return target
 
     def track(self, token: str | SupportsIndex, *, label: str | None = None) -> Readout:
@@ -178,7 +183,7 @@ class LensWidget(ViewTraits, PageState):
     def _run_prompt(self, prompt: Any) -> None:
         """Python set the prompt: run it now, so that one that fails leaves everything as it was."""
         is_same = type(prompt) in (str, list) and prompt == self._session.spec.prompt.as_given
-        if not is_same:
+        if not (is_same and self._session.is_current):
             self._show(self._execute(_spec(self._session, prompt, {})))
 
     def _execute(self, spec: RunSpec) -> Run:
@@ -221,9 +226,10 @@ class LensWidget(ViewTraits, PageState):
         with self.hold_sync():
             self.set_trait("snapshot", self._snapshot())
             cell: Any = self.selection
-            self.selection = None
-            if self._has(cell):
-                self.selection = cell
+            if cell is not None and self._has(cell):
+                self._decode(**cell)
+            else:
+                self.selection = None
 
     def _snapshot(self) -> dict[str, Any]:
         """The whole grid where it is small; else as many of the newest columns as fit."""

@@ -489,7 +489,7 @@ def test_a_restarted_kernel_leaves_the_grid_readable_and_says_so(widget, tmp_pat
     kernel = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
     widget.page.evaluate(f"() => {{ window.restarted = {kernel}.restart(); }}")
     widget.root.get_by_text("Kernel gone").wait_for()
-    widget.root.get_by_text("No kernel takes this").wait_for()
+    widget.root.get_by_text("The kernel did not get this request").wait_for()
     widget.page.wait_for_timeout(2_000)
     assert widget.root.get_by_text("Kernel gone").is_visible()
     assert widget.cell(29, 8).inner_text() == "·Paris"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import IDS, PROMPT, gpt2, language_model, llama, wide_vocabulary
 
-from lenswidget.errors import Cancelled, CellError, LensError, ShapeError
+from lenswidget.errors import Cancelled, CellError, LensError, ModelError, ShapeError
 from lenswidget.language_model import LanguageModel
 from lenswidget.lenses.jacobian import JacobianLens
 from lenswidget.lenses.lens import LogitLens
@@ -340,7 +340,7 @@ def test_no_cells_give_an_empty_readout(run):
 
 def test_a_changed_unembed_is_read_as_it_now_is():
     model = wide_vocabulary(llama, fresh=True)
-    run = LocalEngine(model).run(IDS)
+    engine = LocalEngine(model)
     head_module = model.hf_model.lm_head
     edits = {
         "in place": lambda weight: weight.neg_(),
@@ -349,23 +349,28 @@ def test_a_changed_unembed_is_read_as_it_now_is():
         "assigned": lambda weight: setattr(head_module, "weight", torch.nn.Parameter(-weight)),
     }
     for name, edit in edits.items():
+        run = engine.run(IDS)
         before = read(run)
         with torch.no_grad():
             edit(head_module.weight)
-        after = read(run, k=5003)
+        with pytest.raises(ModelError, match="has changed since this run"):
+            read(run)
+        after = read(engine.run(run.spec), k=5003)
         # the head has no bias: what was best is now worst
         assert np.array_equal(after.ids[:, -1], before.ids[:, 0]), name
 
 
 def test_a_packed_weight_goes_with_its_model():
     model = wide_vocabulary(llama, fresh=True)
-    read(LocalEngine(model).run(IDS))
-    packed = len(unembed._packed)
+    made = LocalEngine(model).run(IDS)
+    read(made)
+    packed = weakref.ref(unembed.Unembed(made.tail)._packed)
     head = weakref.ref(model.hf_model.lm_head)
-    del model
+    assert packed() is not None
+    del model, made
     gc.collect()
     assert head() is None
-    assert len(unembed._packed) <= max(0, packed - 1)
+    assert packed() is None
 
 
 def test_the_plain_product_is_the_same_as_the_packed_one(run, monkeypatch):

@@ -109,6 +109,16 @@ CASES = {
         [[None], [folder / "other.pt"], [folder / "tuned.safetensors"]],
         {},
     ),
+    "JacobianLens.merge": (
+        lw.JacobianLens.merge,
+        [[None], [3], [[]], [[3]], [[tuned]], [tuned], [lw.JacobianLens({0: torch.eye(3)}, 1)]],
+        {},
+    ),
+    "tuned.report": (
+        lambda *args, **options: tuned.report(*args, progress=False, **options),
+        [[3, texts], [hf_model, texts], [model, None], [model, []], [model, [None]], [model, PROMPT]],
+        {},
+    ),
     "JacobianLens.fit": (
         fit,
         [[3, texts], [hf_model, texts]]
@@ -123,6 +133,7 @@ CASES = {
             "rows": [0, "a"],
             "skip_first": [None],
             "checkpoint": [3, folder / "other.pt"],
+            "add_bos": ["yes", 1.5, True],
         },
     ),
     "TunedLens.fit(model, texts": (

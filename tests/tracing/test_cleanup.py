@@ -391,8 +391,7 @@ def test_an_error_of_the_forward_shows_the_users_line_then_the_models(script):
     assert found[1].endswith("in wrong_in_the_forward")
     assert not any("lenswidget" in frame for frame in found)
     assert any("tiny.py" in frame for frame in found[2:])
-    if sys.version_info >= (3, 11):
-        assert "in the forward of embed (Linear)" in script["forward"]
+    assert "in the forward of embed (Linear)" in script["forward"]
 
 
 @pytest.mark.parametrize("name", ["flat", "flat with errors"])

@@ -3,7 +3,6 @@
 import asyncio
 import csv
 import gc
-import itertools
 import json
 import weakref
 
@@ -12,6 +11,7 @@ import pytest
 import tiny
 import torch
 from ipywidgets.widgets.widget import _instances
+from widget_pages import Page
 
 import lenswidget as lw
 from lenswidget.errors import CellError, LensError, PromptError
@@ -21,21 +21,6 @@ from lenswidget.widget.view_traits import as_state
 from lenswidget.widget.widget import LensWidget
 
 PROMPT = "The Eiffel Tower is in the city of"
-
-
-class Page:
-    """A page's end of the messages, without a page."""
-
-    def __init__(self, widget):
-        self.widget, self.sent, self.ids = widget, [], itertools.count()
-        widget.send = lambda content, buffers=None: self.sent.append((content, buffers))
-
-    def ask(self, kind, **fields):
-        request_id = f"test:{next(self.ids)}"
-        self.widget._receive(self.widget, {"id": request_id, "kind": kind, **fields}, [])
-        replies = [(c, b) for c, b in self.sent if c["id"] == request_id and "kind" not in c]
-        assert len(replies) == 1, "every request gets one reply"
-        return replies[0]
 
 
 @pytest.fixture

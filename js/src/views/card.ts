@@ -1,119 +1,22 @@
-import type { App } from "../app.ts";
-import { type Child, h } from "../dom.ts";
-import {
-  asPercent,
-  fixed,
-  layerPhrase,
-  nats,
-  percent,
-  quoted,
-  rankText,
-  signedPercent,
-  toNumber,
-} from "../format.ts";
-import type { Card, CardRef, Label, Moved, RunInfo } from "../protocol.ts";
-import type { Asked } from "../reduce.ts";
-import { pinColor } from "../scales.ts";
-import { isNext, isOffline, pinOf } from "../selectors.ts";
-import { type CardState, keyOf, MAIN } from "../state.ts";
-import { storedCard } from "../stored.ts";
-import { combine } from "../trajectories.ts";
+import { type Child, h } from "../base/dom.ts";
+import { emptyCard, storedCard } from "../cells/storedCard.ts";
+import { combine } from "../cells/trajectories.ts";
+import type { Card, CardRef, RunInfo } from "../kernel/protocol.ts";
+import { asPercent, layerPhrase, nats, quoted, rankText, toNumber } from "../look/format.ts";
+import type { App } from "../state/context.ts";
+import { cardOf, isOffline } from "../state/selectors.ts";
+import { type CardState, type Decoding, keyOf, MAIN } from "../state/state.ts";
+import { movedLists, pinButton, tokenTable } from "./cardTable.ts";
 import { chart, DASHES, type Line } from "./chart.ts";
-import { button, promptChip, select, togglePin, tokenChip } from "./parts.ts";
+import { button, promptChip, select, tokenChip } from "./elements.ts";
 import { searchBox } from "./search.ts";
 
 const KS = [5, 10, 20, 50, 100];
 const TEMPERATURES = [0.5, 0.7, 1, 1.5, 2];
-/** As wide as a card's inside at its narrowest beside the grid. */
+/** The inner width of a card beside the grid. */
 const CHART_PX = 320;
 
-function pinButton(app: App, id: number, label: Label): Child {
-  const pinned = pinOf(app.traits().pins, id);
-  const color = pinned ? pinColor(pinned.color, app.theme()) : "";
-  return h("button", {
-    type: "button",
-    class: `lw-pinmark${pinned ? " is-on" : ""}`,
-    style: color ? { "--lw-pin": color } : {},
-    "aria-label": `${pinned ? "Unpin" : "Pin"} ${label[0]}`,
-    "aria-pressed": String(!!pinned),
-    on: { click: () => togglePin(app, id, label) },
-  });
-}
-
-function tokenRow(app: App, run: RunInfo, card: Card, i: number): Child {
-  const id = card.ids[i] ?? -1;
-  const label = card.labels[i] ?? ["", "none", ""];
-  const log_prob = toNumber(card.log_probs[i]);
-  const below = card.rank_below[i];
-  const p = Math.exp(log_prob);
-  const next = isNext(run, card.position, id);
-  const moved =
-    below === null || below === undefined ? "" : below > i ? " is-up" : below < i ? " is-down" : "";
-  return h(
-    "tr",
-    { key: i, class: next ? "is-next" : "" },
-    h("td.lw-num", i + 1),
-    h(
-      "th.lw-bar",
-      { scope: "row", style: { "--lw-p": String(p) } },
-      tokenChip(label, id),
-      next && h("span.lw-tag", "next"),
-    ),
-    h("td.lw-num lw-prob", { title: `log-prob ${nats(log_prob, 4)}` }, percent(p)),
-    h("td.lw-num", fixed(card.logits.length ? toNumber(card.logits[i]) : null)),
-    h("td", { class: `lw-num${moved}` }, rankText(below)),
-    h("td", pinButton(app, id, label)),
-  );
-}
-
-function tokenTable(app: App, run: RunInfo, card: Card): Child {
-  const below =
-    card.layer_below === null ? "below" : card.layer_below < 0 ? "in embed" : `in ${card.layer_below}`;
-  const head = ["#", "token", "prob", "logit", below, ""];
-  const titles = ["Rank", "Token", "Probability", "Logit", "Rank one layer below", "Pin"];
-  return h(
-    "div.lw-scroll",
-    { tabindex: "0", role: "group", "aria-label": "Top tokens" },
-    h(
-      "table.lw-tokens",
-      h(
-        "thead",
-        h(
-          "tr",
-          head.map((text, i) =>
-            h(
-              "th",
-              { key: i, scope: "col", class: i > 1 ? "lw-num" : "", title: titles[i] },
-              text || h("span.lw-hidden", "pin"),
-            ),
-          ),
-        ),
-      ),
-      h(
-        "tbody",
-        card.ids.map((_, i) => tokenRow(app, run, card, i)),
-      ),
-    ),
-  );
-}
-
-function movedList(title: string, moved: readonly Moved[]): Child {
-  if (!moved.length) return null;
-  return h(
-    "div.lw-moved",
-    h("h4", title),
-    h(
-      "ul",
-      moved
-        .slice(0, 5)
-        .map(({ id, label, delta }) =>
-          h("li", { key: id }, tokenChip(label, id), h("span.lw-num", signedPercent(toNumber(delta)))),
-        ),
-    ),
-  );
-}
-
-/** The grid's own number of this cell, beside the one just decoded. */
+/** The grid's own top token of this cell, to compare with the decoded one. */
 function gridNumber(app: App, card: Card): Child {
   const cells = app.cells();
   const top = cells?.top(card, card.layer, card.position);
@@ -121,17 +24,20 @@ function gridNumber(app: App, card: Card): Child {
   return h("span.lw-dim", `grid: ${quoted(cells.label(top.id))} ${asPercent(top.log_prob)}`);
 }
 
-function facts(app: App, state: CardState, card: Card): Child {
+/** One line of numbers. Until the kernel's are there it says so, and has those of the grid. */
+function facts(app: App, { card, isPending }: CardState, shown: Card): Child {
+  const entropy = toNumber(shown.entropy_nats);
   return h(
     "p.lw-facts",
-    h("span", `entropy ${nats(toNumber(card.entropy_nats))}`),
-    card.temperature !== 1 && h("span", `temperature ${card.temperature}`),
-    gridNumber(app, card),
-    state.isPending && h("span.lw-dim", "decoding…"),
+    { key: "facts" },
+    (card || !Number.isNaN(entropy)) && h("span", `entropy ${nats(entropy)}`),
+    shown.temperature !== 1 && h("span", `temperature ${shown.temperature}`),
+    card && gridNumber(app, card),
+    isPending && h("span.lw-dim", "decoding…"),
   );
 }
 
-/** The tokens that were searched for: their numbers in this cell, and their ranks along the column. */
+/** The tokens found by search: their numbers in this cell, and their ranks along the column. */
 function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Child {
   const cells = app.cells();
   if (!state.tracked.length || !cells) return null;
@@ -140,7 +46,7 @@ function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Ch
   const items = state.tracked.map((id, dash) => {
     const label = cells.label(id);
     const track = app.trajectories.track(cells, state, position, id);
-    // a card that the kernel made by itself, as the site changed, knows nothing of a search
+    // the kernel decodes again when the site changes, without the tokens of this search
     const found =
       card.tracked.find((entry) => entry.id === id) ??
       (track.isExact && card.temperature === 1
@@ -170,20 +76,21 @@ function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Ch
   const pick = (next: number) => app.dispatch({ type: "open", cell: { layer: next, position } });
   const { n_layers, d_vocab } = run;
   return [
-    h("ul.lw-tracked", items),
-    h("p.lw-facts lw-dim", "Rank along the column; probabilities on hover"),
+    h("ul.lw-tracked", { key: "tracked" }, items),
+    h("p.lw-facts lw-dim", { key: "tracked name" }, "Rank along the column; probabilities on hover"),
     chart({ lines, metric: "rank", n_layers, d_vocab, width_px: CHART_PX, layer, pick }),
   ];
 }
 
-function switches(app: App, key: string, ref: CardRef, state: CardState, run: RunInfo): Child {
-  const ask = (change: Asked) =>
-    app.dispatch(key === MAIN ? { type: "ask", key, change } : { type: "recast", ref, change });
+function decodeControls(app: App, key: string, ref: CardRef, state: CardState, run: RunInfo): Child {
+  const ask = (change: Decoding) =>
+    app.dispatch(key === MAIN ? { type: "change", change } : { type: "changeKept", ref, change });
   const disabled = isOffline(app.get());
   const withOwn = (values: readonly number[], own: number) =>
     [...new Set([...values, own])].sort((a, b) => a - b);
   return h(
     "div.lw-switches",
+    { key: "controls" },
     select("Top", String(state.k), withOwn(KS, state.k).map(String), (k) => ask({ k: Number(k) }), disabled),
     select(
       "Temp.",
@@ -216,48 +123,57 @@ function heading(app: App, key: string, ref: CardRef, { k, temperature }: CardSt
         disabled: isKept,
       }),
     button("Code", () => app.dispatch({ type: "copy", key }), { title: "Copy as code" }),
-    button("×", () => app.dispatch({ type: "close", key }), { title: "Close (Escape)", look: "lw-icon" }),
+    button("×", () => app.dispatch({ type: "close", key }), {
+      title: "Close (Escape)",
+      className: "lw-icon",
+    }),
   );
 }
 
-/** What is shown until the kernel answers: the grid's own top tokens, said to be so. */
-function provisional(app: App, run: RunInfo, ref: CardRef): Child {
-  const stored = storedCard(app.cells(), run, ref, { k: 10 });
-  return stored ? h("div.is-stale", tokenTable(app, run, stored)) : null;
+/** What a card shows until the kernel's numbers arrive: the grid's own, which are those of temperature 1. */
+function standIn(app: App, run: RunInfo, state: CardState): Card {
+  const stored = state.temperature === 1 ? storedCard(app.cells(), state, state.k) : null;
+  return stored ?? emptyCard(run.id, state);
 }
 
-/** One cell, decoded. */
+/** One cell, decoded. While its numbers are awaited it has their places, so that nothing moves when they arrive. */
 export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Child {
-  const state = app.get().cards[key];
+  const state = cardOf(app.get(), key);
   if (!state) return null;
-  const { card, code } = state;
+  const { card, code, note, isPending, error } = state;
+  const shown = card ?? standIn(app, run, state);
+  const isAwaited = !card && isPending;
   return h(
     "section.lw-card",
     {
       "data-card": key,
       "aria-label": `Decoded cell, ${layerPhrase(ref.layer)}, position ${ref.position}`,
-      "aria-busy": String(state.isPending),
+      "aria-busy": String(isPending),
     },
     heading(app, key, ref, state, run),
-    switches(app, key, ref, state, run),
-    state.error && h("p.lw-error", { role: "alert" }, state.error),
-    card ? facts(app, state, card) : state.isPending && h("p.lw-facts lw-dim", "decoding…"),
-    card
-      ? h("div", { class: state.isPending ? "is-stale" : "" }, tokenTable(app, run, card))
-      : provisional(app, run, ref),
-    card &&
-      (card.promoted.length > 0 || card.suppressed.length > 0) &&
+    decodeControls(app, key, ref, state, run),
+    error && h("p.lw-error", { key: "error", role: "alert" }, error),
+    (card || isAwaited) && facts(app, state, shown),
+    (card || isAwaited || shown.ids.length > 0) &&
       h(
-        "div.lw-movedpair",
-        movedList("Promoted here", card.promoted),
-        movedList("Suppressed here", card.suppressed),
+        "div",
+        { key: "table", class: isPending || !card ? "is-stale" : "" },
+        tokenTable(app, run, shown, isAwaited ? state.k : 0),
       ),
-    searchBox(app, key, {
+    movedLists(shown, isAwaited),
+    searchBox(app, key, state.search, {
       placeholder: "Find any token (/)",
       pick: ({ id }) => app.dispatch({ type: "track", key, id }),
     }),
-    card && trackedTokens(app, state, card, run),
+    (card || isAwaited) && trackedTokens(app, state, shown, run),
+    note && h("p.lw-facts lw-dim", { key: "note" }, note),
     code &&
-      h("textarea.lw-code", { readonly: true, rows: "6", "aria-label": "Code of this card", value: code }),
+      h("textarea.lw-code", {
+        key: "code",
+        readonly: true,
+        rows: "6",
+        "aria-label": "Code of this card",
+        value: code,
+      }),
   );
 }

@@ -1,18 +1,18 @@
-import { type Child, h } from "../dom.ts";
-import { clamp, fixed, layerName, QUARTERS, UNKNOWN } from "../format.ts";
-import { METRICS } from "../metrics.ts";
-import type { Pin, TrajectoryMetric } from "../protocol.ts";
+import { type Child, h } from "../base/dom.ts";
+import { METRIC_SPECS } from "../cells/fields.ts";
+import type { Pin, TrajectoryMetric } from "../kernel/protocol.ts";
+import { clamp, fixed, layerName, QUARTERS, UNKNOWN } from "../look/format.ts";
 
-/** One line: a value per row, index 0 being the embedding; NaN where it is not known. */
+/** One line: a value per row from the embedding up; NaN where it is not known. */
 export interface Line {
   readonly name: string;
   readonly color: string;
-  /** Whose course it is. */
+  /** The pin that the line belongs to. */
   readonly pin?: Pin;
-  /** Which dash pattern; one per position. */
+  /** The number of its dash pattern; one per position. */
   readonly dash: number;
   readonly values: readonly number[];
-  /** What a row's dot says, where that is more than its value. */
+  /** The text of each row's dot, if it is more than the value. */
   readonly notes?: readonly string[];
 }
 
@@ -22,7 +22,7 @@ export interface ChartProps {
   readonly n_layers: number;
   readonly d_vocab: number;
   readonly width_px: number;
-  /** The focused layer, marked by a rule. */
+  /** The focused layer, marked by a vertical rule. */
   readonly layer: number | null;
   readonly pick: (layer: number) => void;
 }
@@ -42,7 +42,7 @@ interface Axis {
 
 export function axisOf(metric: TrajectoryMetric, d_vocab: number, lines: readonly Line[]): Axis {
   const height = HEIGHT - TOP - BOTTOM;
-  const text = METRICS[metric].tick;
+  const text = METRIC_SPECS[metric].tick;
   if (metric === "prob") return { y: (p) => TOP + height * (1 - p), ticks: QUARTERS, text };
   if (metric === "rank") {
     const top = Math.log10(d_vocab);
@@ -55,7 +55,7 @@ export function axisOf(metric: TrajectoryMetric, d_vocab: number, lines: readonl
   return { y: (x) => TOP + (height * x) / low, ticks, text: (x) => fixed(x, 0) };
 }
 
-/** The points of a line as a path, broken where a value is not known. */
+/** The path of a line, with a gap where a value is not known. */
 export function pathOf(
   values: readonly number[],
   x: (i: number) => number,
@@ -76,16 +76,16 @@ export function pathOf(
 }
 
 export function valueText(metric: TrajectoryMetric, value: number): string {
-  return Number.isNaN(value) ? "not computed" : METRICS[metric].format(value);
+  return Number.isNaN(value) ? "not computed" : METRIC_SPECS[metric].format(value);
 }
 
-/** A line in a sentence, for those who don't see the chart. */
+/** A line as a sentence, for screen readers. */
 function spoken({ name, values }: Line, metric: TrajectoryMetric): string {
   const last = values.length - 1;
   return `${name}: embedding ${valueText(metric, values[0] ?? UNKNOWN)}, last layer ${valueText(metric, values[last] ?? UNKNOWN)}`;
 }
 
-function frame(axis: Axis, x: (i: number) => number, n_rows: number, width_px: number): Child {
+function axes(axis: Axis, x: (i: number) => number, n_rows: number, width_px: number): Child {
   const every = Math.max(1, Math.ceil(n_rows / Math.max(1, Math.floor(width_px / 60))));
   const rows = Array.from({ length: n_rows }, (_, row) => row).filter(
     (row) =>
@@ -116,7 +116,7 @@ export function chart(props: ChartProps): Child {
   const click = (event: MouseEvent) => {
     const box = (event.target as Element).closest("svg")?.getBoundingClientRect();
     if (!box) return;
-    // a narrow notebook scales it down
+    // a narrow notebook scales the chart down
     const at = ((event.clientX - box.left) * width_px) / box.width;
     const row = Math.round(((at - LEFT) / (width_px - LEFT - RIGHT)) * (n_rows - 1));
     props.pick(clamp(row, 0, n_rows - 1) - 1);
@@ -134,7 +134,7 @@ export function chart(props: ChartProps): Child {
       "aria-label": `Over the layers. ${lines.map((line) => spoken(line, metric)).join(". ")}`,
       on: { click },
     },
-    frame(axis, x, n_rows, width_px),
+    axes(axis, x, n_rows, width_px),
     layer !== null && h("line.lw-rule", { x1: x(layer + 1), x2: x(layer + 1), y1: TOP, y2: HEIGHT - BOTTOM }),
     lines.map((line) =>
       h("path.lw-line", {

@@ -1,8 +1,8 @@
-import type { App } from "../app.ts";
-import { asPercent, layerPhrase, quoted } from "../format.ts";
-import { cellValue, inWords } from "../metrics.ts";
-import type { CellRef, RunInfo } from "../protocol.ts";
-import { isNext, promptWords } from "../selectors.ts";
+import { cellValue, inWords } from "../cells/fields.ts";
+import type { CellRef, RunInfo } from "../kernel/protocol.ts";
+import { asPercent, layerPhrase, quoted } from "../look/format.ts";
+import type { App } from "../state/context.ts";
+import { isNext, promptWords } from "../state/selectors.ts";
 
 /** Where a cell is: "layer 20, position 8 after “␣of”". */
 export function whereIs(run: RunInfo, { layer, position }: CellRef): string {

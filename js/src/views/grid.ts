@@ -1,10 +1,12 @@
-import type { App } from "../app.ts";
-import type { Cells } from "../cells.ts";
-import { div, hasFocus } from "../dom.ts";
-import { atEnd, on } from "../events.ts";
+import { div, hasFocus } from "../base/dom.ts";
+import { on, whenClosed } from "../base/events.ts";
+import { sameItems } from "../base/memo.ts";
+import type { Cells } from "../cells/cells.ts";
+import type { CellRef, RunInfo } from "../kernel/protocol.ts";
 import {
-  alongOf,
+  type CellRange,
   cellAt,
+  extentOf,
   maxHeight,
   placeOf,
   SCROLLBAR_PX,
@@ -13,12 +15,10 @@ import {
   scrollTo,
   shapeOf,
   viewportOf,
-  type Window,
   windowOf,
-} from "../layout.ts";
-import type { CellRef, RunInfo } from "../protocol.ts";
-import { sameItems } from "../selectors.ts";
-import { lookOf, settledLayers } from "./cell.ts";
+} from "../look/layout.ts";
+import type { App } from "../state/context.ts";
+import { lookOf, settledLayers } from "./cellLook.ts";
 import { type CellNode, fitCells, fitRows, makeRow, paint, type RowNode, writeHead } from "./gridrow.ts";
 import { Overview } from "./overview.ts";
 
@@ -26,26 +26,26 @@ type Place = ReturnType<typeof placeOf>;
 
 const WANTED_HEIGHT_PX = 714;
 
-/** The grid: only what is in view is in the page, and it scrolls natively under headers that stay. */
+/** The grid. Only the cells in view are in the page; it scrolls natively, under sticky headers. */
 export class GridView {
   readonly element = div("lw-grid", "grid");
   readonly #body = div("lw-body", "rowgroup");
   readonly #head = makeRow("columnheader");
   #rows: RowNode[] = [];
-  /** How wide it may be. */
+  /** How wide the grid may be. */
   room_px = 0;
   #shape: Shape | null = null;
   #shapeKey: unknown[] = [];
   #size = { width: 0, height: 0 };
-  /** Where it is scrolled to. Kept, since asking the page lays it out. */
+  /** The scroll position, kept because reading it from the page forces a layout. */
   #at = { left: 0, top: 0 };
   #wantsFocus = false;
   #scrollFrame = 0;
-  /** Of the scrollbar below: nothing where it lies over the page. */
+  /** The height of the scrollbar below; 0 for one that overlays the page. */
   #bar_px = SCROLLBAR_PX;
   #height = 0;
   #drawnKey: unknown[] = [];
-  /** The places of the focus and the selection as they were drawn. */
+  /** The places of focus and selection in the last drawing. */
   #marked: (Place | null)[] = [];
 
   readonly overview: Overview;
@@ -57,7 +57,7 @@ export class GridView {
     this.#settledAt = settledLayers(app);
     this.overview = new Overview(app, (part) => {
       const shape = this.#shape as Shape;
-      const { size_px, whole } = alongOf(shape, this.scroll());
+      const { size_px, whole } = extentOf(shape, this.scroll());
       const at = part * whole - size_px / 2;
       this.#goTo({ ...this.#at, ...(shape.isAcross ? { left: at } : { top: at }) });
     });
@@ -73,7 +73,7 @@ export class GridView {
     on(element, "scroll", () => this.#scrolled(), signal, { passive: true });
     const observer = new ResizeObserver(() => this.#resized());
     observer.observe(element);
-    atEnd(signal, () => {
+    whenClosed(signal, () => {
       observer.disconnect();
       cancelAnimationFrame(this.#scrollFrame);
     });
@@ -92,7 +92,7 @@ export class GridView {
   #resized(): void {
     const { clientWidth: width, clientHeight: height } = this.element;
     if (!width) return;
-    // a host that windows its cells takes the widget out of the page and back, which forgets the scroll
+    // a host may take the widget out of the page and put it back, which loses the scroll position
     if (!this.#size.width) this.element.scrollTo(this.#at);
     if (this.element.matches(".is-wide")) this.#bar_px = this.element.offsetHeight - height - 2;
     if (width === this.#size.width && height === this.#size.height) return;
@@ -100,7 +100,7 @@ export class GridView {
     this.draw();
   }
 
-  /** What is in view. */
+  /** The scroll position and size of the view. */
   scroll(): Scroll {
     return { ...this.#at, ...this.#size };
   }
@@ -133,13 +133,13 @@ export class GridView {
     this.takeFocus();
   }
 
-  /** Have the focus where it was, in view or not. */
+  /** Put the page's focus on the focused cell, or on the grid if that cell is not in view. */
   takeFocus(): void {
     this.#wantsFocus = true;
     this.draw();
   }
 
-  /** Turned round, what was in view lies elsewhere. */
+  /** Scroll to the focused cell: in a grid that was turned, the old position shows other cells. */
   #goToFocus(shape: Shape): void {
     const { row, col } = this.#focusPlace(shape);
     this.#goTo(scrollTo(shape, { ...this.#size, left: 0, top: 0 }, row, col));
@@ -151,14 +151,14 @@ export class GridView {
     this.#at = { left: element.scrollLeft, top: element.scrollTop };
   }
 
-  /** Draw what is in view. While nothing but the scroll has changed, only cells that came into view are written. */
+  /** Draw the cells in view. If only the scroll position changed, only cells that came into view are written. */
   draw(): void {
     const state = this.#app.get();
     const cells = this.#app.cells();
     this.element.hidden = !cells;
     if (!cells) return;
     const { run } = cells;
-    // asked first: what scrolls out of view takes the focus with it
+    // read before the cells move: one that scrolls out of view loses the focus
     const hadFocus = hasFocus(this.element);
     this.#reshape(run);
     const shape = this.#shape as Shape;
@@ -182,7 +182,7 @@ export class GridView {
       focused = this.#drawRow(row, cells, shape, window, focus, isDue) ?? focused;
     }
     this.#keepFocus(focused, hadFocus);
-    const { at, size_px, whole } = alongOf(shape, this.scroll());
+    const { at, size_px, whole } = extentOf(shape, this.scroll());
     this.overview.draw(shape, at / whole, (at + size_px) / whole);
   }
 
@@ -192,7 +192,7 @@ export class GridView {
     return place.row < 0 || place.col < 0 ? { row: 0, col: shape.cols.length - 1 } : place;
   }
 
-  /** The focused cell may leave the page while it scrolls: the grid itself then holds the focus and the keys. */
+  /** Keep the focus when the focused cell scrolls out of the page: the grid itself then has it, and the keys. */
   #keepFocus(focused: CellNode | undefined, hadFocus: boolean): void {
     const { element } = this;
     element.tabIndex = focused ? -1 : 0;
@@ -202,7 +202,7 @@ export class GridView {
     this.#wantsFocus = false;
   }
 
-  /** Sizes that follow from the traits; rows are laid out anew when they change. */
+  /** Compute the shape from the traits, and lay the rows out again if it changed. */
   #reshape(run: RunInfo): void {
     const traits = this.#app.traits();
     const { stride, hide_special, orientation, column_width_px, site } = traits;
@@ -253,7 +253,7 @@ export class GridView {
     this.#head.header.textContent = shape.isAcross ? "layer" : `token · ${run.tokens.length}`;
   }
 
-  #drawHead(run: RunInfo, { isAcross, cols, col_px }: Shape, window: Window): void {
+  #drawHead(run: RunInfo, { isAcross, cols, col_px }: Shape, window: CellRange): void {
     fitCells(this.#head, "columnheader", window, col_px);
     for (const cell of this.#head.cells) {
       if (cell.last) continue;
@@ -266,7 +266,7 @@ export class GridView {
     node: RowNode,
     cells: Cells,
     shape: Shape,
-    window: Window,
+    window: CellRange,
     focus: Place,
     isDue: (cell: CellNode) => boolean,
   ): CellNode | undefined {

@@ -1,9 +1,9 @@
-import { div } from "../dom.ts";
-import type { Window } from "../layout.ts";
-import type { RunInfo } from "../protocol.ts";
-import { headOf, type Look } from "./cell.ts";
+import { div } from "../base/dom.ts";
+import type { RunInfo } from "../kernel/protocol.ts";
+import type { CellRange } from "../look/layout.ts";
+import { headOf, type Look } from "./cellLook.ts";
 
-/** A cell's element, with what was last written to it so that nothing is written twice. */
+/** A cell's element, with the look that was last written to it. */
 export interface CellNode {
   readonly element: HTMLDivElement;
   readonly text: Text;
@@ -39,14 +39,14 @@ function makeCell(role: CellRole): CellNode {
   return { element, text, col: -1, last: "" };
 }
 
-function place(cell: CellNode, col: number): void {
+function moveTo(cell: CellNode, col: number): void {
   cell.col = col;
   cell.last = "";
   cell.element.ariaColIndex = String(col + 2);
 }
 
-/** Cells that leave go to where others enter. */
-function moveCells(row: RowNode, role: CellRole, { c0, c1 }: Window): CellNode[] {
+/** Reuse the cells that leave the range for those that enter it. */
+function moveCells(row: RowNode, role: CellRole, { c0, c1 }: CellRange): CellNode[] {
   const free = row.cells.filter(({ col }) => col < c0 || col >= c1);
   const kept = new Map(row.cells.filter(({ col }) => col >= c0 && col < c1).map((cell) => [cell.col, cell]));
   const next: CellNode[] = [];
@@ -55,7 +55,7 @@ function moveCells(row: RowNode, role: CellRole, { c0, c1 }: Window): CellNode[]
     let cell = kept.get(col);
     if (!cell) {
       cell = free.pop() ?? makeCell(role);
-      place(cell, col);
+      moveTo(cell, col);
     }
     if (cell.element === before) before = before.nextSibling;
     else row.element.insertBefore(cell.element, before);
@@ -65,27 +65,27 @@ function moveCells(row: RowNode, role: CellRole, { c0, c1 }: Window): CellNode[]
   return next;
 }
 
-/** Have exactly the cells of a range of columns, in order. */
-export function fitCells(row: RowNode, role: CellRole, window: Window, col_px: number): void {
+/** Make a row hold exactly the cells of a range of columns, in order. */
+export function fitCells(row: RowNode, role: CellRole, window: CellRange, col_px: number): void {
   const { c0, c1 } = window;
   const first = row.cells[0];
   if (first?.col === c0 && row.cells.length === c1 - c0) return;
   if (first) first.element.style.marginLeft = "";
   const shift = first ? Math.abs(first.col - c0) : 0;
-  // moving an element costs more than writing it anew, so in a long jump each stays where it is in the page
+  // moving an element costs more than rewriting it, so after a long jump all stay in place and are rewritten
   if (row.cells.length === c1 - c0 && shift > (c1 - c0) / 4)
-    for (const [i, cell] of row.cells.entries()) place(cell, c0 + i);
+    for (const [i, cell] of row.cells.entries()) moveTo(cell, c0 + i);
   else row.cells = moveCells(row, role, window);
   const start = row.cells[0];
-  // cells follow each other, so that only the first must be told where it is
+  // the cells follow each other, so only the first needs a position
   if (start) start.element.style.marginLeft = c0 ? `${c0 * col_px}px` : "";
 }
 
-/** Have exactly the rows of a range, in order; returns them. */
+/** Make the body hold exactly the rows of a range, in order; returns them. */
 export function fitRows(
   body: HTMLElement,
   rows: readonly RowNode[],
-  { r0, r1 }: Window,
+  { r0, r1 }: CellRange,
   row_px: number,
 ): RowNode[] {
   const isIn = ({ row }: RowNode) => row >= r0 && row < r1;
@@ -110,7 +110,7 @@ export function fitRows(
   return next;
 }
 
-/** Write a cell's look, if it changed; what is the same is not written, since each write restyles. */
+/** Write a cell's look. Only what changed is written, because each write restyles. */
 export function paint(cell: CellNode, look: Look, isFocused: boolean): void {
   const { text, className, surface, ink, pin } = look;
   const key = `${text}\n${className}\n${surface}\n${pin}\n${isFocused}`;
@@ -128,7 +128,7 @@ export function paint(cell: CellNode, look: Look, isFocused: boolean): void {
   if (element.ariaSelected !== isSelected) element.ariaSelected = isSelected;
 }
 
-/** Write the header of a layer or a position, where it changed. */
+/** Write the header of a layer or a position. Only what changed is written. */
 export function writeHead(
   element: HTMLElement,
   name: string,

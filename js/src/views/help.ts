@@ -1,6 +1,6 @@
-import type { App } from "../app.ts";
-import { type Child, h } from "../dom.ts";
-import { button, toggle } from "./parts.ts";
+import { type Child, h } from "../base/dom.ts";
+import type { App } from "../state/context.ts";
+import { button, toggle } from "./elements.ts";
 
 export const KEYS: readonly (readonly [keys: string, does: string])[] = [
   ["← → ↑ ↓", "move by a cell"],
@@ -9,7 +9,7 @@ export const KEYS: readonly (readonly [keys: string, does: string])[] = [
   ["Enter  Space", "decode the cell in the kernel"],
   ["k", "keep the card open"],
   ["p", "pin or unpin the cell’s top token"],
-  ["t", "chart this position, or no more"],
+  ["t", "chart this position, or stop charting it"],
   ["/", "find any token"],
   ["[  ]", "narrower or wider columns"],
   ["Escape", "close what is open"],
@@ -24,7 +24,7 @@ export function help(app: App): Child {
     h(
       "header.lw-cardhead",
       h("h3", "Keys in the grid"),
-      button("×", () => toggle(app, "help"), { look: "lw-icon", title: "Close (Escape)" }),
+      button("×", () => toggle(app, "help"), { className: "lw-icon", title: "Close (Escape)" }),
     ),
     h(
       "dl",

@@ -1,16 +1,16 @@
-import type { App } from "../app.ts";
-import { clamp } from "../format.ts";
-import { cellAt, DEFAULT_COL_PX, MAX_COL_PX, MIN_COL_PX, placeOf } from "../layout.ts";
-import type { CellRef } from "../protocol.ts";
-import { chartedPositions, runOf } from "../selectors.ts";
-import { MAIN } from "../state.ts";
+import type { CellRef } from "../kernel/protocol.ts";
+import { clamp } from "../look/format.ts";
+import { cellAt, DEFAULT_COL_PX, MAX_COL_PX, MIN_COL_PX, placeOf } from "../look/layout.ts";
+import type { App } from "../state/context.ts";
+import { chartedPositions, shownRun } from "../state/selectors.ts";
+import { MAIN } from "../state/state.ts";
+import { toggle, togglePin } from "./elements.ts";
 import type { GridView } from "./grid.ts";
-import { toggle, togglePin } from "./parts.ts";
 
 const COLUMN_STEP_PX = 8;
 
-/** Where an arrow or page key leads from a place in the grid; null for other keys. Pure. */
-export function target(
+/** The place that an arrow or page key leads to; null for other keys. */
+export function keyTarget(
   key: string,
   ctrl: boolean,
   from: { row: number; col: number },
@@ -34,7 +34,7 @@ export function target(
   return { row: clamp(found[0], 0, lastRow), col: clamp(found[1], 0, lastCol) };
 }
 
-/** Where the focus is, or would be on entering the grid. */
+/** The focused cell, or the one that takes the focus when it enters the grid. */
 export function focusOf(app: App, grid: GridView): CellRef | null {
   const shape = grid.currentShape();
   if (!shape) return null;
@@ -55,7 +55,7 @@ function move(app: App, grid: GridView, event: KeyboardEvent): boolean {
   const cell = focusOf(app, grid);
   if (!shape || !cell) return false;
   const size = { rows: shape.rows.length, cols: shape.cols.length, page: grid.pageRows() };
-  const to = target(event.key, event.ctrlKey || event.metaKey, placeOf(shape, cell), size);
+  const to = keyTarget(event.key, event.ctrlKey || event.metaKey, placeOf(shape, cell), size);
   const next = to && cellAt(shape, to.row, to.col);
   if (!next) return false;
   moveFocus(app, grid, next);
@@ -69,8 +69,9 @@ function pinTop(app: App, { layer, position }: CellRef): void {
 }
 
 function toggleCharted(app: App, cell: CellRef): void {
-  const { traits, focus } = app.get();
-  const run = runOf(traits);
+  const state = app.get();
+  const { traits, focus } = state;
+  const run = shownRun(state);
   if (!run) return;
   const { trajectory } = traits;
   const now = trajectory.positions.length ? chartedPositions(traits, focus, run) : [];
@@ -79,13 +80,13 @@ function toggleCharted(app: App, cell: CellRef): void {
   app.set({ trajectory: { ...trajectory, positions } });
 }
 
-/** A width that was chosen: never quite the default one, at which columns fit themselves to the room. */
+/** Set a column width; never exactly the default one, since columns of that width narrow to fit. */
 export function setWidth(app: App, width_px: number): void {
   const column_width_px = Math.round(clamp(width_px, MIN_COL_PX, MAX_COL_PX));
   app.set({ column_width_px: column_width_px + Number(column_width_px === DEFAULT_COL_PX) });
 }
 
-/** Escape closes one thing at a time, the newest first. False when there is nothing to close. */
+/** Close one thing, as Escape does: a panel, else the notice, else the card. False if none is open. */
 export function closeOne(app: App): boolean {
   const { panel, notice, traits } = app.get();
   if (panel) app.local({ panel: null });
@@ -95,13 +96,13 @@ export function closeOne(app: App): boolean {
   return true;
 }
 
-/** A key in the grid. True when it was ours. */
+/** Handle a key in the grid. False for a key that does nothing here. */
 export function gridKey(app: App, grid: GridView, event: KeyboardEvent, search: () => void): boolean {
   if (event.altKey) return false;
   if (move(app, grid, event)) return true;
   if (event.ctrlKey || event.metaKey) return false;
   const cell = focusOf(app, grid);
-  // as it is drawn, which may be narrower than chosen
+  // the drawn width, which may be narrower than the chosen one
   const col_px = grid.currentShape()?.col_px ?? DEFAULT_COL_PX;
   const does: Record<string, () => void> = {
     Enter: () => cell && app.dispatch({ type: "open", cell }),

@@ -1,20 +1,20 @@
-import type { App } from "../app.ts";
-import type { Cells } from "../cells.ts";
-import { type Child, h } from "../dom.ts";
-import { METRICS, nameOf, ticksOf } from "../metrics.ts";
-import { ramp } from "../scales.ts";
+import { type Child, h } from "../base/dom.ts";
+import type { Cells } from "../cells/cells.ts";
+import { METRIC_SPECS, metricName, ticksOf } from "../cells/fields.ts";
+import { ramp } from "../look/scales.ts";
+import type { App } from "../state/context.ts";
 
-/** What a swatch means, and how it looks: as a cell of that class, on that background, with a pin's stripe. */
-export type Key = readonly [text: string, className: string, surface: string, pin?: string];
+/** An entry of the legend: its text, and the class, background and pin colour of its swatch. */
+export type LegendKey = readonly [text: string, className: string, surface: string, pin?: string];
 
-/** What the colours and marks mean; a number that is only yes or no has swatches and no scale. */
+/** The meaning of colours and marks. A yes-or-no number has two swatches instead of a scale. */
 export function legendOf(app: App, cells: Cells) {
   const traits = app.traits();
   const { metric, site, stride } = traits;
-  const spec = METRICS[metric];
+  const spec = METRIC_SPECS[metric];
   const ticks = ticksOf(spec, cells.run);
   const colors = ramp(spec.scale, app.theme()).map(({ css }) => css);
-  const keys: Key[] = [
+  const keys: LegendKey[] = [
     ["not computed", "is-missing", ""],
     ["is the next token", "is-next", ""],
   ];
@@ -22,8 +22,8 @@ export function legendOf(app: App, cells: Cells) {
     keys.push([`final answer from here on${stride > 1 ? ", of the layers shown" : ""}`, "is-settled", ""]);
   const isYesNo = metric === "agrees";
   if (isYesNo)
-    keys.unshift(...ticks.map(({ at, text }): Key => [text, "", colors[Math.round(at * 64)] ?? ""]));
-  return { name: nameOf(cells, traits) + spec.unit, ticks, scale: isYesNo ? null : colors, keys };
+    keys.unshift(...ticks.map(({ at, text }): LegendKey => [text, "", colors[Math.round(at * 64)] ?? ""]));
+  return { name: metricName(cells, traits) + spec.unit, ticks, scale: isYesNo ? null : colors, keys };
 }
 
 export function legend(app: App): Child {

@@ -1,19 +1,19 @@
-import type { App } from "../app.ts";
-import { div } from "../dom.ts";
-import { atEnd, on } from "../events.ts";
-import type { Shape } from "../layout.ts";
-import { sameItems } from "../selectors.ts";
-import { lookOf } from "./cell.ts";
+import { div } from "../base/dom.ts";
+import { on, whenClosed } from "../base/events.ts";
+import { sameItems } from "../base/memo.ts";
+import type { Shape } from "../look/layout.ts";
+import type { App } from "../state/context.ts";
+import { lookOf } from "./cellLook.ts";
 
-/** More columns or rows than this are thinned out; the page scales the picture. */
+/** Of more columns or rows than this, only some are drawn; the page scales the picture. */
 const MAX_COLS = 1024;
 const MAX_ROWS = 32;
-/** Tiles arrive in a row: one drawing for several. */
+/** Tiles arrive one after another: wait, and draw once for several. */
 const SETTLE_MS = 150;
 
 /**
- * All positions in a strip over the grid, in the colours of what is known, with a frame around what is in view.
- * A press or a drag goes there. Hidden from readers: the grid's own keys lead everywhere.
+ * A strip over the grid with all positions in the colours of their cells, and a frame around the part in view. A press
+ * or a drag scrolls there. Hidden from screen readers, because the grid's own keys reach every cell.
  */
 export class Overview {
   readonly element = div("lw-overview");
@@ -24,7 +24,7 @@ export class Overview {
 
   readonly #app: App;
 
-  /** `go` is told where to, as a part of the whole. */
+  /** `go` is called with the part of the whole to scroll to, in [0, 1]. */
   constructor(app: App, go: (part: number) => void) {
     this.#app = app;
     const { element } = this;
@@ -36,20 +36,20 @@ export class Overview {
       go(offsetX / element.offsetWidth);
     };
     for (const type of ["pointerdown", "pointermove"]) on(element, type, drag, app.signal);
-    atEnd(app.signal, () => clearTimeout(this.#timer));
+    whenClosed(app.signal, () => clearTimeout(this.#timer));
   }
 
-  /** The part in view; nothing is shown while that is all. */
+  /** Frame the part in view, `from` to `to` in [0, 1]; hidden if that is the whole. */
   draw(shape: Shape, from: number, to: number): void {
     const app = this.#app;
-    const { traits, version } = app.get();
+    const { traits, version, shown } = app.get();
     this.element.hidden = to - from >= 1;
     if (this.element.hidden) return;
     const { style } = this.#frame;
     style.left = `${100 * from}%`;
     style.width = `${100 * (Math.min(1, to) - from)}%`;
-    const { run, metric, rank_token, site, lens } = traits;
-    const key = [shape, version, run, metric, rank_token, site, lens, app.theme()];
+    const { metric, rank_token, site, lens } = traits;
+    const key = [shape, version, shown, metric, rank_token, site, lens, app.theme()];
     if (sameItems(key, this.#key)) return;
     this.#key = key;
     this.#timer ||= window.setTimeout(() => this.#paint(shape), SETTLE_MS);

@@ -1,14 +1,14 @@
-import type { App } from "../app.ts";
-import { type Child, h } from "../dom.ts";
-import type { Pin, RunInfo, TrajectoryMetric } from "../protocol.ts";
-import { pinColor } from "../scales.ts";
-import { chartedPositions, isOffline } from "../selectors.ts";
-import { combine } from "../trajectories.ts";
+import { type Child, h } from "../base/dom.ts";
+import { combine } from "../cells/trajectories.ts";
+import type { Pin, RunInfo, TrajectoryMetric } from "../kernel/protocol.ts";
+import { pinColor } from "../look/scales.ts";
+import type { App } from "../state/context.ts";
+import { chartedPositions, isOffline } from "../state/selectors.ts";
 import { chart, type Line, valueText } from "./chart.ts";
-import { button, promptChip, select } from "./parts.ts";
+import { button, promptChip, select } from "./elements.ts";
 import { searchBox } from "./search.ts";
 
-function linesOf(app: App, positions: readonly number[]): { lines: Line[]; isExact: boolean } {
+function pinLines(app: App, positions: readonly number[]): { lines: Line[]; isExact: boolean } {
   const traits = app.traits();
   const { pins, trajectory } = traits;
   const cells = app.cells();
@@ -36,7 +36,7 @@ function pinChip(app: App, pin: Pin, index: number, lines: readonly Line[], laye
   const { trajectory } = app.traits();
   const cells = app.cells();
   const mine = lines.filter((line) => line.pin === pin);
-  // of several positions the chart says which is which
+  // with several positions only the chart says which number belongs to which
   const value = mine.length > 1 ? undefined : mine[0]?.values[layer + 1];
   const forms = pin.ids.map((id) => cells?.label(id)[0] ?? `#${id}`).join(", ");
   return h(
@@ -53,11 +53,11 @@ function pinChip(app: App, pin: Pin, index: number, lines: readonly Line[], laye
     value !== undefined && h("span.lw-num", valueText(trajectory.metric, value)),
     pin.ids.length === 1 &&
       button("Σ", () => app.dispatch({ type: "group", index }), {
-        look: "lw-icon",
+        className: "lw-icon",
         title: `Sum with the other forms of ${pin.label}`,
       }),
     button("×", () => app.dispatch({ type: "unpin", index }), {
-      look: "lw-icon",
+      className: "lw-icon",
       title: `Unpin ${pin.label}`,
     }),
   );
@@ -91,18 +91,18 @@ function positionChips(app: App, run: RunInfo, positions: readonly number[]): Ch
     }),
     isFollowing &&
       button("Hold", () => set(positions), {
-        look: "lw-small",
+        className: "lw-small",
         title: "Keep charting this position (t adds one)",
       }),
   );
 }
 
-/** The pinned tokens and their course over the layers. */
+/** The pinned tokens and their trajectories over the layers. */
 export function pinsView(app: App, run: RunInfo, width_px: number): Child {
-  const { traits, focus } = app.get();
+  const { traits, focus, pinSearch } = app.get();
   const { pins, trajectory } = traits;
   const positions = chartedPositions(traits, focus, run);
-  const { lines, isExact } = linesOf(app, positions);
+  const { lines, isExact } = pinLines(app, positions);
   const layer = (focus ?? traits.selection)?.layer ?? run.n_layers - 1;
   const pick = (next: number) =>
     app.dispatch({ type: "focus", cell: { layer: next, position: positions[0] ?? 0 } });
@@ -121,7 +121,7 @@ export function pinsView(app: App, run: RunInfo, width_px: number): Child {
           "ul.lw-pinlist",
           pins.map((pin, index) => pinChip(app, pin, index, lines, layer)),
         ),
-      searchBox(app, "pins", {
+      searchBox(app, "pins", pinSearch, {
         placeholder: "Pin a token…",
         pick: ({ id, label }) => app.dispatch({ type: "pin", ids: [id], label: label[0] }),
       }),

@@ -1,27 +1,27 @@
-import type { App } from "../app.ts";
-import type { Cells } from "../cells.ts";
-import { clamp, tokenCount } from "../format.ts";
-import { cellAt, type Scroll, type Shape, shapeOf } from "../layout.ts";
-import { pinColor } from "../scales.ts";
-import { promptText } from "../selectors.ts";
-import { headOf, type Look, lookOf, settledLayers } from "./cell.ts";
-import { type Key, legendOf } from "./legend.ts";
+import type { Cells } from "../cells/cells.ts";
+import { clamp, tokenCount } from "../look/format.ts";
+import { cellAt, type Scroll, type Shape, shapeOf } from "../look/layout.ts";
+import { pinColor } from "../look/scales.ts";
+import type { App } from "../state/context.ts";
+import { promptText } from "../state/selectors.ts";
+import { headOf, type Look, lookOf, settledLayers } from "./cellLook.ts";
+import { type LegendKey, legendOf } from "./legend.ts";
 
 const SCALE = 2;
-/** Browsers refuse a canvas beyond about 16,000 pixels a side; head and foot take some of that. */
+/** Browsers refuse a canvas of more than about 16,000 pixels a side; this leaves room for title and legend. */
 const MAX_PX = 16_000 / SCALE - 300;
 const PAD = 12;
 const LINE_PX = 18;
-/** The legend's name of the number, and its scale. */
+/** The widths of the number's name in the legend, and of its scale. */
 const NAME_PX = 240;
 const RAMP_PX = 260;
-/** Title and legend are no narrower than that. */
+/** The least width of title and legend. */
 const MIN_PX = 560;
 const MOST_LINES = 4;
 
 type Pen = CanvasRenderingContext2D;
 
-/** What the picture is of, and with what it is drawn. */
+/** The grid to draw, and the pen to draw it with. */
 interface Sheet {
   readonly app: App;
   readonly cells: Cells;
@@ -60,7 +60,7 @@ function drawCell(
   if (surface) fill(surface, x, y, width_px, height_px);
   pen.beginPath();
   if (is("missing") || is("nan")) {
-    // a stroke through it: it must not look like a low value
+    // struck through, so that it does not look like a low value
     pen.strokeStyle = "#8888";
     pen.moveTo(x, y + height_px);
     pen.lineTo(x + width_px, y);
@@ -111,10 +111,10 @@ function drawHeads({ pen, cells, shape }: Sheet, top: number): void {
   });
 }
 
-/** A text in lines that fit; the last of them is cut where there are too many. */
-export function linesOf(pen: Pick<Pen, "measureText">, text: string, width_px: number): string[] {
+/** Breaks a text into lines that fit; the last line holds all that is left. */
+export function wrapText(pen: Pick<Pen, "measureText">, text: string, width_px: number): string[] {
   const lines = [""];
-  // a line may end at a space, and within Chinese or Japanese anywhere
+  // a line may break at a space, and anywhere within Chinese or Japanese
   for (const piece of text.replaceAll("\n", "⏎ ").split(/(?<=\s|[\u2e80-\uffef])/)) {
     const last = lines.length - 1;
     const isFull = pen.measureText(lines[last] + piece).width > width_px && lines[last];
@@ -124,9 +124,10 @@ export function linesOf(pen: Pick<Pen, "measureText">, text: string, width_px: n
   return lines;
 }
 
-/** The prompt, and what is shown of it; says where it ends. */
+/** Draws the prompt and how it is read; returns where the title ends. */
 function drawTitle({ app, cells: { run }, shape, pen, font, width_px }: Sheet): number {
-  const traits = app.traits();
+  const state = app.get();
+  const { traits } = state;
   const room_px = width_px - 2 * PAD;
   let y = PAD;
   const line = (text: string) => {
@@ -134,7 +135,7 @@ function drawTitle({ app, cells: { run }, shape, pen, font, width_px }: Sheet): 
     write(pen, text, PAD, y - 4, room_px, "left");
   };
   pen.font = `600 14px ${font}`;
-  linesOf(pen, promptText(traits), room_px).forEach(line);
+  wrapText(pen, promptText(state), room_px).forEach(line);
   pen.font = `12px ${font}`;
   const positions = shape.isAcross ? shape.cols : shape.rows;
   const n = run.tokens.length;
@@ -144,14 +145,14 @@ function drawTitle({ app, cells: { run }, shape, pen, font, width_px }: Sheet): 
   return y + PAD;
 }
 
-/** What colours and marks mean, in as many lines as it takes; says where it ends. */
+/** Draws the legend in as many lines as it needs; returns where it ends. */
 function drawLegend(sheet: Sheet, top: number): number {
   const { app, cells, pen, ink, width_px } = sheet;
   const theme = app.theme();
   const { name, scale, ticks, keys } = legendOf(app, cells);
   const pins = app
     .traits()
-    .pins.map(({ label, color }): Key => [`pinned: ${label}`, "is-pinned", "", pinColor(color, theme)]);
+    .pins.map(({ label, color }): LegendKey => [`pinned: ${label}`, "is-pinned", "", pinColor(color, theme)]);
   let x = PAD;
   let y = top;
   pen.fillStyle = ink;
@@ -180,13 +181,13 @@ function drawLegend(sheet: Sheet, top: number): number {
   return y + LINE_PX;
 }
 
-/** So many of the rows or columns as fit, from what is in view. */
+/** At most `most` of the rows or columns, starting with the first one in view. */
 function cut(items: readonly number[], first: number, most: number): readonly number[] {
   const from = clamp(first, 0, items.length - most);
   return items.slice(from, from + most);
 }
 
-/** A picture of the grid that says what it is, drawn at twice the size so that text stays crisp, and saved as a file. */
+/** Saves a picture of the grid with title and legend, at twice the size so that text stays crisp. */
 export function savePng(app: App, root: HTMLElement, { left, top }: Scroll): void {
   const cells = app.cells();
   const canvas = document.createElement("canvas");
@@ -203,7 +204,7 @@ export function savePng(app: App, root: HTMLElement, { left, top }: Scroll): voi
   const width_px = 2 * PAD + Math.max(MIN_PX, head_col_px + shape.cols.length * col_px);
   const grid_px = head_row_px + shape.rows.length * row_px + PAD;
   const sheet = { app, cells, shape, pen, ink, font, width_px };
-  /** Title and legend; says how tall all is. */
+  /** Draws title and legend; returns where the grid starts and where the picture ends. */
   const draw = () => {
     pen.scale(SCALE, SCALE);
     pen.fillStyle = backgroundColor;
@@ -214,7 +215,7 @@ export function savePng(app: App, root: HTMLElement, { left, top }: Scroll): voi
     return [grid_top, drawLegend(sheet, grid_top + grid_px)] as const;
   };
   canvas.width = width_px * SCALE;
-  // how tall it is is known once it is drawn, and to make it so wipes it
+  // drawn twice: only a drawing tells the height, and setting the height clears the canvas
   canvas.height = SCALE * (draw()[1] + PAD);
   drawCells(sheet, draw()[0]);
   canvas.toBlob((blob) => blob && download(blob, "lens.png"));

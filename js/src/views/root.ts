@@ -1,10 +1,12 @@
-import type { App } from "../app.ts";
-import { type Child, delegate, div, h, hasFocus, patch } from "../dom.ts";
-import { atEnd, on } from "../events.ts";
-import { roomIn } from "../layout.ts";
-import { keptCards, runOf, sameCell, sameItems } from "../selectors.ts";
-import { keyOf, MAIN } from "../state.ts";
-import { followTheme } from "../theme.ts";
+import { delegate, div, h, hasFocus, patch } from "../base/dom.ts";
+import { on, whenClosed } from "../base/events.ts";
+import { Memo, sameItems } from "../base/memo.ts";
+import type { CardRef, RunInfo } from "../kernel/protocol.ts";
+import { roomIn } from "../look/layout.ts";
+import { followTheme } from "../look/theme.ts";
+import type { App } from "../state/context.ts";
+import { cardOf, keptCards, sameCell, shownRun } from "../state/selectors.ts";
+import { keyOf, MAIN, type State } from "../state/state.ts";
 import { cardView } from "./card.ts";
 import { describe } from "./describe.ts";
 import { GridView } from "./grid.ts";
@@ -16,15 +18,15 @@ import { savePng } from "./png.ts";
 import { controls, infoLine, menu, notice, promptForm } from "./toolbar.ts";
 import { Tooltip } from "./tooltip.ts";
 
-/** Of a card that much must be in view: its head and the first tokens. */
+/** The part of a card that must be in view: its head and the first tokens. */
 const SEEN_PX = 130;
-/** As wide as charts are on paper, whose width no script can ask for. */
+/** The width of charts on paper, since no script can ask how wide the paper is. */
 const PAPER_PX = 680;
-/** Of the widget, left and right. */
+/** The widget's padding, left and right together. */
 const PADDING_PX = 24;
 const EVENTS = ["click", "change", "input", "keydown"];
 
-/** The whole widget in an element: its sections, and the events that need more than a handler. */
+/** The whole widget: its sections, and the events that no single section can handle. */
 export class Root {
   readonly element = div("lenswidget");
   readonly grid: GridView;
@@ -36,7 +38,8 @@ export class Root {
   readonly #below = div("lw-below");
   readonly #over = div("lw-over");
   #width_px = 0;
-  #topKey: unknown[] = [];
+  readonly #memo = new Memo();
+  #gridInputs: readonly unknown[] = [];
   #n_opened = 0;
 
   readonly #app: App;
@@ -61,11 +64,11 @@ export class Root {
       element.dataset.theme = theme;
       app.setTheme(theme);
     }, signal);
-    // paper waits for no frame
+    // printing does not wait for a frame
     on(matchMedia("print"), "change", () => app.flush(), signal);
     const observer = new ResizeObserver(() => this.#resized());
     observer.observe(element);
-    atEnd(signal, () => {
+    whenClosed(signal, () => {
       observer.disconnect();
       element.remove();
     });
@@ -80,14 +83,14 @@ export class Root {
     const open = ({ type, target }: Event) => {
       const cell = grid.cellOf(target);
       const state = app.get();
-      // the press opened it already
-      const isOpen = type === "click" && sameCell(cell, state.traits.selection) && state.cards[MAIN];
+      // the press before this click has opened it
+      const isOpen = type === "click" && sameCell(cell, cardOf(state, MAIN));
       if (cell && !isOpen) app.dispatch({ type: "open", cell });
     };
     const press = (event: PointerEvent) => {
       this.#tooltip.hide();
       this.#dragColumn(event);
-      // a finger may be about to scroll: its cell opens when it is lifted
+      // a finger may be about to scroll, so a touch opens its cell with the click
       if (event.pointerType === "mouse" && !event.button) open(event);
     };
     const focus = ({ target }: Event) => {
@@ -104,13 +107,13 @@ export class Root {
     );
     for (const type of ["pointerleave", "scroll"]) on(cells, type, () => this.#tooltip.hide(true), signal);
     on(cells, "pointerdown", press, signal);
-    // before the host's own listeners: a shortcut of the host must not fire from our keys, but Ctrl+S must
+    // captured, to run before the host's own listeners: our keys must not trigger its shortcuts, but Ctrl+S must
     on(window, "keydown", (event) => this.#guard(event), signal, { capture: true });
   }
 
   /**
-   * JupyterLab skips its shortcuts at and below this attribute. It looks on the way down, so set it before it does, and
-   * from the target upwards, where a shortcut for whatever has the focus fits at once: so set it there.
+   * JupyterLab skips its shortcuts at and below an element with this attribute. It looks for it in the capture phase,
+   * from the target upwards, so the attribute is set on the target before that.
    */
   #guard(event: KeyboardEvent): void {
     const [target] = event.composedPath();
@@ -133,7 +136,7 @@ export class Root {
       isOurs = gridKey(this.#app, this.grid, event, () => this.#search());
     }
     if (isOurs) event.preventDefault();
-    // hosts listen further up; chords such as Ctrl+S stay theirs, and Tab and Escape lead out
+    // hosts listen further up: they keep chords such as Ctrl+S, and Tab and Escape, which lead out of the widget
     const isTheirs = isChord(event) || event.key === "Tab" || event.key === "Escape";
     if (isOurs || !isTheirs) event.stopPropagation();
   }
@@ -143,7 +146,7 @@ export class Root {
     if (cell) moveFocus(this.#app, this.grid, cell);
   }
 
-  /** Go to the search box of the card, or to that of the pins when no card is open. */
+  /** Focus the search box of the card, or that of the pins if no card is open. */
   #search(): void {
     const boxes = [...this.element.getElementsByTagName("input")].filter((box) => box.dataset.search);
     (boxes.find((box) => box.dataset.search === MAIN) ?? boxes.at(-1))?.focus();
@@ -174,36 +177,73 @@ export class Root {
     this.#app.flush();
   }
 
+  /** Draw the sections whose inputs have changed. */
   draw(): void {
     const app = this.#app;
     const state = app.get();
-    const run = runOf(state.traits);
-    const { focus, cards: _, said, traits, ...own } = state;
-    const { selection, decoded, cards, trajectory, ...looks } = traits;
-    const topKey = [...Object.values(own), ...Object.values(looks), app.theme()];
     const hadFocus = hasFocus(this.element);
-    if (!sameItems(topKey, this.#topKey)) {
-      patch(this.#top, [promptForm(app), infoLine(app), notice(app), controls(app), legend(app)]);
-    }
-    this.#topKey = topKey;
-    const shape = this.grid.currentShape();
-    this.grid.draw();
-    // another cell has come under the pointer
-    if (shape !== this.grid.currentShape()) this.#tooltip.hide();
-    patch(this.#side, [help(app), this.#mainCard(), !run && h("p.lw-dim", "No run yet.")]);
-    if (state.n_opened > this.#n_opened && !state.isPatient) this.#reveal(state.n_opened);
-    patch(this.#kept, [run && keptCards(state).map((ref) => cardView(app, keyOf(ref), ref, run))]);
-    const width_px = matchMedia("print").matches ? PAPER_PX : this.#width_px;
-    patch(this.#below, [run && pinsView(app, run, Math.max(280, width_px - PADDING_PX))]);
-    patch(this.#over, [menu(app, () => savePng(app, this.element, this.grid.scroll()))]);
+    this.#drawTop(state);
+    this.#drawGrid(state);
+    this.#drawCards(state);
+    this.#drawBelow(state);
+    this.#memo.end();
+    if (state.n_opened > this.#n_opened) this.#reveal(state.n_opened);
+    const { said, focus } = state;
     const text = said || (focus ? describe(app, focus) : "");
     if (this.#line.textContent !== text) this.#line.textContent = text;
     this.#tooltip.draw();
-    // a control that went away, or can be used no more, leaves its focus to the grid
+    // if the focused control was removed or disabled, the grid takes the focus
     if (hadFocus && !hasFocus(this.element)) this.grid.takeFocus();
   }
 
-  /** In a narrow or low notebook a card may open out of sight: bring its head in view, and no more than that. */
+  #drawTop(state: State): void {
+    const app = this.#app;
+    const { focus, cards: _cards, said, n_asked, n_opened, pinSearch, traits, ...others } = state;
+    const { selection, cards, trajectory, ...looks } = traits;
+    const inputs = [...Object.values(others), ...Object.values(looks), app.theme()];
+    const top = () => [promptForm(app), infoLine(app), notice(app), controls(app), legend(app)];
+    patch(this.#top, [this.#memo.node("top", inputs, top)]);
+    const over = () => menu(app, () => savePng(app, this.element, this.grid.scroll()));
+    patch(this.#over, [this.#memo.node("over", [state.panel, traits], over)]);
+  }
+
+  #drawGrid({ traits, version, shown, focus }: State): void {
+    const inputs = [traits, version, shown, focus, this.#app.theme(), this.grid.room_px];
+    if (sameItems(inputs, this.#gridInputs)) return;
+    this.#gridInputs = inputs;
+    const shape = this.grid.currentShape();
+    this.grid.draw();
+    // another cell is under the pointer now
+    if (shape !== this.grid.currentShape()) this.#tooltip.hide();
+  }
+
+  #drawCards(state: State): void {
+    const app = this.#app;
+    const { traits, version, connection, panel } = state;
+    const run = shownRun(state);
+    const view = (key: string, ref: CardRef, run: RunInfo) => {
+      const inputs = [cardOf(state, key), run, traits.pins, traits.cards, version, connection, app.theme()];
+      return this.#memo.node(`card ${key}`, inputs, () => cardView(app, key, ref, run));
+    };
+    const main = cardOf(state, MAIN);
+    patch(this.#side, [
+      this.#memo.node("help", [panel], () => help(app)),
+      run ? (main ? view(MAIN, main, run) : HINT) : NO_RUN,
+    ]);
+    patch(this.#kept, run ? keptCards(state).map((ref) => view(keyOf(ref), ref, run)) : []);
+  }
+
+  #drawBelow(state: State): void {
+    const app = this.#app;
+    const { traits, focus, version, connection, pinSearch } = state;
+    const run = shownRun(state);
+    const width_px = matchMedia("print").matches ? PAPER_PX : this.#width_px;
+    const inputs = [run, traits, focus, version, connection, pinSearch, app.theme(), width_px];
+    const pins = () => run && pinsView(app, run, Math.max(280, width_px - PADDING_PX));
+    patch(this.#below, [this.#memo.node("pins", inputs, pins)]);
+  }
+
+  /** In a narrow or low notebook a card may open out of view: scroll until its head is in view, and no further. */
   #reveal(n_opened: number): void {
     this.#n_opened = n_opened;
     const card = this.#side.querySelector("[data-card]");
@@ -215,32 +255,19 @@ export class Root {
     });
     look.observe(card);
   }
-
-  #mainCard() {
-    const app = this.#app;
-    const { traits, cards } = app.get();
-    const run = runOf(traits);
-    if (!run) return null;
-    const { selection } = traits;
-    const card = cards[MAIN];
-    return selection && card
-      ? cardView(app, MAIN, { ...selection, site: card.site, lens: card.lens }, run)
-      : hint();
-  }
 }
 
-/** A shortcut of the host's. Enter runs its cell, with or without: ours alone. */
+/** Whether a key is a shortcut of the host's. Ctrl+Enter is not: it would run the notebook's cell. */
 function isChord({ ctrlKey, metaKey, key }: KeyboardEvent): boolean {
   return (ctrlKey || metaKey) && key !== "Enter";
 }
 
-function hint(): Child {
-  return h(
-    "div.lw-hint",
-    h("p", "Click a cell for its top tokens: the kernel, if there is one, decodes it again."),
-    h(
-      "p.lw-dim",
-      `Rows are layers: embedding at the bottom, the model’s answer on top. Press ? in the grid for its keys.`,
-    ),
-  );
-}
+const NO_RUN = h("p.lw-dim", "No run yet.");
+const HINT = h(
+  "div.lw-hint",
+  h("p", "Click a cell to decode it: a card lists its top tokens."),
+  h(
+    "p.lw-dim",
+    "Rows are layers, from the embedding at the bottom to the model’s answer at the top. Press ? in the grid for its keys.",
+  ),
+);

@@ -1,43 +1,43 @@
-import type { App } from "../app.ts";
-import { type Child, h } from "../dom.ts";
-import type { Match } from "../protocol.ts";
-import { tokenChip } from "./parts.ts";
+import { type Child, h } from "../base/dom.ts";
+import type { Match } from "../kernel/protocol.ts";
+import type { App } from "../state/context.ts";
+import type { Search } from "../state/state.ts";
+import { tokenChip } from "./elements.ts";
 
 export interface SearchProps {
   readonly placeholder: string;
   readonly pick: (match: Match) => void;
 }
 
-/** A box to find tokens by text, over the whole vocabulary; `key` names whose box it is. */
-export function searchBox(app: App, key: string, { placeholder, pick }: SearchProps): Child {
-  const state = app.get().cards[key];
-  const matches = state?.matches ?? null;
-  const change = (event: Event) =>
-    app.dispatch({ type: "search", key, query: (event.target as HTMLInputElement).value });
-  const clear = () => app.dispatch({ type: "search", key, query: "" });
+/** A box that searches the whole vocabulary by text; `box` is the key of a card, or "pins". */
+export function searchBox(app: App, box: string, state: Search, { placeholder, pick }: SearchProps): Child {
+  const { query, matches, note } = state;
+  const search = (text: string) => app.dispatch({ type: "search", box, query: text });
   const choose = (match: Match) => {
     app.cells()?.labels.set(match.id, match.label);
     pick(match);
-    if (key === "pins") clear();
+    if (box === "pins") search("");
   };
   const keydown = (event: KeyboardEvent) => {
     if (event.key === "Enter" && matches?.[0]) choose(matches[0]);
-    else if (event.key === "Escape" && state?.query) clear();
+    else if (event.key === "Escape" && query) search("");
     else return;
     event.preventDefault();
     event.stopPropagation();
   };
+  const input = ({ target }: Event) => search((target as HTMLInputElement).value);
   return h(
     "div.lw-search",
+    { key: "search" },
     h("input", {
       type: "search",
       placeholder,
       "aria-label": placeholder,
-      "data-search": key,
+      "data-search": box,
       autocomplete: "off",
       spellcheck: "false",
-      value: state?.query ?? "",
-      on: { input: change, keydown },
+      value: query,
+      on: { input, keydown },
     }),
     matches &&
       h(
@@ -56,6 +56,6 @@ export function searchBox(app: App, key: string, { placeholder, pick }: SearchPr
           ),
         ),
       ),
-    state?.note && h("p.lw-facts lw-dim", state.note),
+    note && h("p.lw-facts lw-dim", note),
   );
 }

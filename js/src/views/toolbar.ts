@@ -1,16 +1,19 @@
-import type { App } from "../app.ts";
-import { type Child, h } from "../dom.ts";
-import { asPercent, quoted, tokenCount, toNumber } from "../format.ts";
-import { METRICS, rankedToken } from "../metrics.ts";
-import type { Metric, RunInfo, Traits } from "../protocol.ts";
-import { isOffline, NO_LABEL, runOf } from "../selectors.ts";
-import type { State } from "../state.ts";
-import { button, checkbox, select, toggle } from "./parts.ts";
+import { type Child, h } from "../base/dom.ts";
+import { METRIC_SPECS, rankedToken } from "../cells/fields.ts";
+import type { Metric, RunInfo } from "../kernel/protocol.ts";
+import type { Traits, ViewTraits } from "../kernel/traits.ts";
+import { asPercent, quoted, tokenCount, toNumber } from "../look/format.ts";
+import type { App } from "../state/context.ts";
+import { boxText, isOffline, lossOfEdit, NO_LABEL, shownRun } from "../state/selectors.ts";
+import type { State } from "../state/state.ts";
+import { button, checkbox, select, toggle } from "./elements.ts";
 
-/** The prompt, and the button that runs it. */
+/** The prompt box and its button. */
 export function promptForm(app: App): Child {
-  const { draft, running } = app.get();
-  const offline = isOffline(app.get());
+  const state = app.get();
+  const { running } = state;
+  const text = boxText(state);
+  const offline = isOffline(state);
   const run = () => app.dispatch({ type: "run" });
   const keydown = (event: KeyboardEvent) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -20,13 +23,13 @@ export function promptForm(app: App): Child {
   return h(
     "div.lw-prompt",
     h("textarea", {
-      rows: String(Math.min(6, draft.split("\n").length)),
+      rows: String(Math.min(6, text.split("\n").length)),
       "aria-label": "Prompt",
       title: "Shift+Enter: new line",
       spellcheck: "false",
       dir: "auto",
       readonly: offline,
-      value: draft,
+      value: text,
       on: {
         keydown,
         input: (event: Event) =>
@@ -34,39 +37,37 @@ export function promptForm(app: App): Child {
       },
     }),
     running
-      ? button("Stop", () => app.dispatch({ type: "stop" }), { look: "lw-primary" })
+      ? button("Stop", () => app.dispatch({ type: "stop" }), { className: "lw-primary" })
       : button("Run", run, {
-          look: "lw-primary",
+          className: "lw-primary",
           title: offline ? "This needs the kernel" : "Run (Enter)",
           disabled: offline,
         }),
+    h("p.lw-loss", { role: "status" }, lossOfEdit(state)),
   );
 }
 
-function set(app: App): (traits: Partial<Traits>) => void {
-  return (traits) => app.dispatch({ type: "set", traits });
-}
-
-function rankChoice(app: App, traits: Traits, run: RunInfo): Child {
+function rankChoice(app: App, traits: ViewTraits, run: RunInfo): Child {
   if (traits.metric !== "rank") return null;
   const cells = app.cells();
-  const chosen = rankedToken(traits);
+  const chosen = rankedToken(traits, run);
   const ids = new Set([chosen, run.next.id, ...traits.pins.flatMap((pin) => pin.ids)]);
   return select(
     "of",
     String(chosen),
     [...ids].map((id) => [String(id), cells?.label(id)[0] ?? `#${id}`] as const),
-    (id) => set(app)({ rank_token: Number(id) }),
+    (id) => app.set({ rank_token: Number(id) }),
   );
 }
 
-/** What is looked at, and how. */
+/** The controls of the view. */
 export function controls(app: App): Child {
-  const { traits, panel } = app.get();
-  const run = runOf(traits);
+  const state = app.get();
+  const { traits, panel } = state;
+  const run = shownRun(state);
   if (!run) return null;
-  const put = set(app);
-  const metrics = Object.entries(METRICS).map(([name, { name: text }]) => [name, text] as const);
+  const put = app.set;
+  const metrics = Object.entries(METRIC_SPECS).map(([name, { name: text }]) => [name, text] as const);
   const strides = [...new Set([1, 2, 3, 4, 5, 8, 10, traits.stride])]
     .filter((n) => n < Math.max(2, run.n_layers))
     .sort((a, b) => a - b);
@@ -89,9 +90,13 @@ export function controls(app: App): Child {
     run.special.some(Boolean) &&
       checkbox("Hide special tokens", traits.hide_special, (hide_special) => put({ hide_special })),
     h("span.lw-gap", {}),
-    button("⋯", () => toggle(app, "menu"), { look: "lw-icon", title: "More", expanded: panel === "menu" }),
+    button("⋯", () => toggle(app, "menu"), {
+      className: "lw-icon",
+      title: "More",
+      expanded: panel === "menu",
+    }),
     button("?", () => toggle(app, "help"), {
-      look: "lw-icon",
+      className: "lw-icon",
       title: "Keys (?)",
       expanded: panel === "help",
     }),
@@ -102,8 +107,8 @@ export function controls(app: App): Child {
 export function menu(app: App, savePng: () => void): Child {
   const { traits, panel } = app.get();
   if (panel !== "menu") return null;
-  const put = set(app);
-  const number = (
+  const put = app.set;
+  const numberField = (
     name: "k" | "card_k" | "column_width_px",
     label: string,
     min: number,
@@ -130,15 +135,15 @@ export function menu(app: App, savePng: () => void): Child {
   return h(
     "div.lw-panel lw-menu",
     { role: "group", "aria-label": "More" },
-    number("column_width_px", "Column width, px", 24, 400, 4),
-    number("k", "Tokens per cell", 1, 100, 1),
-    number("card_k", "Tokens on a card", 1, 1000, 5),
+    numberField("column_width_px", "Column width, px", 24, 400, 4),
+    numberField("k", "Tokens per cell", 1, 100, 1),
+    numberField("card_k", "Tokens on a card", 1, 1000, 5),
     button("Download PNG", () => toggle(app, "menu", savePng)),
     button("Reset view", () => toggle(app, "menu", () => app.dispatch({ type: "reset" }))),
   );
 }
 
-/** The model's own answer, in words. */
+/** The model's own next token. */
 function prediction({ next: { id, log_prob }, labels }: RunInfo): Child {
   return h(
     "span",
@@ -166,7 +171,7 @@ function badge(run: RunInfo): Child {
   );
 }
 
-/** What the kernel is doing, in a few words. */
+/** A few words on the state of the kernel. */
 export function activity(state: State): { text: string; kind: string } {
   const { connection, running, progress, traits } = state;
   if (isOffline(state)) return { text: "Saved view: no kernel", kind: "off" };
@@ -180,10 +185,10 @@ export function activity(state: State): { text: string; kind: string } {
   return { text: "Live", kind: "idle" };
 }
 
-/** The model, its answer, whether the numbers are its own, and the kernel's state. */
+/** The model, its next token, the fidelity badge and the state of the kernel. */
 export function infoLine(app: App): Child {
   const state = app.get();
-  const run = runOf(state.traits);
+  const run = shownRun(state);
   const { text, kind } = activity(state);
   return h(
     "div.lw-info",
@@ -195,16 +200,17 @@ export function infoLine(app: App): Child {
       ),
     run && h("span", tokenCount(run.tokens.length)),
     run && prediction(run),
+    state.draft !== null && !state.running && h("span.lw-dim", "edited, not run"),
     h("span.lw-gap", {}),
     run && badge(run),
     h("span", { class: `lw-state is-${kind}`, role: "status" }, text),
     kind === "busy" &&
       !state.running &&
-      button("Stop", () => app.dispatch({ type: "stop" }), { look: "lw-small" }),
+      button("Stop", () => app.dispatch({ type: "stop" }), { className: "lw-small" }),
   );
 }
 
-/** An error in the kernel's own words, above the last good grid. */
+/** The last error, in the kernel's own words. */
 export function notice(app: App): Child {
   const { notice: text } = app.get();
   if (!text) return null;
@@ -212,6 +218,6 @@ export function notice(app: App): Child {
     "div.lw-notice",
     { role: "alert" },
     h("span", text),
-    button("×", () => app.local({ notice: null }), { look: "lw-icon", title: "Dismiss" }),
+    button("×", () => app.local({ notice: null }), { className: "lw-icon", title: "Dismiss" }),
   );
 }

@@ -1,12 +1,12 @@
-import type { App } from "../app.ts";
-import { type Child, div, h, patch } from "../dom.ts";
-import { atEnd } from "../events.ts";
-import { asPercent, nats } from "../format.ts";
-import { cellValue, inWords } from "../metrics.ts";
-import type { CellRef } from "../protocol.ts";
-import { sameCell } from "../selectors.ts";
+import { type Child, div, h, patch } from "../base/dom.ts";
+import { whenClosed } from "../base/events.ts";
+import { cellValue, inWords } from "../cells/fields.ts";
+import type { CellRef } from "../kernel/protocol.ts";
+import { asPercent, nats } from "../look/format.ts";
+import type { App } from "../state/context.ts";
+import { sameCell } from "../state/selectors.ts";
 import { whereIs } from "./describe.ts";
-import { tokenChip } from "./parts.ts";
+import { tokenChip } from "./elements.ts";
 
 const N_TOKENS = 5;
 const AWAY_PX = 14;
@@ -40,7 +40,7 @@ function content(app: App, cell: CellRef): Child {
   ];
 }
 
-/** The numbers of the cell under the pointer. It takes no events and is hidden from readers, who have the line below. */
+/** The numbers of the cell under the pointer. Screen readers have the status line instead, so it is hidden from them. */
 export class Tooltip {
   readonly element = div("lw-tooltip");
   #cell: CellRef | null = null;
@@ -54,10 +54,10 @@ export class Tooltip {
 
     this.element.ariaHidden = "true";
     this.element.hidden = true;
-    atEnd(app.signal, () => clearTimeout(this.#timer));
+    whenClosed(app.signal, () => clearTimeout(this.#timer));
   }
 
-  /** Shows once the pointer stays, then goes along with it. */
+  /** Show when the pointer rests on a cell, then move with it. */
   follow(cell: CellRef | null, event: PointerEvent): void {
     this.#at = event;
     if (!cell) this.hide(true);
@@ -68,7 +68,7 @@ export class Tooltip {
     }
   }
 
-  /** Gone with the next drawing, or at once. */
+  /** Hide with the next drawing, or `now`. */
   hide(now = false): void {
     clearTimeout(this.#timer);
     this.#cell = null;
@@ -92,7 +92,7 @@ export class Tooltip {
   }
 
   draw(): void {
-    this.element.hidden = !this.#cell;
+    if (this.element.hidden === !!this.#cell) this.element.hidden = !this.#cell;
     if (this.#cell) patch(this.element, [content(this.#app, this.#cell)]);
   }
 }

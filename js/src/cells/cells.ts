@@ -1,0 +1,157 @@
+import type { Label, Labels, Reading, RunInfo } from "../kernel/protocol.ts";
+import { UNKNOWN } from "../look/format.ts";
+import type { Tile } from "./packed.ts";
+
+/** Where each cell's field lies: the number of its tile, from 1 (0: not computed), and its index in the tile. */
+interface Field {
+  readonly tile: Uint32Array;
+  readonly index: Uint32Array;
+}
+
+/** The fields that a tile may bring; each tracked token is a field, `rank:ID`. */
+export type FieldName = "top" | Scalar | `rank:${number}`;
+/** The fields of one number, by the names of the kernel's metrics. */
+export type Scalar = "entropy" | "kl" | "agrees";
+
+/** The cells of one run at one site through one lens. Grows as tiles arrive; tiles are kept, not copied. */
+export interface Table {
+  readonly tiles: Tile[];
+  readonly fields: Map<FieldName, Field>;
+}
+
+export interface TopToken {
+  readonly id: number;
+  readonly log_prob: number;
+}
+
+const ARRAY_OF: Record<Scalar | "top", string> = {
+  top: "log_probs",
+  entropy: "entropy_nats",
+  kl: "kl_from_final",
+  agrees: "agrees",
+};
+
+export function isScalar(name: string): name is Scalar {
+  return name in ARRAY_OF;
+}
+
+/** The numbers of a run's cells. They lie outside the state, which only counts their versions. */
+export class Cells {
+  readonly labels = new Map<number, Label>();
+  readonly #tables = new Map<string, Table>();
+  readonly #size: number;
+  readonly #seq: number;
+
+  constructor(readonly run: RunInfo) {
+    this.#seq = run.tokens.length;
+    this.#size = (run.n_layers + 1) * this.#seq;
+    this.addLabels(run.labels);
+  }
+
+  addLabels(labels: Labels): void {
+    for (const [id, label] of Object.entries(labels)) this.labels.set(Number(id), label);
+  }
+
+  #at(layer: number, position: number): number {
+    return (layer + 1) * this.#seq + position;
+  }
+
+  #table({ site, lens }: Reading): Table {
+    const key = `${site}\n${lens}`;
+    let table = this.#tables.get(key);
+    if (!table) {
+      table = { tiles: [], fields: new Map() };
+      this.#tables.set(key, table);
+    }
+    return table;
+  }
+
+  /** Add a tile; a newer value of a cell replaces an older one. False, and nothing added, for a tile of another run. */
+  add(tile: Tile): boolean {
+    const { header, arrays } = tile;
+    if (header.run_id !== this.run.id) return false;
+    this.addLabels(header.labels);
+    const table = this.#table(header);
+    table.tiles.push(tile);
+    const names = (Object.keys(ARRAY_OF) as FieldName[]).filter((name) =>
+      arrays.has(ARRAY_OF[name as Scalar]),
+    );
+    if (arrays.has("tracked_ranks")) for (const id of header.tracked_ids) names.push(`rank:${id}`);
+    for (const name of names) this.#place(table, name, tile);
+    return true;
+  }
+
+  #place(table: Table, name: FieldName, { header }: Tile): void {
+    let field = table.fields.get(name);
+    if (!field) {
+      field = { tile: new Uint32Array(this.#size), index: new Uint32Array(this.#size) };
+      table.fields.set(name, field);
+    }
+    let index = 0;
+    for (const layer of header.layers) {
+      for (const position of header.positions) {
+        const cell = this.#at(layer, position);
+        field.tile[cell] = table.tiles.length;
+        field.index[cell] = index++;
+      }
+    }
+  }
+
+  has(reading: Reading, field: FieldName, layer: number, position: number): boolean {
+    return !!this.#table(reading).fields.get(field)?.tile[this.#at(layer, position)];
+  }
+
+  /** The arrays that hold a field of a cell, and the cell's index in them; undefined when not computed. */
+  #find(reading: Reading, name: FieldName, layer: number, position: number) {
+    const table = this.#table(reading);
+    const field = table.fields.get(name);
+    const cell = this.#at(layer, position);
+    const number = field?.tile[cell];
+    const tile = number ? table.tiles[number - 1] : undefined;
+    const index = field?.index[cell] ?? 0;
+    // the id is -1 where the cell is not finite, and -2 where the lens cannot carry the row, so no number exists
+    return tile && tile.arrays.get("ids")?.[index * tile.header.k] !== -2 ? { tile, index } : undefined;
+  }
+
+  /** The i-th best token of a cell, or undefined when that was not computed. */
+  top(reading: Reading, layer: number, position: number, i = 0): TopToken | undefined {
+    const found = this.#find(reading, "top", layer, position);
+    if (!found || i >= found.tile.header.k) return undefined;
+    const at = found.index * found.tile.header.k + i;
+    const id = found.tile.arrays.get("ids")?.[at];
+    const log_prob = found.tile.arrays.get("log_probs")?.[at];
+    return id === undefined || log_prob === undefined ? undefined : { id, log_prob };
+  }
+
+  /** The best tokens that are known of a cell, at most `k`. */
+  tops(reading: Reading, layer: number, position: number, k: number): TopToken[] {
+    const found: TopToken[] = [];
+    for (let i = 0; i < k; i++) {
+      const token = this.top(reading, layer, position, i);
+      if (!token || (i && token.id < 0)) break;
+      found.push(token);
+    }
+    return found;
+  }
+
+  scalar(reading: Reading, name: Scalar, layer: number, position: number) {
+    const found = this.#find(reading, name, layer, position);
+    return found?.tile.arrays.get(ARRAY_OF[name])?.[found.index];
+  }
+
+  /** A tracked token's log-prob and exact rank in a cell. */
+  tracked(reading: Reading, id: number, layer: number, position: number) {
+    const found = this.#find(reading, `rank:${id}`, layer, position);
+    if (!found) return undefined;
+    const { header, arrays } = found.tile;
+    const at = found.index * header.tracked_ids.length + header.tracked_ids.indexOf(id);
+    return {
+      log_prob: arrays.get("tracked_log_probs")?.[at] ?? UNKNOWN,
+      rank: arrays.get("tracked_ranks")?.[at],
+    };
+  }
+
+  label(id: number): Label {
+    return this.labels.get(id) ?? [`#${id}`, "none", ""];
+  }
+}

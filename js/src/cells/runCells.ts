@@ -1,0 +1,23 @@
+import type { Binary, ReadoutHeader, RunInfo } from "../kernel/protocol.ts";
+import { Cells } from "./cells.ts";
+import { readTile } from "./packed.ts";
+
+/** The cells of each run that the page knows, by the run's id. */
+export class RunCells {
+  readonly #cells = new Map<string, Cells>();
+
+  /** Begin empty cells for new runs, and let go of those whose run is not among `runs`. */
+  keep(runs: ReadonlyMap<string, RunInfo>): void {
+    for (const id of this.#cells.keys()) if (!runs.has(id)) this.#cells.delete(id);
+    for (const [id, run] of runs) if (!this.#cells.has(id)) this.#cells.set(id, new Cells(run));
+  }
+
+  of(run_id: string | null): Cells | null {
+    return (run_id !== null && this.#cells.get(run_id)) || null;
+  }
+
+  /** Add a readout to the cells of its own run; false if that run is not known. */
+  add(header: ReadoutHeader, buffers: readonly Binary[]): boolean {
+    return this.of(header.run_id)?.add(readTile(header, buffers)) ?? false;
+  }
+}

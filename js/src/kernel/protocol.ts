@@ -1,0 +1,250 @@
+/**
+ * The messages between the kernel and the page: one interface each. Fields have one spelling in both languages. The
+ * traits are in `traits.ts`.
+ *
+ * Layer -1 is the embedding row everywhere; layer `i >= 0` is the stream after block `i`.
+ * Ids are identity, strings are labels. Log-probs and entropies are in nats.
+ */
+
+export type LabelKind = "text" | "space" | "bytes" | "special" | "none";
+
+/** `[text, kind, raw]`: `text` is fit to be shown, `raw` is the decoded string. */
+export type Label = readonly [text: string, kind: LabelKind, raw: string];
+export type Labels = Readonly<Record<string, Label>>;
+
+export interface Fidelity {
+  readonly ok: boolean;
+  /** Largest difference of log-probs between our last row and the model's own. */
+  readonly max_abs_error: JsonNumber;
+  readonly tolerance: number;
+  readonly text: string;
+}
+
+/** A run, as the trait `run` describes it. */
+export interface RunInfo {
+  readonly id: string;
+  /** The prompt as text; of a prompt given as ids, their text. */
+  readonly prompt: string;
+  /** Whether the prompt was given as text; else as ids. */
+  readonly is_text: boolean;
+  /** Model inputs that came with the prompt beyond its ids and mask: `["pixel_values"]`. Mostly empty. */
+  readonly extras: readonly string[];
+  readonly model: string;
+  readonly dtype: string;
+  readonly quantization: string | null;
+  readonly n_layers: number;
+  readonly d_vocab: number;
+  /** Token ids of the prompt, in order. */
+  readonly tokens: readonly number[];
+  readonly labels: Labels;
+  /** Per position: the whole character that a byte fragment is part of, else null. */
+  readonly joined?: readonly (string | null)[];
+  /** Per position: is this a special token (BOS, chat marker)? */
+  readonly special: readonly boolean[];
+  /** The model's own next token after the prompt; its label is among `labels`. */
+  readonly next: { readonly id: number; readonly log_prob: JsonNumber };
+  readonly sites: readonly string[];
+  readonly lenses: readonly string[];
+  readonly max_length: number | null;
+  readonly fidelity: Fidelity | null;
+}
+
+export type ArrayDtype = "int32" | "float32" | "uint8";
+
+/** Names and shapes of the buffers that follow: `[n_layers_asked, n_positions_asked, ...]`, little endian. */
+export interface ReadoutHeader {
+  readonly run_id: string;
+  readonly site: string;
+  readonly lens: string;
+  readonly k: number;
+  readonly layers: readonly number[];
+  readonly positions: readonly number[];
+  readonly tracked_ids: readonly number[];
+  readonly arrays: readonly {
+    readonly name: string;
+    readonly dtype: ArrayDtype;
+    readonly shape: readonly number[];
+  }[];
+  readonly labels: Labels;
+}
+
+/** A binary buffer as hosts hand it over; an exported file carries base64 text. */
+export type Binary = ArrayBuffer | ArrayBufferView | string;
+
+/** A packed readout, as the trait `snapshot` and an exported file hold it. */
+export interface Snapshot {
+  readonly header: ReadoutHeader;
+  readonly buffers: readonly Binary[];
+}
+
+export interface CellRef {
+  readonly layer: number;
+  readonly position: number;
+}
+
+/** How cells are read: at which site, through which lens. */
+export interface Reading {
+  readonly site: string;
+  readonly lens: string;
+}
+
+/** A cell and how it is decoded. */
+export interface CardRef extends CellRef, Reading {
+  readonly k?: number;
+  readonly temperature?: number;
+}
+
+export interface Moved {
+  readonly id: number;
+  readonly label: Label;
+  /** Change of probability against the cell one layer below. */
+  readonly delta: JsonNumber;
+}
+
+/** JSON has no NaN and no infinity: they travel as "NaN", "Infinity" and "-Infinity". */
+export type JsonNumber = number | string;
+
+/** One cell, decoded by the kernel: the reply to `decode`, and the trait `decoded`. */
+export interface Card extends CardRef {
+  readonly run_id: string;
+  /** How many top tokens were asked for, at most the vocabulary. */
+  readonly k: number;
+  readonly temperature: number;
+  /** The top tokens; empty where the cell is not finite. */
+  readonly ids: readonly number[];
+  /** One for each of `ids`. */
+  readonly labels: readonly Label[];
+  readonly log_probs: readonly JsonNumber[];
+  readonly logits: readonly JsonNumber[];
+  readonly entropy_nats: JsonNumber;
+  /** Rank that each token had one row below; null where there is no row below. */
+  readonly rank_below: readonly (number | null)[];
+  readonly layer_below: number | null;
+  readonly promoted: readonly Moved[];
+  readonly suppressed: readonly Moved[];
+  readonly tracked: readonly {
+    readonly id: number;
+    readonly log_prob: JsonNumber;
+    readonly rank: number | null;
+  }[];
+}
+
+/** A pinned token, or several surface forms whose probabilities are summed. */
+export interface Pin {
+  readonly ids: readonly number[];
+  readonly label: string;
+  /** Index into the pin colours. */
+  readonly color: number;
+}
+
+export type Metric = "prob" | "log_prob" | "entropy" | "kl" | "rank" | "agrees";
+export type TrajectoryMetric = "prob" | "log_prob" | "rank";
+
+export interface Trajectory {
+  readonly metric: TrajectoryMetric;
+  /** Empty: follow the focused position. */
+  readonly positions: readonly number[];
+}
+
+export interface Status {
+  readonly state: "idle" | "working" | "error" | "offline";
+  readonly text: string;
+  readonly done: number;
+  readonly total: number;
+}
+
+export interface Match {
+  readonly id: number;
+  readonly label: Label;
+}
+
+/** Decode a rectangle of cells. The reply is the header; the arrays are its buffers. */
+export interface ReadRequest extends Reading {
+  readonly run_id: string;
+  readonly layers: readonly number[];
+  readonly positions: readonly number[];
+  readonly k: number;
+  readonly track: readonly number[];
+  readonly metrics: readonly string[];
+}
+
+/** Decode one cell again, in full. The reply is its card. */
+export interface DecodeRequest extends CellRef, Reading {
+  readonly run_id: string;
+  readonly k: number;
+  readonly temperature: number;
+  readonly track: readonly number[];
+  /** Also select the cell: the kernel then sets the traits `selection` and `decoded`, after the reply. */
+  readonly select: boolean;
+}
+
+/** Run a text, or the very inputs of an earlier run again. The traits of the new run come before the reply. */
+export type RunRequest = { readonly prompt: string } | { readonly again: string };
+
+export interface RunReply {
+  readonly run_id: string;
+}
+
+/** Find tokens of the vocabulary by text, best match first. */
+export interface SearchRequest {
+  readonly text: string;
+  readonly k: number;
+}
+
+export interface SearchReply {
+  readonly matches: readonly Match[];
+}
+
+/** Print the trace that reproduces a card. */
+export interface CodeRequest extends CellRef, Reading {
+  readonly run_id: string;
+  readonly k: number;
+  readonly temperature: number;
+  readonly track: readonly number[];
+}
+
+export interface CodeReply {
+  readonly code: string;
+}
+
+/** Stop the request with this id. */
+export interface CancelRequest {
+  readonly target: string;
+}
+
+/** A message without fields. */
+export type Empty = Record<string, never>;
+
+/** The kinds of requests; each request gets exactly one reply. On the wire: `{id, kind, ...request}`. */
+export interface Requests {
+  read: { request: ReadRequest; reply: ReadoutHeader };
+  decode: { request: DecodeRequest; reply: Card };
+  run: { request: RunRequest; reply: RunReply };
+  search: { request: SearchRequest; reply: SearchReply };
+  code: { request: CodeRequest; reply: CodeReply };
+  cancel: { request: CancelRequest; reply: Empty };
+  ping: { request: Empty; reply: Empty };
+}
+
+export type Kind = keyof Requests;
+
+export interface ReplyMessage {
+  readonly id: string;
+  readonly value: unknown;
+}
+
+export interface ErrorMessage {
+  readonly id: string;
+  readonly error: { readonly type: string; readonly message: string };
+}
+
+/** How far a request has come; any number of these before its reply. */
+export interface ProgressMessage {
+  readonly kind: "progress";
+  readonly id: string;
+  readonly done: number;
+  readonly total: number;
+}
+
+/** A message from the kernel. */
+export type Incoming = ReplyMessage | ErrorMessage | ProgressMessage;

@@ -1,0 +1,78 @@
+import type {
+  Card,
+  CardRef,
+  CellRef,
+  Metric,
+  Pin,
+  RunInfo,
+  Snapshot,
+  Status,
+  Trajectory,
+} from "./protocol.ts";
+
+/** The synced traits of `LensWidget`. `run` and `snapshot` are empty objects until they are set. */
+export interface Traits {
+  readonly run: RunInfo | Record<string, never>;
+  readonly snapshot: Snapshot | Record<string, never>;
+  /** The prompt in the box: text, or ids. The page never sets it. */
+  readonly prompt: string | readonly number[];
+  readonly selection: CellRef | null;
+  readonly decoded: Card | null;
+  readonly metric: Metric;
+  readonly k: number;
+  readonly card_k: number;
+  readonly site: string;
+  readonly lens: string;
+  readonly stride: number;
+  readonly orientation: "layers" | "tokens";
+  readonly hide_special: boolean;
+  readonly column_width_px: number;
+  readonly pins: readonly Pin[];
+  readonly cards: readonly CardRef[];
+  readonly trajectory: Trajectory;
+  readonly rank_token: number | null;
+  readonly status: Status;
+}
+
+export const IDLE: Status = { state: "idle", text: "", done: 0, total: 0 };
+
+/** The choices of the view that "Reset view" restores; pins, cards and the selection stay. */
+export const VIEW_DEFAULTS = {
+  metric: "prob",
+  k: 5,
+  card_k: 20,
+  site: "resid_post",
+  lens: "logit",
+  stride: 1,
+  orientation: "layers",
+  hide_special: false,
+  column_width_px: 72,
+  rank_token: null,
+  trajectory: { metric: "prob", positions: [] },
+} as const;
+
+/** The value of a trait that a model does not have. */
+export const DEFAULTS: Traits = {
+  ...VIEW_DEFAULTS,
+  run: {},
+  snapshot: {},
+  prompt: "",
+  selection: null,
+  decoded: null,
+  pins: [],
+  cards: [],
+  status: IDLE,
+};
+
+export const TRAIT_NAMES = Object.keys(DEFAULTS) as readonly (keyof Traits)[];
+
+/** Traits that only the kernel sets. */
+const KERNEL_ONLY: ReadonlySet<string> = new Set(["run", "snapshot", "decoded", "status", "prompt"]);
+
+/** The traits that a view keeps as they come. It makes its runs, its cells and its cards of the other three. */
+export type ViewTraits = Omit<Traits, "run" | "snapshot" | "decoded">;
+
+/** The traits that a person sets in the page. */
+export const PAGE_TRAITS = TRAIT_NAMES.filter(
+  (name) => !KERNEL_ONLY.has(name),
+) as readonly (keyof ViewTraits)[];

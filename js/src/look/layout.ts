@@ -1,0 +1,179 @@
+import type { CellRef, RunInfo } from "../kernel/protocol.ts";
+import type { Traits } from "../kernel/traits.ts";
+import { DEFAULTS } from "../kernel/traits.ts";
+import { clamp } from "./format.ts";
+
+/** What the rows and columns of the grid are. `rows` and `cols` hold layers or positions, in visual order. */
+export interface Shape {
+  readonly rows: readonly number[];
+  readonly cols: readonly number[];
+  /** True when positions run across and rows are layers; false when the grid is turned. */
+  readonly isAcross: boolean;
+  readonly col_px: number;
+  readonly row_px: number;
+  readonly head_row_px: number;
+  readonly head_col_px: number;
+}
+
+/** A half-open range of rows and columns. */
+export interface CellRange {
+  readonly r0: number;
+  readonly r1: number;
+  readonly c0: number;
+  readonly c1: number;
+}
+
+export interface Scroll {
+  readonly left: number;
+  readonly top: number;
+  readonly width: number;
+  readonly height: number;
+}
+
+export const ROW_PX = 20;
+export const MIN_COL_PX = 24;
+export const DEFAULT_COL_PX = DEFAULTS.column_width_px;
+export const MAX_COL_PX = 400;
+/** Keeps the whole widget under 1,500 elements at any column width. */
+export const MAX_CELLS = 1100;
+const OVERSCAN_ROWS = 2;
+const OVERSCAN_COLS = 2;
+
+/** The lowest row of a site's grid: the residual stream also has the embedding's row, -1. */
+export function lowestRow(site: string): number {
+  return site === "resid_post" ? -1 : 0;
+}
+
+/** The layers that have a row, last first: every `stride`-th counted from the last layer, and the lowest row. */
+export function shownLayers(n_layers: number, stride: number, site: string): number[] {
+  const layers: number[] = [];
+  for (let layer = n_layers - 1; layer >= 0; layer -= Math.max(1, stride)) layers.push(layer);
+  const lowest = lowestRow(site);
+  if (layers.at(-1) !== lowest) layers.push(lowest);
+  return layers;
+}
+
+/** The positions that have a column, in order; without special tokens if those are hidden. */
+export function shownPositions(run: Pick<RunInfo, "tokens" | "special">, hide_special: boolean): number[] {
+  const positions = run.tokens.map((_, position) => position);
+  const kept = hide_special ? positions.filter((position) => !run.special[position]) : positions;
+  return kept.length ? kept : positions;
+}
+
+/** Columns of the default width narrow to at least this, if all of them then fit. A chosen width never narrows. */
+const FIT_FROM_PX = 40;
+/** The widest scrollbar. */
+export const SCROLLBAR_PX = 14;
+
+export function shapeOf(
+  run: Pick<RunInfo, "n_layers" | "tokens" | "special">,
+  traits: Pick<Traits, "stride" | "hide_special" | "orientation" | "column_width_px" | "site">,
+  room_px = 0,
+): Shape {
+  const layers = shownLayers(run.n_layers, traits.stride, traits.site);
+  const positions = shownPositions(run, traits.hide_special);
+  const transposed = traits.orientation === "tokens";
+  const cols = transposed ? layers.reverse() : positions;
+  const head_col_px = transposed ? 132 : 58;
+  const wide = clamp(traits.column_width_px, MIN_COL_PX, MAX_COL_PX);
+  const fitting = ((room_px - SCROLLBAR_PX - head_col_px - 2) / cols.length) | 0;
+  return {
+    rows: transposed ? positions : layers,
+    cols,
+    isAcross: !transposed,
+    col_px: wide === DEFAULT_COL_PX && fitting >= FIT_FROM_PX ? Math.min(wide, fitting) : wide,
+    row_px: ROW_PX,
+    head_row_px: transposed ? 24 : 38,
+    head_col_px,
+  };
+}
+
+/** How wide the grid may be: the widget less the column of cards beside it. The same numbers are in grid.css. */
+export function roomIn(width_px: number): number {
+  return width_px - (width_px > 760 ? 344 + 12 : 0);
+}
+
+export function cellAt(shape: Shape, row: number, col: number): CellRef | undefined {
+  const a = shape.rows[row];
+  const b = shape.cols[col];
+  if (a === undefined || b === undefined) return undefined;
+  return shape.isAcross ? { layer: a, position: b } : { layer: b, position: a };
+}
+
+/** Row and column of a cell; -1 for one that has no row or column. */
+export function placeOf(shape: Shape, cell: CellRef): { row: number; col: number } {
+  const [row, col] = shape.isAcross ? [cell.layer, cell.position] : [cell.position, cell.layer];
+  return { row: shape.rows.indexOf(row), col: shape.cols.indexOf(col) };
+}
+
+/** The height of the grid, at most `wanted_px`, at which rows in view x columns in view stay within `MAX_CELLS`. */
+export function maxHeight(shape: Shape, width_px: number, wanted_px: number): number {
+  const n_cols = Math.min(shape.cols.length, Math.ceil(width_px / shape.col_px) + 2 * OVERSCAN_COLS);
+  const n_rows = Math.max(8, Math.floor(MAX_CELLS / Math.max(1, n_cols)) - 2 * OVERSCAN_ROWS - 1);
+  return Math.min(wanted_px, shape.head_row_px + n_rows * shape.row_px);
+}
+
+/** The rows and columns that must be in the page at a scroll position; without `overscan`, those that are visible. */
+export function windowOf(shape: Shape, scroll: Scroll, overscan = true): CellRange {
+  const rows = overscan ? OVERSCAN_ROWS : 0;
+  const cols = overscan ? OVERSCAN_COLS : 0;
+  const height = Math.max(0, scroll.height - shape.head_row_px);
+  const width = Math.max(0, scroll.width - shape.head_col_px);
+  return {
+    r0: clamp(Math.floor(scroll.top / shape.row_px) - rows, 0, shape.rows.length),
+    r1: clamp(Math.ceil((scroll.top + height) / shape.row_px) + rows, 0, shape.rows.length),
+    c0: clamp(Math.floor(scroll.left / shape.col_px) - cols, 0, shape.cols.length),
+    c1: clamp(Math.ceil((scroll.left + width) / shape.col_px) + cols, 0, shape.cols.length),
+  };
+}
+
+/** The nearest scroll position at which a cell is wholly in view. */
+export function scrollTo(
+  shape: Shape,
+  scroll: Scroll,
+  row: number,
+  col: number,
+): { left: number; top: number } {
+  const near = (start: number, size: number, from: number, room: number) => {
+    if (start < from) return start;
+    return start + size > from + room ? start + size - room : from;
+  };
+  return {
+    left: near(col * shape.col_px, shape.col_px, scroll.left, scroll.width - shape.head_col_px),
+    top: near(row * shape.row_px, shape.row_px, scroll.top, scroll.height - shape.head_row_px),
+  };
+}
+
+/** Of the positions' axis, in px: its whole length, the length in view, and where the view starts. */
+export function extentOf(shape: Shape, { left, top, width, height }: Scroll) {
+  const { isAcross, cols, rows, col_px, row_px, head_col_px, head_row_px } = shape;
+  return isAcross
+    ? { at: left, size_px: width - head_col_px, whole: cols.length * col_px }
+    : { at: top, size_px: height - head_row_px, whole: rows.length * row_px };
+}
+
+/** The layers (last first) and positions (in order) in view, and those near it. */
+export interface Viewport {
+  readonly layers: readonly number[];
+  readonly positions: readonly number[];
+  readonly nearLayers: readonly number[];
+  readonly nearPositions: readonly number[];
+}
+
+/** The layers and positions in view, and those a screenful around them. */
+export function viewportOf(shape: Shape, scroll: Scroll): Viewport {
+  const { r0, r1, c0, c1 } = windowOf(shape, scroll, false);
+  const rows = Math.max(1, r1 - r0);
+  const cols = Math.max(1, c1 - c0);
+  const clip = (items: readonly number[], from: number, to: number) => items.slice(Math.max(0, from), to);
+  const inView = [clip(shape.rows, r0, r1), clip(shape.cols, c0, c1)] as const;
+  const near = [clip(shape.rows, r0 - rows, r1 + rows), clip(shape.cols, c0 - cols, c1 + cols)] as const;
+  const i = shape.isAcross ? 0 : 1;
+  const lastFirst = (layers: readonly number[]) => [...layers].sort((a, b) => b - a);
+  return {
+    layers: lastFirst(inView[i]),
+    positions: inView[1 - i] as number[],
+    nearLayers: lastFirst(near[i]),
+    nearPositions: near[1 - i] as number[],
+  };
+}

@@ -1,0 +1,166 @@
+import { whenClosed } from "../base/events.ts";
+import { createStore } from "../base/store.ts";
+import { createLoader } from "../cells/loader.ts";
+import { RunCells } from "../cells/runCells.ts";
+import { createTrajectories, type Wish } from "../cells/trajectories.ts";
+import type { Binary, ReadoutHeader, Snapshot } from "../kernel/protocol.ts";
+import { TRAIT_NAMES, type Traits } from "../kernel/traits.ts";
+import { createTransport, type HostModel } from "../kernel/transport.ts";
+import type { Viewport } from "../look/layout.ts";
+import type { Theme } from "../look/scales.ts";
+import type { App } from "./context.ts";
+import { Effects } from "./effects.ts";
+import { type Action, type Local, reduce } from "./reduce.ts";
+import { cardOf, chartedPositions, isOffline, shownCards } from "./selectors.ts";
+import { FIRST_STATE, MAIN, type State } from "./state.ts";
+import { listen, push, readTraits } from "./sync.ts";
+
+const WAITING_AFTER_MS = 900;
+
+function isReadout(value: unknown): value is ReadoutHeader {
+  return typeof value === "object" && value !== null && "arrays" in value && "positions" in value;
+}
+
+/** The state of one view, kept in step with the host's model; `draw` is called with each frame that changed it. */
+export function createApp(model: HostModel, draw: (app: App) => void, signal: AbortSignal): App {
+  const runCells = new RunCells();
+  let viewport: Viewport | null = null;
+  let theme: Theme = "light";
+  let frame = 0;
+  let isDrawing = false;
+  let waitTimer: ReturnType<typeof setTimeout> | undefined;
+
+  const arrived = () => store.dispatch({ type: "arrived" });
+  const transport = createTransport(
+    model,
+    {
+      progress: (id, done, total) => local({ progress: { id, done, total } }),
+      replyToOtherView: (value, buffers) => {
+        if (isReadout(value) && runCells.add(value, buffers)) arrived();
+      },
+      alive: () => {
+        clearTimeout(waitTimer);
+        waitTimer = undefined;
+        const { connection } = store.get();
+        if (connection === "waiting" || connection === "gone") local({ connection: "live" });
+        // after this reply has settled its request: others may still be open
+        queueMicrotask(watchWaiting);
+      },
+    },
+    signal,
+  );
+  const store = createStore<State, Action>(FIRST_STATE, reduce, (action, before, after) => {
+    if (before.runs !== after.runs) runCells.keep(after.runs);
+    if (action.type === "traits") addSnapshot(action.traits);
+    effects.after(action, before, after);
+    // opening a cell sends a decode, with which the kernel sets the selection itself
+    if (action.type !== "traits" && action.type !== "open" && before.traits !== after.traits)
+      push(model, before.traits, after.traits);
+    watchWaiting();
+    if (before !== after) schedule();
+  });
+
+  function addSnapshot({ snapshot }: Partial<Traits>): void {
+    if (!snapshot || !("header" in snapshot)) return;
+    const { header, buffers } = snapshot as Snapshot;
+    if (runCells.add(header, buffers as Binary[])) arrived();
+  }
+
+  /** Say that the kernel is waited for if it does not answer for a while. */
+  function watchWaiting(): void {
+    if (waitTimer !== undefined || !transport.pending().length || store.get().connection !== "live") return;
+    waitTimer = setTimeout(() => {
+      waitTimer = undefined;
+      const { running, connection } = store.get();
+      if (transport.pending().length && !running && connection === "live") local({ connection: "waiting" });
+    }, WAITING_AFTER_MS);
+  }
+
+  function schedule(): void {
+    if (!frame && !signal.aborted) frame = requestAnimationFrame(flush);
+  }
+
+  function flush(): void {
+    cancelAnimationFrame(frame);
+    frame = 0;
+    if (signal.aborted) return;
+    isDrawing = true;
+    draw(app);
+    isDrawing = false;
+    fetchMissing();
+  }
+
+  /** Request the numbers that the page shows and lacks. */
+  function fetchMissing(): void {
+    const state = store.get();
+    const { traits, connection, focus, shown } = state;
+    const cells = runCells.of(shown);
+    if (isOffline(state) || connection === "gone" || !cells) return;
+    // the card that was pressed for goes first; its reply is drawn, and leads here again
+    if (cardOf(state, MAIN)?.ask) return;
+    loader.update(cells, traits, viewport);
+    const { site, lens, pins } = traits;
+    const positions = chartedPositions(traits, focus, cells.run);
+    const wishes: Wish[] = [{ site, lens, positions, ids: [...new Set(pins.flatMap((pin) => pin.ids))] }];
+    for (const { site, lens, position, tracked: ids } of Object.values(shownCards(state)))
+      wishes.push({ site, lens, positions: [position], ids });
+    trajectories.want(cells, wishes);
+    watchWaiting();
+  }
+
+  const local = (patch: Local) => store.dispatch({ type: "local", patch });
+  const loader = createLoader(transport, { arrived, failed: (notice) => local({ notice }) });
+  const trajectories = createTrajectories(transport, arrived);
+
+  const app: App = {
+    transport,
+    trajectories,
+    signal,
+    get: store.get,
+    traits: () => store.get().traits,
+    dispatch: store.dispatch,
+    set: (traits) => store.dispatch({ type: "set", traits }),
+    local,
+    cells: (run_id) => runCells.of(run_id ?? store.get().shown),
+    theme: () => theme,
+    setTheme(next) {
+      theme = next;
+      schedule();
+    },
+    setViewport(next) {
+      viewport = next;
+      if (!isDrawing) fetchMissing();
+    },
+    flush,
+    tellSelection(cell) {
+      model.set("selection", { layer: cell.layer, position: cell.position });
+      model.save_changes();
+    },
+  };
+  const effects = new Effects(app);
+  const take = ({ decoded, ...traits }: Partial<Traits>) => {
+    store.dispatch({ type: "traits", traits });
+    if (decoded) store.dispatch({ type: "card", key: MAIN, ask: 0, card: decoded });
+  };
+  take(readTraits(model, TRAIT_NAMES));
+  listen(model, take, signal);
+  onDisconnect(
+    model,
+    () => {
+      local({ connection: "gone" });
+      transport.drop();
+    },
+    signal,
+  );
+  whenClosed(signal, () => {
+    cancelAnimationFrame(frame);
+    clearTimeout(waitTimer);
+  });
+  return app;
+}
+
+/** Hosts with ipywidgets' own manager announce a restart, which cuts the widget off from its kernel. */
+function onDisconnect(model: HostModel, gone: () => void, signal: AbortSignal): void {
+  model.on("comm_live_update", gone);
+  whenClosed(signal, () => model.off("comm_live_update", gone));
+}

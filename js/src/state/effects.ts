@@ -1,0 +1,202 @@
+import { storedCard } from "../cells/storedCard.ts";
+import type { Card, CellRef, Match } from "../kernel/protocol.ts";
+import { VIEW_DEFAULTS } from "../kernel/traits.ts";
+import type { KernelError } from "../kernel/transport.ts";
+import type { App } from "./context.ts";
+import type { Action } from "./reduce.ts";
+import { boxText, cardOf, isOffline, sameCell } from "./selectors.ts";
+import { type CardState, MAIN, type State } from "./state.ts";
+
+const N_MATCHES = 12;
+const FORMS_ASKED = 60;
+const NEEDS_KERNEL = "This needs a kernel, and none is connected.";
+
+/** The side effects of actions: requests to the kernel, and the clipboard. */
+export class Effects {
+  /** The run and key of each card with a decode under way. A card has one; a later one waits for it to return. */
+  readonly #underWay = new Set<string>();
+  /** The cell that the kernel was asked to select last, until it says that the cell is selected. */
+  #untold: CellRef | null = null;
+
+  readonly #app: App;
+
+  constructor(app: App) {
+    this.#app = app;
+  }
+
+  after(action: Action, before: State, after: State): void {
+    if (before.cards !== after.cards) this.#decodeDue(after);
+    switch (action.type) {
+      case "traits":
+        this.#tellSelection(action.traits.selection);
+        break;
+      case "reset":
+        this.#app.set(VIEW_DEFAULTS);
+        break;
+      case "search":
+        void this.#search(action.box, action.query);
+        break;
+      case "run":
+        void this.#run();
+        break;
+      case "stop":
+        this.#stop();
+        break;
+      case "group":
+        void this.#group(action.index);
+        break;
+      case "copy":
+        void this.#copy(action.key);
+        break;
+    }
+  }
+
+  /** Decode every card that asks for it, unless a decode of it is under way. */
+  #decodeDue({ cards }: State): void {
+    for (const [run_id, ofRun] of Object.entries(cards))
+      for (const [key, card] of Object.entries(ofRun)) if (card.ask) void this.#decode(run_id, key, card);
+  }
+
+  async #decode(run_id: string, key: string, wanted: CardState): Promise<void> {
+    const app = this.#app;
+    const { ask, layer, position, site, lens, k, temperature, tracked: track } = wanted;
+    const failed = (error: string) => app.dispatch({ type: "failed", run_id, key, ask, error });
+    if (isOffline(app.get())) {
+      const card = storedCard(app.cells(run_id), wanted, k);
+      if (card) return app.dispatch({ type: "card", key, ask, card });
+      return failed(`This cell is not stored. ${NEEDS_KERNEL}`);
+    }
+    const name = `${run_id}\n${key}`;
+    if (this.#underWay.has(name)) return;
+    this.#underWay.add(name);
+    const select = key === MAIN;
+    if (select) this.#untold = { layer, position };
+    const request = { run_id, layer, position, site, lens, k, temperature, track, select };
+    const { card, error } = await app.transport
+      .request("decode", request)
+      .reply.then(({ value }) => ({ card: value, error: "" }))
+      .catch(({ message }: Error) => ({ card: null, error: message }));
+    this.#underWay.delete(name);
+    if (!card) failed(error);
+    else this.#take(key, ask, card);
+    // the card may have asked again meanwhile
+    const now = app.get().cards[run_id]?.[key];
+    if (now?.ask) void this.#decode(run_id, key, now);
+  }
+
+  #take(key: string, ask: number, card: Card): void {
+    const app = this.#app;
+    const before = app.get();
+    app.dispatch({ type: "card", key, ask, card });
+    // drawn at once: the press waits for this card, and another frame would delay it
+    if (app.get() !== before) app.flush();
+  }
+
+  #tellSelection(selection: CellRef | null | undefined): void {
+    if (!selection || !sameCell(selection, this.#untold)) return;
+    this.#untold = null;
+    this.#app.tellSelection(selection);
+  }
+
+  /** Search the vocabulary; `box` is the key of a card, or "pins". */
+  async #search(box: string, query: string): Promise<void> {
+    const app = this.#app;
+    if (!query) return;
+    const found = (matches: readonly Match[] | null, note: string | null) =>
+      app.dispatch({ type: "found", box, query, matches, note });
+    if (isOffline(app.get()))
+      return found(
+        this.#storedMatches(query),
+        "Only the stored tokens are searched: no kernel is connected.",
+      );
+    try {
+      const { matches } = (await app.transport.request("search", { text: query, k: N_MATCHES }).reply).value;
+      found(matches, matches.length ? null : "No such token.");
+    } catch (error) {
+      found(null, (error as Error).message);
+    }
+  }
+
+  #storedMatches(query: string): Match[] {
+    const wanted = query.trim().toLowerCase() || query;
+    const labels = [...(this.#app.cells()?.labels ?? [])];
+    return labels
+      .filter(([, [text, , raw]]) => raw.toLowerCase().includes(wanted) || text === query)
+      .sort(([, a], [, b]) => a[2].length - b[2].length)
+      .slice(0, N_MATCHES)
+      .map(([id, label]) => ({ id, label }));
+  }
+
+  /** Run the edited text; or, if the box was not edited, the very inputs of the shown run again. */
+  async #run(): Promise<void> {
+    const app = this.#app;
+    const state = app.get();
+    const { draft, running, shown } = state;
+    if (isOffline(state)) return app.local({ notice: NEEDS_KERNEL });
+    if (running) return;
+    const request = draft === null && shown !== null ? { again: shown } : { prompt: boxText(state) };
+    const pending = app.transport.request("run", request);
+    app.local({ running: pending.id, notice: null, said: "Running the model" });
+    try {
+      await pending.reply;
+      app.local({ running: null, progress: null, said: "The run is ready" });
+    } catch (error) {
+      const notice = (error as KernelError).type === "Cancelled" ? "Stopped." : (error as Error).message;
+      app.local({ running: null, progress: null, notice, said: notice });
+    }
+  }
+
+  #stop(): void {
+    for (const target of this.#app.transport.pending()) {
+      this.#app.transport.request("cancel", { target }).reply.catch(() => {});
+    }
+  }
+
+  /** Add the other surface forms of a pin's token: those that differ only in case and space. */
+  async #group(index: number): Promise<void> {
+    const app = this.#app;
+    const pin = app.traits().pins[index];
+    const raw = app
+      .cells()
+      ?.label(pin?.ids[0] ?? -1)[2]
+      .trim();
+    if (!pin || !raw) return;
+    const isForm = ({ label }: Match) => label[2].trim().toLowerCase() === raw.toLowerCase();
+    try {
+      const matches = isOffline(app.get())
+        ? this.#storedMatches(raw)
+        : (await app.transport.request("search", { text: raw, k: FORMS_ASKED }).reply).value.matches;
+      const forms = matches.filter(isForm).map(({ id }) => id);
+      const ids = [...new Set([...pin.ids, ...forms])];
+      const pins = app.traits().pins.map((other) => (other === pin ? { ...pin, ids } : other));
+      app.set({ pins });
+      app.local({ said: `${ids.length} forms are summed` });
+    } catch (error) {
+      app.local({ notice: (error as Error).message });
+    }
+  }
+
+  async #copy(key: string): Promise<void> {
+    const app = this.#app;
+    const state = app.get();
+    const card = cardOf(state, key);
+    const run_id = state.shown;
+    if (!card || run_id === null) return;
+    const copied = (note: string, code: string | null = null) =>
+      app.dispatch({ type: "copied", run_id, key, code, note });
+    if (isOffline(state)) return copied(NEEDS_KERNEL);
+    const { layer, position, site, lens, k, temperature, tracked: track } = card;
+    const request = { run_id, layer, position, site, lens, k, temperature, track };
+    try {
+      const { code } = (await app.transport.request("code", request).reply).value;
+      // a frame may refuse the clipboard, so the code is also shown
+      const isCopied = await navigator.clipboard.writeText(code).then(
+        () => true,
+        () => false,
+      );
+      copied(isCopied ? "Code copied." : "Copy the code below.", code);
+    } catch (error) {
+      copied((error as Error).message);
+    }
+  }
+}

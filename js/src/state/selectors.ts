@@ -1,0 +1,124 @@
+import type { Cells } from "../cells/cells.ts";
+import type { CardRef, CellRef, Label, Pin, Reading, RunInfo } from "../kernel/protocol.ts";
+import type { Traits } from "../kernel/traits.ts";
+import { quoted } from "../look/format.ts";
+import type { CardState, Cards, State } from "./state.ts";
+
+/** Whether no kernel is behind the view: a file, or a page that stores the widget. */
+export function isOffline({ connection }: Pick<State, "connection">): boolean {
+  return connection === "offline";
+}
+
+type Runs = Pick<State, "runs" | "shown">;
+
+/** The run that the view shows. */
+export function shownRun({ runs, shown }: Runs): RunInfo | null {
+  return (shown !== null && runs.get(shown)) || null;
+}
+
+const NO_CARDS: Cards = {};
+
+/** The cards of the run that the view shows. */
+export function shownCards({ cards, shown }: Pick<State, "cards" | "shown">): Cards {
+  return (shown !== null && cards[shown]) || NO_CARDS;
+}
+
+export function cardOf(state: Pick<State, "cards" | "shown">, key: string): CardState | undefined {
+  return shownCards(state)[key];
+}
+
+type Prompt = Runs & { readonly traits: Pick<Traits, "prompt"> };
+
+/** The prompt of the run as text; of a prompt given as ids, their text. */
+export function promptText(state: Prompt): string {
+  const { prompt } = state.traits;
+  return typeof prompt === "string" ? prompt : (shownRun(state)?.prompt ?? "");
+}
+
+/** The text in the prompt box. */
+export function boxText(state: Prompt & Pick<State, "draft">): string {
+  return state.draft ?? promptText(state);
+}
+
+/** What running an edited prompt would lose, in a sentence; null if nothing. */
+export function lossOfEdit(state: Runs & Pick<State, "draft">): string | null {
+  const extras = shownRun(state)?.extras ?? [];
+  if (state.draft === null || !extras.length) return null;
+  const names = extras.length > 1 ? `${extras.slice(0, -1).join(", ")} and ${extras.at(-1)}` : extras[0];
+  return `Running this text drops ${names}, which came with the prompt.`;
+}
+
+export const NO_LABEL: Label = ["", "none", ""];
+
+/** The label of a position's token. */
+export function promptLabel(run: RunInfo, position: number): Label {
+  return run.labels[String(run.tokens[position])] ?? NO_LABEL;
+}
+
+/** A position's token in a sentence, with the character that a byte fragment is part of. */
+export function promptWords(run: RunInfo, position: number): string {
+  const whole = run.joined?.[position];
+  return quoted(promptLabel(run, position)) + (whole ? ` (part of ${whole})` : "");
+}
+
+/** Whether the top token of a cell is the token that follows in the prompt. */
+export function isNext(run: RunInfo, position: number, top_id: number): boolean {
+  return run.tokens[position + 1] === top_id;
+}
+
+/**
+ * The lowest of the drawn layers from which up to the last one the top token is the final answer. Undefined while one
+ * of these cells is not computed, and at sites within a block, which do not lead to the answer.
+ *
+ * Args: `layers`: the drawn layers, last first.
+ */
+export function settledLayer(
+  cells: Cells,
+  reading: Reading,
+  layers: readonly number[],
+  position: number,
+): number | undefined {
+  const final = cells.top(reading, cells.run.n_layers - 1, position);
+  if (!final || final.id < 0 || reading.site !== "resid_post") return undefined;
+  let settled = cells.run.n_layers - 1;
+  for (const layer of layers) {
+    const top = cells.top(reading, layer, position);
+    if (!top) return undefined;
+    if (top.id !== final.id) break;
+    settled = layer;
+  }
+  return settled;
+}
+
+/** The pin that a token belongs to. */
+export function pinOf(pins: readonly Pin[], id: number): Pin | undefined {
+  return pins.find((pin) => pin.ids.includes(id));
+}
+
+export function sameCell(a: CellRef | null | undefined, b: CellRef | null | undefined): boolean {
+  return !!a && !!b && a.layer === b.layer && a.position === b.position;
+}
+
+/** Whether a cell lies inside a run. */
+export function isInside(run: RunInfo, cell: CellRef): boolean {
+  return (
+    cell.layer >= -1 && cell.layer < run.n_layers && cell.position >= 0 && cell.position < run.tokens.length
+  );
+}
+
+/** The kept cards whose cells the shown run has. */
+export function keptCards(state: Runs & { readonly traits: Pick<Traits, "cards"> }): readonly CardRef[] {
+  const run = shownRun(state);
+  return run ? state.traits.cards.filter((ref) => isInside(run, ref)) : [];
+}
+
+/** The positions whose trajectories are charted: the chosen ones, else that of the focus or the selection. */
+export function chartedPositions(
+  traits: Pick<Traits, "trajectory" | "selection">,
+  focus: CellRef | null,
+  run: RunInfo,
+): number[] {
+  const chosen = traits.trajectory.positions.filter((position) => position < run.tokens.length);
+  if (chosen.length) return chosen;
+  return [Math.min(run.tokens.length - 1, (focus ?? traits.selection)?.position ?? run.tokens.length - 1)];
+}

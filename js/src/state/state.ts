@@ -1,0 +1,100 @@
+import type { Card, CardRef, CellRef, Match, RunInfo } from "../kernel/protocol.ts";
+import { DEFAULTS, type ViewTraits } from "../kernel/traits.ts";
+
+/** A search box: its text, what was found, and a remark. */
+export interface Search {
+  readonly query: string;
+  readonly matches: readonly Match[] | null;
+  readonly note: string | null;
+}
+
+/** A card on the page: which cell it shows and how that is decoded, and the numbers once they are here. */
+export interface CardState extends Required<CardRef> {
+  readonly card: Card | null;
+  /** The number of the decode that was requested last and is not back; 0 if none is out. */
+  readonly ask: number;
+  /** Whether numbers are due: from that decode, or because the kernel decodes the selected cell by itself. */
+  readonly isPending: boolean;
+  readonly error: string | null;
+  readonly search: Search;
+  /** Tokens that were found by search, to be looked up in this cell and along its column. */
+  readonly tracked: readonly number[];
+  /** The code that was requested, to be copied by hand if the host refuses the clipboard, and a remark on it. */
+  readonly code: string | null;
+  readonly note: string | null;
+}
+
+/** A change of how a card is decoded. */
+export type Decoding = Partial<Pick<CardState, "k" | "temperature" | "site" | "lens">>;
+
+/** The cards of one run, by key. */
+export type Cards = Readonly<Record<string, CardState>>;
+
+/** live; waiting: no answer for a while; gone: the kernel restarted or died; offline: a file, without a kernel. */
+export type Connection = "live" | "waiting" | "gone" | "offline";
+
+export interface Progress {
+  readonly id: string;
+  readonly done: number;
+  readonly total: number;
+}
+
+export interface State {
+  readonly traits: ViewTraits;
+  /** The last runs by id, in the order of their arrival. */
+  readonly runs: ReadonlyMap<string, RunInfo>;
+  /** The id of the run that the view shows. */
+  readonly shown: string | null;
+  /** The cards of each of the runs, by the run's id. */
+  readonly cards: Readonly<Record<string, Cards>>;
+  /** How many decodes were requested; numbers them. */
+  readonly n_asked: number;
+  /** How often a cell was opened in this view. */
+  readonly n_opened: number;
+  /** Counts the tiles and trajectories that arrived; the numbers themselves lie outside the state. */
+  readonly version: number;
+  readonly focus: CellRef | null;
+  /** The edited text of the prompt box; null while the box has the prompt of the run. */
+  readonly draft: string | null;
+  readonly pinSearch: Search;
+  readonly connection: Connection;
+  /** The id of the request `run` that is under way. */
+  readonly running: string | null;
+  readonly progress: Progress | null;
+  readonly notice: string | null;
+  readonly panel: "help" | "menu" | null;
+  /** The last thing that was done, for the live region; if empty, it describes the focused cell. */
+  readonly said: string;
+}
+
+/** The key of the card that follows the selection. */
+export const MAIN = "main";
+
+/** The key of a kept card: all that it is decoded with, so that one decoded otherwise is another card. */
+export function keyOf({ layer, position, site, lens, k, temperature }: CardRef): string {
+  return [layer, position, site, lens, k, temperature].join(":");
+}
+
+export const NO_SEARCH: Search = { query: "", matches: null, note: null };
+
+const { run: _run, snapshot: _snapshot, decoded: _decoded, ...VIEW_TRAITS } = DEFAULTS;
+
+/** The state before the first traits arrive. */
+export const FIRST_STATE: State = {
+  traits: VIEW_TRAITS,
+  runs: new Map(),
+  shown: null,
+  cards: {},
+  n_asked: 0,
+  n_opened: 0,
+  version: 0,
+  focus: null,
+  draft: null,
+  pinSearch: NO_SEARCH,
+  connection: "live",
+  running: null,
+  progress: null,
+  notice: null,
+  panel: null,
+  said: "",
+};

@@ -1,0 +1,96 @@
+import { sameItems } from "../base/memo.ts";
+import type { Cells } from "../cells/cells.ts";
+import { cellValue, METRIC_SPECS } from "../cells/fields.ts";
+import type { CellRef, Label, RunInfo } from "../kernel/protocol.ts";
+import type { ViewTraits } from "../kernel/traits.ts";
+import { layerName } from "../look/format.ts";
+import { shownLayers } from "../look/layout.ts";
+import { colorAt, pinColor } from "../look/scales.ts";
+import type { App } from "../state/context.ts";
+import { isNext, pinOf, promptLabel, promptWords, sameCell, settledLayer } from "../state/selectors.ts";
+
+/** How one cell of the grid looks. */
+export interface Look {
+  readonly text: string;
+  readonly className: string;
+  readonly surface: string;
+  readonly ink: string;
+  readonly pin: string;
+}
+
+/** Narrower columns show no text, which would only blur the colours. */
+const TEXT_FROM_PX = 30;
+
+/** A label for a narrow cell, with a small dot for a leading space. */
+export function brief([text, kind]: Label): string {
+  return kind === "text" && text.length > 1 && text.startsWith("␣") ? `·${text.slice(1)}` : text;
+}
+
+/** The text of a header: the number of a layer, or a token of the prompt and its position. */
+export function headOf(run: RunInfo, value: number, isLayer: boolean) {
+  if (isLayer) {
+    const kind = value === run.n_layers - 1 ? "last" : "layer";
+    return { text: layerName(value), kind, at: "", title: "" };
+  }
+  const label = promptLabel(run, value);
+  return { text: brief(label), kind: label[1], at: String(value), title: promptWords(run, value) };
+}
+
+/** The settled layer of each column, computed once per change of cells, reading or stride. */
+export function settledLayers(app: App): (position: number) => number | undefined {
+  const known = new Map<number, number | undefined>();
+  let last: unknown[] = [];
+  return (position) => {
+    const { traits, version } = app.get();
+    const { site, lens, stride } = traits;
+    const cells = app.cells();
+    const key = [cells, version, site, lens, stride];
+    if (!sameItems(key, last)) known.clear();
+    last = key;
+    if (cells && !known.has(position)) {
+      const layers = shownLayers(cells.run.n_layers, stride, site);
+      known.set(position, settledLayer(cells, traits, layers, position));
+    }
+    return known.get(position);
+  };
+}
+
+/** How a cell looks, from the state alone. */
+export function lookOf(
+  app: App,
+  cells: Cells,
+  traits: ViewTraits,
+  cell: CellRef,
+  settled: number | undefined,
+): Look {
+  const { run } = cells;
+  const { layer, position } = cell;
+  const top = cells.top(traits, layer, position);
+  const value = cellValue(cells, traits, layer, position);
+  const names = ["lw-cell"];
+  if (sameCell(traits.selection, cell)) names.push("is-selected");
+  let surface = "";
+  let ink = "";
+  let pin = "";
+  if (value === undefined) names.push("is-missing");
+  else if (Number.isNaN(value)) names.push("is-nan");
+  else {
+    const spec = METRIC_SPECS[traits.metric];
+    const color = colorAt(spec.scale, app.theme(), spec.position(value, run.d_vocab));
+    surface = color.css;
+    ink = color.ink;
+  }
+  if (top) {
+    const kind = cells.label(top.id)[1];
+    if (kind !== "text") names.push(`is-${kind}`);
+    if (isNext(run, position, top.id)) names.push("is-next");
+    if (settled === layer) names.push("is-settled");
+    const pinned = pinOf(traits.pins, top.id);
+    if (pinned) {
+      pin = pinColor(pinned.color, app.theme());
+      names.push("is-pinned");
+    }
+  }
+  const text = top && traits.column_width_px >= TEXT_FROM_PX ? brief(cells.label(top.id)) : "";
+  return { text, className: names.join(" "), surface, ink, pin };
+}

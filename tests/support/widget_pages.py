@@ -1,0 +1,18 @@
+"""A page's end of a widget's messages, without a page."""
+
+import itertools
+
+
+class Page:
+    """Sends requests as a page does, and keeps what the kernel sends."""
+
+    def __init__(self, widget):
+        self.widget, self.sent, self.ids = widget, [], itertools.count()
+        widget.send = lambda content, buffers=None: self.sent.append((content, buffers))
+
+    def ask(self, kind, **fields):
+        request_id = f"test:{next(self.ids)}"
+        self.widget._receive(self.widget, {"id": request_id, "kind": kind, **fields}, [])
+        replies = [(c, b) for c, b in self.sent if c.get("id") == request_id and "kind" not in c]
+        assert len(replies) == 1, "every request gets one reply"
+        return replies[0]
