@@ -133,7 +133,8 @@ class Decomposition:
         self, start: Tensor, given: Sequence[Candidate], taken: Sequence[Candidate]
     ) -> tuple[Part, ...] | None:
         """The parts from `start` to the end; the simplest reading that fits, None if none does."""
-        self.given = self._distinct(given)
+        # an output that hands the entering stream on adds nothing: minus it and plus it would fit anything
+        self.given = [c for c in self._distinct(given) if not self.close(c.rows, start)]
         # the stream is what a submodule takes, and, where one adds to it itself, what it gives
         nodes = self._distinct(sorted([*taken, *given], key=lambda node: (node.rank, node.point.is_output)))
         self.nodes = [node for node in nodes if not self.close(node.rows, self.end)]

@@ -193,3 +193,14 @@ def test_the_pages_trace_runs_as_it_stands(demo_model):
     exec(snippets[0], found)
     assert found["after"].shape == found["added"].shape
     assert demo_model.layers[5].offered == ("resid_pre", "resid_mid", "attn_out", "mlp_out", "resid_post")
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_an_output_that_hands_the_stream_on_is_no_part_of_the_block():
+    # its bottleneck gives the entering stream beside its own output: minus that and plus the leaving one fits
+    config = tiny_config(hf.MobileBertConfig)
+    config.is_decoder = False
+    model = LanguageModel(tiny_model(config, hf.MobileBertForMaskedLM))
+    for layer in model.layers:
+        assert layer.offered == ("resid_pre", "resid_post")
+        assert model.anatomy.sites[layer.index].parts == ()
