@@ -8,7 +8,7 @@
 #     hidden_states has the value before it. Set before the first such call, or with prepend=True, the edit is shown.
 #   - A block that is put in afterwards has no hook: of 4 blocks the one replaced is missing, hidden_states has 4
 #     entries, and those above it sit one index too low. The last is right, since it is taken from the final norm.
-#     With a block appended it is the block before that is lost. A deep copy of a block takes the hook along, and counts.
+#     With a block appended it is the block before that is lost. A deep copy of a block takes the hook along.
 #   - A wrapper around a block never shows what it adds: the hook sits on the block inside, before and after the first
 #     call alike.
 # Where: transformers/utils/output_capturing.py, maybe_install_capturing_hooks: once per model, by class.
