@@ -4,11 +4,10 @@
 # Versions: torch 2.13.0, transformers 5.23.0, Python 3.11 (backend "eager", which traces and compiles nothing).
 # One would guess: a forward hook that is set on a part of a compiled model either fires or makes dynamo trace anew.
 # What happens: dynamo leaves hooks out of its guards. A hook that is set after the first call never fires, and an edit
-#   in it is not made. Removing a hook that was traced does trace anew; but once a trace without hooks exists, that one is
-#   taken for good. A *new* model of the same class, compiled after its hook
-#   was set, takes the first model's trace as well: its hook is ignored although it was there before its own first
-#   call. Hooks on the compiled model itself do fire, since they lie outside. With
-#   torch._dynamo.config.skip_nnmodule_hook_guards = False all fire.
+#   in it is not made. Removing a hook that was traced does trace anew; but once a trace without hooks exists, that one
+#   is taken for good. A *new* model of the same class, compiled after its hook was set, takes the first model's trace
+#   as well: its hook is ignored although it was there before its own first call. Hooks on the compiled model itself do
+#   fire, since they lie outside. With torch._dynamo.config.skip_nnmodule_hook_guards = False all fire.
 # Where: torch/_dynamo/config.py, skip_nnmodule_hook_guards = True.
 # So: read the eager model (compiled._orig_mod), or check that each hook was called before believing its absence.
 . "$(dirname "$0")/lib.sh"
@@ -52,7 +51,8 @@ edited = call(edited)
 
 def told(logits):
     """Which of the two it is, up to rounding."""
-    return [name for name, value in (("plain", plain), ("edited", edited)) if torch.allclose(logits, value, atol=1e-4)][0]
+    known = {"plain": plain, "edited": edited}
+    return next(name for name, value in known.items() if torch.allclose(logits, value, atol=1e-4))
 
 
 def stories():
