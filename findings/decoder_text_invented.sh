@@ -8,7 +8,7 @@
 #   those of a decoder that copies it. The relatives do not agree on the shift: BART, MVP, LED and BigBird-Pegasus put
 #   decoder_start_token_id first, mBART, PLBart and FSMT rotate the last non-pad token to the front. Pegasus, Marian,
 #   Blenderbot, M2M-100, ProphetNet and T5 raise, four of them with "cannot specify both", where neither was.
-# Where: transformers/models/bart/modeling_bart.py, BartModel.forward: decoder_input_ids = shift_tokens_right(input_ids).
+# Where: transformers/models/bart/modeling_bart.py, BartModel.forward, shift_tokens_right.
 # So: take the columns of a reading from decoder_input_ids, and ask for them where they are missing.
 . "$(dirname "$0")/lib.sh"
 packages torch==2.13.0 transformers==5.23.0

@@ -7,7 +7,7 @@
 #   output_hidden_state without its s, and a word that means nothing, and give the logits of the call without them. The
 #   same holds for real names that a class has no use for: T5 and BART return all rows for logits_to_keep=1, BLOOM and
 #   BART ignore position_ids. generate does check its names.
-# Where: e.g. transformers/models/gpt2/modeling_gpt2.py, GPT2LMHeadModel.forward(..., **kwargs: Unpack[TransformersKwargs]).
+# Where: e.g. transformers/models/gpt2/modeling_gpt2.py, GPT2LMHeadModel.forward(..., **kwargs).
 # So: look a keyword up in the forward's signature before trusting that it did something.
 . "$(dirname "$0")/lib.sh"
 packages torch==2.13.0 transformers==5.23.0

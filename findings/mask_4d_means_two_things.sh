@@ -7,8 +7,8 @@
 # What happens: a mask of shape [batch, 1, queries, keys] replaces the model's own. Under sdpa True is seen and False is
 #   not. Eager attention adds the tensor to the scores, so True is +1 and False +0: nothing is hidden, and the model
 #   looks ahead. Float masks of 0 and the lowest number are right under both; floats of 0 and 1 hide nothing under
-#   both; whole numbers raise under sdpa and hide nothing under eager. Switching to eager "to see the attentions" changes
-#   the model wherever such a mask is passed.
+#   both; whole numbers raise under sdpa and hide nothing under eager. Switching to eager "to see the attentions"
+#   changes the model wherever such a mask is passed.
 # Where: transformers/models/llama/modeling_llama.py, eager_attention_forward: `attn_weights + attention_mask`.
 # So: pass 4-D masks as floats of 0 and torch.finfo(dtype).min, and check the last row after a switch.
 . "$(dirname "$0")/lib.sh"

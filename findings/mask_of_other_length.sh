@@ -47,7 +47,7 @@ def off(call, expected):
         return type(error).__name__
 
 
-print("20 tokens, mask of:  10        30        10, against ten ones and ten zeros   10 after a cache of 10, mask of 10")
+print("20 tokens, mask of:  10        30        10, against ten ones and ten zeros   10 after 10 cached, mask of 10")
 for name, fields in TYPES.items():
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **fields)).eval()
