@@ -22,8 +22,8 @@ from lenswidget.anatomy.recording import probe_ids
 from lenswidget.errors import AnatomyError
 from lenswidget.language_model import LanguageModel
 from lenswidget.models.hf_model import forward, inputs_for, logits_of
-from lenswidget.tracing.modules import TracedModel
 from lenswidget.tracing.trace import Trace
+from lenswidget.tracing.traced_model import TracedModel
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from tiny_models import WHY_NOT, tiny_config, tiny_model
