@@ -1,6 +1,5 @@
 """A causal language model: loaded, given prompts, traced, and looked into."""
 
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -222,8 +221,11 @@ class LanguageModel(TracedModel, ReadableModel):
         # only elements of a list can be blocks: all else is settled without looking at the model
         return ref.path.rpartition(".")[2].isdigit() and ref.path in self._block_paths
 
-    @functools.cached_property
+    @property
     def _block_paths(self) -> frozenset[str]:
+        return facts_of(self.hf_model).get(("block paths", *self._given.values()), self._find_block_paths)
+
+    def _find_block_paths(self) -> frozenset[str]:
         try:
             return frozenset(self.anatomy.blocks)
         except (LensError, ImportError):

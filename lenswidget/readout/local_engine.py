@@ -17,7 +17,7 @@ from lenswidget.lenses.lens import Lens, check_lens
 from lenswidget.lenses.provenance import model_name
 from lenswidget.models.encoded_prompt import EncodedPrompt, column_source, encode_prompt
 from lenswidget.models.facts import facts_of
-from lenswidget.models.hf_model import evaluation, takes, uncached
+from lenswidget.models.hf_model import evaluation, logits_of, takes, uncached
 from lenswidget.models.prompts import Prompt
 from lenswidget.readout import reading
 from lenswidget.readout.card import Card, decode_query
@@ -194,8 +194,7 @@ class _Capture:
 
     def _own_logits(self, result: Any) -> Tensor:
         """The model's own logits of the last columns, `[n_checked, d_vocab]`."""
-        own = getattr(result, "logits", None)
-        own = (result[0] if own is None else own)[0]
+        own = logits_of(result)[0]
         if self._keep is None:
             own = self._at_columns(own)
         # a copy: where all positions' logits were computed, it is not to hold them
