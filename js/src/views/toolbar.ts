@@ -200,6 +200,7 @@ export function infoLine(app: App): Child {
         `${run.model} · ${run.dtype}${run.quantization ? ` · ${run.quantization}` : ""}`,
       ),
     run && h("span", tokenCount(run.tokens.length)),
+    run?.notes?.map((note) => h("span.lw-dim", { key: note }, note)),
     run && prediction(run),
     state.draft !== null && !state.running && h("span.lw-dim", "edited, not run"),
     h("span.lw-gap", {}),
