@@ -29,7 +29,7 @@ export interface RunInfo {
   readonly is_text: boolean;
   /** Model inputs that came with the prompt beyond its ids and mask: `["pixel_values"]`. Mostly empty. */
   readonly extras: readonly string[];
-  /** What else there is to know of the prompt, each a few words. */
+  /** Remarks on the prompt, one sentence each. */
   readonly notes?: readonly string[];
   readonly model: string;
   readonly dtype: string;
