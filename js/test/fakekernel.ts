@@ -78,6 +78,7 @@ export class FakeKernel implements HostModel {
       prompt: typeof prompt === "string" ? prompt : words.join(""),
       is_text: typeof prompt === "string",
       extras,
+      notes: extras.map((name) => `${name} came with the prompt`),
       model: "SmolLM2-135M-Instruct",
       dtype: "float32",
       quantization: null,

@@ -29,6 +29,8 @@ export interface RunInfo {
   readonly is_text: boolean;
   /** Model inputs that came with the prompt beyond its ids and mask: `["pixel_values"]`. Mostly empty. */
   readonly extras: readonly string[];
+  /** Remarks on the prompt, one sentence each. */
+  readonly notes?: readonly string[];
   readonly model: string;
   readonly dtype: string;
   readonly quantization: string | null;

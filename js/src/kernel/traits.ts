@@ -34,7 +34,7 @@ export interface Traits {
   readonly status: Status;
 }
 
-export const IDLE: Status = { state: "idle", text: "", done: 0, total: 0 };
+const IDLE: Status = { state: "idle", text: "", done: 0, total: 0 };
 
 /** The choices of the view that "Reset view" restores; pins, cards and the selection stay. */
 export const VIEW_DEFAULTS = {

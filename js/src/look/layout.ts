@@ -30,7 +30,7 @@ export interface Scroll {
   readonly height: number;
 }
 
-export const ROW_PX = 20;
+const ROW_PX = 20;
 export const MIN_COL_PX = 24;
 export const DEFAULT_COL_PX = DEFAULTS.column_width_px;
 export const MAX_COL_PX = 400;
@@ -54,7 +54,7 @@ export function shownLayers(n_layers: number, stride: number, site: string): num
 }
 
 /** The positions that have a column, in order; without special tokens if those are hidden. */
-export function shownPositions(run: Pick<RunInfo, "tokens" | "special">, hide_special: boolean): number[] {
+function shownPositions(run: Pick<RunInfo, "tokens" | "special">, hide_special: boolean): number[] {
   const positions = run.tokens.map((_, position) => position);
   const kept = hide_special ? positions.filter((position) => !run.special[position]) : positions;
   return kept.length ? kept : positions;

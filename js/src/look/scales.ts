@@ -34,7 +34,7 @@ const LIGHTNESS: Record<Theme, readonly [number, number]> = { light: [0.975, 0.4
 const STEPS = 64;
 const SPREAD_OF_HUE = 0.02;
 
-export function oklchToLinear(l: number, c: number, h: number): [number, number, number] {
+function oklchToLinear(l: number, c: number, h: number): [number, number, number] {
   const a = c * Math.cos((h * Math.PI) / 180);
   const b = c * Math.sin((h * Math.PI) / 180);
   const l_ = (l + 0.3963377774 * a + 0.2158037573 * b) ** 3;
@@ -58,7 +58,7 @@ export function luminance(rgb: readonly number[]): number {
 }
 
 /** 8-bit sRGB of an OKLCH colour; chroma is lowered until the colour is in gamut. */
-export function oklchToRgb(l: number, c: number, h: number): [number, number, number] {
+function oklchToRgb(l: number, c: number, h: number): [number, number, number] {
   let chroma = c;
   let linear = oklchToLinear(l, chroma, h);
   while (!inGamut(linear) && chroma > 0) {

@@ -9,7 +9,7 @@ const FORCED = "(forced-colors: active)";
  * Light or dark, by the host's own marker; light on paper. VS Code's marker is read first, because VS Code also sets
  * Jupyter's variables, with light values in dark themes.
  */
-export function hostTheme(): Theme {
+function hostTheme(): Theme {
   const is = (medium: string) => matchMedia(medium).matches;
   const isDark = (is(FORCED) ? undefined : saysDark()) ?? is(DARK);
   return isDark && !is("print") ? "dark" : "light";

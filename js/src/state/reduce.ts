@@ -47,7 +47,7 @@ export type Local = Partial<Pick<State, "connection" | "running" | "progress" | 
 export const MAX_RUNS = 8;
 
 /** The colour that is used least so far. */
-export function nextColor(pins: readonly Pin[]): number {
+function nextColor(pins: readonly Pin[]): number {
   const uses = Array.from(
     { length: N_PIN_COLORS },
     (_, color) => pins.filter((pin) => pin.color === color).length,
@@ -56,7 +56,7 @@ export function nextColor(pins: readonly Pin[]): number {
 }
 
 /** Where the focus goes when the run changes: the same cell, or the nearest one of the new run. */
-export function clampFocus(focus: CellRef | null, run: RunInfo | null): CellRef | null {
+function clampFocus(focus: CellRef | null, run: RunInfo | null): CellRef | null {
   if (!focus || !run) return null;
   return {
     layer: Math.min(focus.layer, run.n_layers - 1),

@@ -22,7 +22,7 @@ export interface Look {
 const TEXT_FROM_PX = 30;
 
 /** A label for a narrow cell, with a small dot for a leading space. */
-export function brief([text, kind]: Label): string {
+function brief([text, kind]: Label): string {
   return kind === "text" && text.length > 1 && text.startsWith("␣") ? `·${text.slice(1)}` : text;
 }
 

@@ -40,7 +40,7 @@ interface Axis {
   text(value: number): string;
 }
 
-export function axisOf(metric: TrajectoryMetric, d_vocab: number, lines: readonly Line[]): Axis {
+function axisOf(metric: TrajectoryMetric, d_vocab: number, lines: readonly Line[]): Axis {
   const height = HEIGHT - TOP - BOTTOM;
   const text = METRIC_SPECS[metric].tick;
   if (metric === "prob") return { y: (p) => TOP + height * (1 - p), ticks: QUARTERS, text };
@@ -56,11 +56,7 @@ export function axisOf(metric: TrajectoryMetric, d_vocab: number, lines: readonl
 }
 
 /** The path of a line, with a gap where a value is not known. */
-export function pathOf(
-  values: readonly number[],
-  x: (i: number) => number,
-  y: (value: number) => number,
-): string {
+function pathOf(values: readonly number[], x: (i: number) => number, y: (value: number) => number): string {
   let isDown = false;
   return values
     .map((value, i) => {

@@ -2,7 +2,7 @@ import { type Child, h } from "../base/dom.ts";
 import type { App } from "../state/context.ts";
 import { button, toggle } from "./elements.ts";
 
-export const KEYS: readonly (readonly [keys: string, does: string])[] = [
+const KEYS: readonly (readonly [keys: string, does: string])[] = [
   ["← → ↑ ↓", "move by a cell"],
   ["Home  End", "first or last column; with Ctrl, corner"],
   ["PageUp  PageDown", "move by a screenful"],

@@ -3,6 +3,7 @@ import { METRIC_SPECS, rankedToken } from "../cells/fields.ts";
 import type { Metric, RunInfo } from "../kernel/protocol.ts";
 import type { Traits, ViewTraits } from "../kernel/traits.ts";
 import { asPercent, quoted, tokenCount, toNumber } from "../look/format.ts";
+import { MAX_COL_PX, MIN_COL_PX } from "../look/layout.ts";
 import type { App } from "../state/context.ts";
 import { boxText, isOffline, lossOfEdit, NO_LABEL, shownRun } from "../state/selectors.ts";
 import type { State } from "../state/state.ts";
@@ -135,7 +136,7 @@ export function menu(app: App, savePng: () => void): Child {
   return h(
     "div.lw-panel lw-menu",
     { role: "group", "aria-label": "More" },
-    numberField("column_width_px", "Column width, px", 24, 400, 4),
+    numberField("column_width_px", "Column width, px", MIN_COL_PX, MAX_COL_PX, 4),
     numberField("k", "Tokens per cell", 1, 100, 1),
     numberField("card_k", "Tokens on a card", 1, 1000, 5),
     button("Download PNG", () => toggle(app, "menu", savePng)),
@@ -172,7 +173,7 @@ function badge(run: RunInfo): Child {
 }
 
 /** A few words on the state of the kernel. */
-export function activity(state: State): { text: string; kind: string } {
+function activity(state: State): { text: string; kind: string } {
   const { connection, running, progress, traits } = state;
   if (isOffline(state)) return { text: "Saved view: no kernel", kind: "off" };
   if (connection === "gone") return { text: "Kernel gone: run the cell again to reconnect", kind: "off" };
@@ -199,6 +200,7 @@ export function infoLine(app: App): Child {
         `${run.model} · ${run.dtype}${run.quantization ? ` · ${run.quantization}` : ""}`,
       ),
     run && h("span", tokenCount(run.tokens.length)),
+    run?.notes?.map((note) => h("span.lw-dim", { key: note }, note)),
     run && prediction(run),
     state.draft !== null && !state.running && h("span.lw-dim", "edited, not run"),
     h("span.lw-gap", {}),

@@ -104,10 +104,11 @@ test("numbers of another temperature than the grid's are not shown in its place"
   expect(rows(kept).map(isBlank)).toEqual(Array(8).fill(true));
 });
 
-test("the box says that an edit is not run, and what it would drop", async () => {
+test("the notes of a run are shown, that an edit is not run, and what it would drop", async () => {
   const { app, root } = await openWidget({ extras: ["pixel_values"] });
   const said = () => root.element.querySelector(".lw-top")?.textContent ?? "";
   const sentence = "Running this text drops pixel_values, which came with the prompt.";
+  expect(said()).toContain("pixel_values came with the prompt");
   expect(said()).not.toContain("edited, not run");
   app.dispatch({ type: "draft", text: "Another text" });
   await vi.advanceTimersByTimeAsync(50);

@@ -34,6 +34,7 @@ declare global {
 function pipe(msPerMb: number, sizes: number[]): typeof WebSocket {
   return class extends WebSocket {
     #free = 0;
+    readonly #waiting: MessageEvent[] = [];
     #handler: ((event: MessageEvent) => void) | null = null;
 
     override get onmessage() {
@@ -46,9 +47,14 @@ function pipe(msPerMb: number, sizes: number[]): typeof WebSocket {
         const bytes = typeof event.data === "string" ? event.data.length : event.data.byteLength;
         const now = performance.now();
         sizes.push(bytes);
-        // One message after the other, in order, as on the real one.
+        // One message after the other, in order, as on the real one: timers round to milliseconds, so that two of them
+        // may change places, and each hands on the oldest message.
         this.#free = Math.max(this.#free, now) + (bytes / 1e6) * msPerMb;
-        setTimeout(() => handler?.(event), this.#free - now);
+        this.#waiting.push(event);
+        setTimeout(() => {
+          const oldest = this.#waiting.shift()!;
+          handler?.(oldest);
+        }, this.#free - now);
       };
     }
   };
