@@ -56,7 +56,8 @@ for name, (blocks, fields) in (TENSOR | TUPLE).items():
     states = seen[0] if isinstance(seen[0], torch.Tensor) else seen[0][0]
     tokens = [tuple(at) for at in (states == 0).all(-1).nonzero().tolist()]
     features = [tuple(at) for at in (states == 0).all(1).nonzero().tolist()]
-    print(f"{name:9} {type(seen[0]).__name__:7} zero (row, token): {tokens}; zero in all tokens (row, feature): {features}")
+    print(f"{name:9} {type(seen[0]).__name__:7} zero (row, token): {tokens};",
+          f"zero in all tokens (row, feature): {features}")
     if name in TENSOR:
         assert tokens == [] and features == [(0, 31)]
     else:
