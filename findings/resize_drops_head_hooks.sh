@@ -4,16 +4,16 @@
 # Versions: transformers 5.23.0, torch 2.13.0, Python 3.11.
 # One would guess: resizing changes the weights in place, or replaces both ends; so hooks on both stay, or both go.
 # What happens: the embedding stays the same module with a new weight, and its hooks fire. A tied lm_head stays too. An
-#   untied one is a new module: hooks on it are gone without a word, and an old reference computes the old logits.
-#   New rows are drawn around the mean of the old ones, and take part in the softmax at once: 19 added tokens have
-#   about a twelfth of the probability here, before any training.
+#   untied one is a new module, in Llama, GPT-2 and OPT alike: hooks on it are gone without a word, and an old reference
+#   computes the old logits. New rows are drawn around the mean of the old ones, and take part in the softmax at once:
+#   19 added tokens have about a twelfth of the probability here, before any training.
 # Where: transformers/modeling_utils.py, _resize_token_embeddings and _get_resized_lm_head.
 # So: fetch the head with get_output_embeddings() at each reading; a kept module or hook may belong to an old model.
 . "$(dirname "$0")/lib.sh"
 packages torch==2.13.0 transformers==5.23.0
 python <<'END'
 import torch, transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 print("transformers", transformers.__version__, "torch", torch.__version__)
 torch.set_grad_enabled(False)
@@ -23,21 +23,18 @@ TYPES = {
     "gpt2": dict(vocab_size=211, n_embd=32, n_layer=2, n_head=2, n_positions=64),
     "opt": dict(vocab_size=211, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2,
                 word_embed_proj_dim=32),
-    "t5": dict(d_model=32, d_ff=64, num_layers=2, num_heads=2, d_kv=16, vocab_size=211),
 }
 ids = torch.randint(3, 211, (1, 8), generator=torch.Generator().manual_seed(1))
 for name, fields in TYPES.items():
     for tied in (True, False):
         torch.manual_seed(0)
-        auto = AutoModelForSeq2SeqLM if name == "t5" else AutoModelForCausalLM
-        model = auto.from_config(AutoConfig.for_model(name, **fields, tie_word_embeddings=tied)).eval()
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **fields, tie_word_embeddings=tied)).eval()
         calls = []
         ends = {"embedding": model.get_input_embeddings(), "head": model.get_output_embeddings()}
         for end, module in ends.items():
             module.register_forward_hook(lambda module, inputs, output, end=end: calls.append(end))
         model.resize_token_embeddings(230)
-        given = dict(input_ids=ids, **({"decoder_input_ids": ids} if name == "t5" else {}))
-        logits = model(**given).logits
+        logits = model(ids).logits
         called = set(calls)
         same = [model.get_input_embeddings() is ends["embedding"], model.get_output_embeddings() is ends["head"]]
         fresh = logits.softmax(-1)[..., 211:].sum(-1).mean().item()
