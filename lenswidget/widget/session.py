@@ -216,7 +216,7 @@ class Session:
             track=tuple(request.track),
         )
         card = self._engine.decode(query, request.temperature)
-        return {**card_message(card, self.labels), "lens": request.lens}
+        return {**card_message(card, self.labels), "lens": request.lens, "k": query.k}
 
     def search(self, request: SearchRequest) -> dict[str, Any]:
         """Tokens like a text, best first."""
