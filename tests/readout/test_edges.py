@@ -184,12 +184,12 @@ def test_slices_count_up_and_return_the_readout(run):
 def test_the_lock_is_free_between_slices_and_after_closing(run):
     slices = read_slices(Query(run), slice_s=0.0, tile_bytes=3 * 4 * run.d_vocab)
     next(slices)
-    assert not run.lock._is_taken()
+    assert not run.lock._holders
     inside = drain(read_slices(Query(run, Cells([0], [0]))))[1]
     assert len(inside) == 1
     next(slices)
     slices.close()
-    assert not run.lock._is_taken()
+    assert not run.lock._holders
 
 
 def test_a_readout_is_cancelled_between_slices(run):
