@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -116,7 +115,7 @@ def _write(prompt: str, name: str | None, target: Path, *, k: int, device: str |
     _say(f"Loading {name or 'the demo model'} ...")
     if device:
         _check_device(device)
-    model: Any = LanguageModel(name) if name else demo_model()
+    model = LanguageModel(name) if name else demo_model()
     if device:
         model.hf_model.to(device)
     _say("Running the prompt ...")

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Iterator
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import torch
 from torch import Tensor
@@ -13,9 +13,18 @@ from lenswidget.anatomy.decomposition import HookPoint, Part
 from lenswidget.checks import is_integer
 from lenswidget.errors import AnatomyError, CellError, ShapeError
 from lenswidget.nested import Slot
+from lenswidget.tracing.modules import TracedModule
 from lenswidget.tracing.values import BlockOutput, plain
 
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+
+
+class HasModules(Protocol):
+    """What `Layers` needs of a model: a `LanguageModel` has it."""
+
+    @property
+    def anatomy(self) -> Anatomy: ...
+    def get(self, path: str) -> TracedModule: ...
 
 
 class Layers:
@@ -29,7 +38,7 @@ class Layers:
 
     __slots__ = ("_anatomy", "_model")
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: HasModules) -> None:
         self._model = model
         self._anatomy: Anatomy = model.anatomy  # once: each look compares the model with what it was
 
@@ -101,7 +110,7 @@ class Layer:
 
     __slots__ = ("_anatomy", "_model", "_node", "block", "call", "index")
 
-    def __init__(self, model: Any, anatomy: Anatomy, index: int) -> None:
+    def __init__(self, model: HasModules, anatomy: Anatomy, index: int) -> None:
         self._model, self._anatomy, self.index = model, anatomy, index
         self.block, self.call, path = self._anatomy.rows[index]
         self._node = model.get(path)

@@ -1,11 +1,20 @@
 """Which cells a readout is asked for: layer and position pairs, as two flat arrays."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from lenswidget.checks import Ints, integers
 from lenswidget.errors import CellError
+
+
+class HasGrid(Protocol):
+    """What has rows and columns of cells: a `Run`."""
+
+    @property
+    def n_layers(self) -> int: ...
+    @property
+    def seq(self) -> int: ...
 
 
 class Cells:
@@ -34,7 +43,7 @@ class Cells:
             )
 
     @classmethod
-    def all(cls, run: Any) -> "Cells":
+    def all(cls, run: HasGrid) -> "Cells":
         """Every cell of a run's residual stream: layers -1 to `n_layers - 1` at every position."""
         return cls.grid(range(-1, run.n_layers), range(run.seq))
 
