@@ -11,7 +11,6 @@ from transformers import BartForConditionalGeneration, BertConfig, BertLMHeadMod
 import lenswidget as lw
 from lenswidget.errors import PromptError
 from lenswidget.models.encoded_prompt import encode_prompt, prompt_of_state
-from lenswidget.readout.local_engine import LocalEngine
 
 
 def t5(num_decoder_layers=3):
@@ -264,17 +263,3 @@ def test_a_model_in_train_mode_is_read_in_eval_mode_and_put_back():
     assert np.array_equal(found.log_probs, expected.log_probs)
     assert torch.equal(run.states("resid_pre", [2], [3]), run.states("resid_post", [1], [3]))
     assert lw.decode(run, 2, 3).ids == lw.decode(model.run(IDS), 2, 3).ids
-
-
-def test_a_chat_is_rendered_by_the_tokenizers_own_template(demo_model):
-    messages = [{"role": "user", "content": "Name a city."}]
-    expected = demo_model.tokenizer.apply_chat_template(
-        messages, tokenize=True, add_generation_prompt=True, return_dict=True
-    )["input_ids"]
-    assert LocalEngine(demo_model).encode(messages).as_given == expected
-    shorter = LocalEngine(demo_model).encode(messages, add_generation_prompt=False)
-    assert shorter.as_given == expected[: shorter.seq] != expected
-    with pytest.raises(PromptError, match="has no chat template"):
-        language_model(gpt2).run(messages)
-    with pytest.raises(PromptError, match="with a prompt that is not a chat"):
-        demo_model.run("One", add_generation_prompt=True)

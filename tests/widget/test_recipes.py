@@ -9,6 +9,7 @@ from widget_pages import Page
 
 import lenswidget as lw
 from lenswidget.errors import PromptError
+from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.widget.widget import LensWidget
 
 POSITIONS = {"input_ids": torch.tensor([IDS]), "position_ids": torch.arange(len(IDS))[None] * 3}
@@ -161,3 +162,17 @@ def test_a_run_of_a_model_that_has_changed_is_refused_and_can_be_run_again():
     page.widget.prompt = PROMPT
     page.ask("run", again=page.widget.run["id"])
     assert (page.widget.readout().ids == lw.read(model.run(PROMPT)).ids).all()
+
+
+def test_a_chat_is_rendered_by_the_tokenizers_own_template(demo_model):
+    messages = [{"role": "user", "content": "Name a city."}]
+    expected = demo_model.tokenizer.apply_chat_template(
+        messages, tokenize=True, add_generation_prompt=True, return_dict=True
+    )["input_ids"]
+    assert LocalEngine(demo_model).encode(messages).as_given == expected
+    shorter = LocalEngine(demo_model).encode(messages, add_generation_prompt=False)
+    assert shorter.as_given == expected[: shorter.seq] != expected
+    with pytest.raises(PromptError, match="has no chat template"):
+        language_model(gpt2).run(messages)
+    with pytest.raises(PromptError, match="with a prompt that is not a chat"):
+        demo_model.run("One", add_generation_prompt=True)
