@@ -2,6 +2,7 @@
 
 from lenswidget.demo import demo_model
 from lenswidget.errors import LensError
+from lenswidget.interventions.recipe import Edit
 from lenswidget.language_model import LanguageModel
 from lenswidget.lenses.jacobian import JacobianLens
 from lenswidget.lenses.lens import LogitLens
@@ -19,6 +20,7 @@ from lenswidget.widget.widget import LensWidget
 __all__ = [
     "Card",
     "Cells",
+    "Edit",
     "JacobianLens",
     "LanguageModel",
     "LensError",

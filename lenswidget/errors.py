@@ -52,6 +52,10 @@ class UnknownLensError(LensError, LookupError):
     """A lens that was asked for by a name or a value that is no lens."""
 
 
+class EditError(LensError, ValueError):
+    """An edit that is not complete, or does not fit the model or the prompt."""
+
+
 class TraceError(LensError, RuntimeError):
     """A trace that was asked for something it cannot give."""
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -14,8 +14,11 @@ from lenswidget.anatomy.layers import Layers
 from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensError, ModelError, PromptError
+from lenswidget.interventions.changes import Change, make_changes, ready_changes
+from lenswidget.interventions.edited_call import EditedCall
+from lenswidget.interventions.recipe import Edit, check_edits
 from lenswidget.models.facts import facts_of
-from lenswidget.models.hf_model import attribute_errors_told, check_keywords, device_of
+from lenswidget.models.hf_model import attribute_errors_told, check_keywords, device_of, takes
 from lenswidget.models.prompts import Prompt, after_cache, model_inputs
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
@@ -25,6 +28,8 @@ from lenswidget.tracing.replay import ModelCall
 from lenswidget.tracing.trace import Trace
 from lenswidget.tracing.traced_model import TracedModel
 from lenswidget.widget.widget import LensWidget
+
+Edits: TypeAlias = Edit | Sequence[Edit] | Sequence[Change]
 
 # options of from_pretrained that are nobody else's business
 SECRETS = frozenset({"token", "use_auth_token"})
@@ -115,25 +120,31 @@ class LanguageModel(TracedModel, ReadableModel):
             add_special_tokens=add_special_tokens,
         )
 
-    def trace(self, *prompt: Any, **kwargs: Any) -> Trace:
+    def trace(self, *prompt: Any, edits: Edits = (), **kwargs: Any) -> Trace:
         """A trace of one forward on a prompt, to be opened by `with`.
 
         Args:
             prompt: whatever `tokenize` takes; or leave it out and give `input_ids=` or `inputs_embeds=`.
+            edits: made in this forward, before the body sees what they change; positions count a row's own
+                tokens, padding left out.
             kwargs: handed on to the model's forward, as `use_cache=False`; and `add_special_tokens=False` for
                 text that has them. With `past_key_values=cache` the prompt goes on from what the cache holds.
         Raises:
             PromptError: no prompt, several, one that the model cannot take, or a keyword that no module of
                 the model takes.
+            EditError: an edit that does not fit.
         """
         check_keywords(self.hf_model, kwargs)
-        return self._open(ModelCall(self.hf_model, (), self._inputs(prompt, kwargs, None)))
+        inputs = self._inputs(prompt, kwargs, None)
+        return self._open(ModelCall(self._edited(self.hf_model, edits, inputs), (), inputs))
 
-    def generate(self, *prompt: Any, **kwargs: Any) -> Trace:
+    def generate(self, *prompt: Any, edits: Edits = (), **kwargs: Any) -> Trace:
         """A trace of a generation, to be opened by `with`; `tracer.steps` are its calls of the model.
 
         Args:
             prompt: whatever `tokenize` takes; a batch is padded on the left.
+            edits: as for `trace`; those whose positions are None, "generated" or an open slice are made in
+                the steps after the prompt too.
             kwargs: handed on to the model's `generate`, as `max_new_tokens=5`.
         Raises:
             PromptError: as `trace`.
@@ -141,7 +152,22 @@ class LanguageModel(TracedModel, ReadableModel):
         inputs = self._inputs(prompt, kwargs, "left")
         inputs.pop("position_ids", None)  # generate keeps count of positions itself, from the mask
         generate: Any = self.hf_model.generate
-        return self._open(ModelCall(generate, (), inputs), Generation)
+        edited = self._edited(generate, edits, inputs, is_generation=True)
+        return self._open(ModelCall(edited, (), inputs), Generation)
+
+    def _edited(
+        self, function: Callable[..., Any], edits: Edits, inputs: dict[str, Any], *, is_generation: bool = False
+    ) -> Callable[..., Any]:
+        """The function with edits in its forwards; itself where there are none."""
+        changes = ready_changes(edits)
+        if changes is None:
+            given = check_edits(edits)
+            if not given:
+                return function
+            of_model = {name: value for name, value in inputs.items() if takes(self.hf_model, name)}
+            with self.lock:
+                changes = make_changes(given, self, of_model, is_generation=is_generation)
+        return EditedCall(function, self.hf_model, self.anatomy, changes) if changes else function
 
     @property
     def anatomy(self) -> Anatomy:
@@ -177,6 +203,7 @@ class LanguageModel(TracedModel, ReadableModel):
         prompt: Prompt | RunSpec,
         *,
         sites: Sequence[str] = (EMBED_SITE,),
+        edits: Edit | Sequence[Edit] = (),
         progress: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> Run:
@@ -186,14 +213,16 @@ class LanguageModel(TracedModel, ReadableModel):
             prompt: a string, token ids, an encoding of one prompt, a chat, or the recipe of an earlier run
                 (`run.spec`).
             sites: captured now; the others are when they are first read, by one more forward.
+            edits: made in every forward of this run, those that capture other sites later included.
             progress: called with `(layers passed, layers)`.
             options: of the prompt: `add_special_tokens=False`; `decoder=` for an encoder-decoder, the text,
                 ids or number of tokens that its decoder has; options of a chat template. See `encode_prompt`.
         Raises:
             PromptError: a prompt that the model cannot take, or several.
             CellError: a site that the model does not have.
+            EditError: an edit that does not fit.
         """
-        return LocalEngine(self).run(prompt, sites=sites, progress=progress, **options)
+        return LocalEngine(self).run(prompt, sites=sites, edits=edits, progress=progress, **options)
 
     def lens(self, prompt: Prompt | RunSpec | None = None, **kwargs: Any) -> LensWidget:
         """The widget on a prompt: see `LensWidget`."""

@@ -75,7 +75,7 @@ class EncodedPrompt:
             return {"text": self.text, **({"options": dict(self.options)} if self.options else {})}
         if not self.extras:
             return {"ids": self.model_inputs["input_ids"][0].tolist()}
-        return {"inputs": {name: _to_json(name, value) for name, value in self.model_inputs.items()}}
+        return {"inputs": {name: tensor_to_json(name, value) for name, value in self.model_inputs.items()}}
 
     def __repr__(self) -> str:
         extras = f", with {', '.join(self.extras)}" if self.extras else ""
@@ -96,7 +96,7 @@ def prompt_of_state(state: Any) -> tuple[Any, dict[str, Any]]:
         case {"ids": list(ids)}:
             return ids, {}
         case {"inputs": dict(inputs)}:
-            return {str(name): _from_json(value) for name, value in inputs.items()}, {}
+            return {str(name): tensor_of_json(value) for name, value in inputs.items()}, {}
         case _:
             pass
     raise PromptError(f"The state's recipe is {state!r:.80}. Pass w.state of another widget as it is.")
@@ -286,7 +286,14 @@ def _listed(ids: Any) -> list[int]:
     return [int(i) for i in listed]
 
 
-def _to_json(name: str, value: Any) -> dict[str, Any]:
+def tensor_to_json(name: str, value: Any) -> dict[str, Any]:
+    """A tensor as JSON, bit for bit; `tensor_of_json` is the inverse.
+
+    Args:
+        name: of what is written, for the message.
+    Raises:
+        PromptError: it is no tensor.
+    """
     if not isinstance(value, Tensor):
         raise PromptError(f"The prompt's {name} is a {type(value).__name__}, which a state cannot hold.")
     bits = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -294,7 +301,12 @@ def _to_json(name: str, value: Any) -> dict[str, Any]:
     return {"dtype": dtype, "shape": list(value.shape), "base64": base64.b64encode(bits).decode()}
 
 
-def _from_json(value: Any) -> Tensor:
+def tensor_of_json(value: Any) -> Tensor:
+    """The tensor that `tensor_to_json` wrote, on the CPU.
+
+    Raises:
+        PromptError: it is anything else.
+    """
     try:
         bits = torch.frombuffer(bytearray(base64.b64decode(value["base64"])), dtype=torch.uint8)
         return bits.view(getattr(torch, value["dtype"])).reshape(value["shape"]).clone()

@@ -13,6 +13,8 @@ from lenswidget.anatomy.fidelity import Fidelity, compare
 from lenswidget.anatomy.protocol import ReadableModel, check_is_model
 from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensError
+from lenswidget.interventions.changes import Change, make_changes
+from lenswidget.interventions.recipe import Edit, check_edits
 from lenswidget.lenses.lens import Lens, check_lens
 from lenswidget.lenses.provenance import model_name
 from lenswidget.models.encoded_prompt import EncodedPrompt, column_source, encode_prompt
@@ -77,27 +79,36 @@ class LocalEngine:
         spec: RunSpec | Prompt,
         *,
         sites: Sequence[str] = (EMBED_SITE,),
+        edits: Edit | Sequence[Edit] = (),
         progress: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> Run:
         """Run the model once, in evaluation mode and without gradients, and keep its residual stream.
 
         Args:
-            spec: the recipe; or a prompt, the sites to capture now, and the options of `encode`.
+            spec: the recipe; or a prompt, the sites to capture now, the edits, and the options of `encode`.
+            edits: made in every forward of this run.
             progress: called with `(layers passed, layers)`.
         Raises:
             PromptError: a prompt that the model cannot take, or several.
+            EditError: an edit that does not fit.
         """
         model = self.model
+        given = check_edits(edits)
         if not isinstance(spec, RunSpec):
-            spec = RunSpec(self.encode(spec, **options), tuple(sites))
-        elif options:
-            raise LensError(f"Asked for {', '.join(options)} with a recipe, which has them. Leave that out.")
+            spec = RunSpec(self.encode(spec, **options), tuple(sites), given)
+        elif options or given:
+            named = [*options, *(["edits"] if given else [])]
+            raise LensError(
+                f"Asked for {', '.join(named)} with a recipe, which has them. Leave that out, or change the "
+                "recipe: dataclasses.replace(run.spec, edits=(...,))."
+            )
         with model.lock, torch.no_grad(), evaluation(model.hf_model):
             facts = facts_of(model.hf_model)
             n_changes = facts.fingerprint(values=True)
             tail = model.tail
-            capture = _Capture(model, spec.prompt, self._place)
+            changes = make_changes(spec.edits, model, spec.prompt.model_inputs)
+            capture = _Capture(model, spec.prompt, self._place, changes)
             streams, own = capture(EMBED_SITE, progress, want_logits=True)
             assert own is not None
             run = Run(
@@ -145,7 +156,10 @@ class LocalEngine:
 class _Capture:
     """Forwards of one prompt, each of which fills one site's streams."""
 
-    def __init__(self, model: ReadableModel, prompt: EncodedPrompt, place: str) -> None:
+    def __init__(
+        self, model: ReadableModel, prompt: EncodedPrompt, place: str, changes: Sequence[Change]
+    ) -> None:
+        self._changes = changes
         self._model = model
         self._prompt = prompt
         self._place = place
@@ -171,7 +185,8 @@ class _Capture:
         options = {**self._options, **({self._keep: self._n_checked} if self._keep else {})}
         streams: Tensor | None = None
         own: Tensor | None = None
-        trace = model.trace(dict(self._prompt.model_inputs), **options)
+        edits = {"edits": self._changes} if self._changes else {}
+        trace = model.trace(dict(self._prompt.model_inputs), **edits, **options)
         with model.lock, torch.no_grad(), evaluation(model.hf_model), trace as tracer:
             for layer in range(lowest, n_layers):
                 if layer >= 0 and site not in layers[layer].offered:
@@ -246,4 +261,5 @@ def _describe(model: ReadableModel) -> ModelInfo:
         tokenizer=model.tokenizer,
         source=model.source,
         class_name=type(hf_model).__name__,
+        is_causal=model.anatomy.is_causal,
     )

@@ -32,6 +32,7 @@ class Tile:
         segments: `(start, stop, final)`: the cells `start .. stop - 1` share a position, whose last layer is
             row `final`; empty where nothing is compared with the last layer.
         references: row of each cell's counterpart in another run, or None.
+        is_same: `[cells]`, where a cell's states are its counterpart's, bit for bit; None where that is unknown.
         exact: gives some logits of every row again, `[rows, m]` ids to float64 `[rows, m]`; or None.
         n_tokens: ids from here on stand for no token: they are in the softmax, but never among the best.
     """
@@ -40,6 +41,7 @@ class Tile:
     n_cells: int
     segments: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
     references: slice | None = None
+    is_same: Bool[Tensor, " cells"] | None = None
     exact: Exact | None = None
     n_tokens: int | None = None
 
@@ -80,21 +82,23 @@ def measure(
         logits: whether the logits of the k best are wanted too.
     """
     x, n = tile.logits, tile.n_cells
-    ranks = _ranks(x[:n], track.tolist())  # the ids as they are kept: no waiting for a device
+    listed = track.tolist()  # the ids as they are kept: no waiting for a device
+    ranks = _ranks(x[:n], listed)
+    their_ranks = None if tile.references is None else _ranks(x[tile.references], listed)
     track = track.to(x.device)
     ids, top = _best(tile, k)
-    shown, best = ids, top
+    shown, best_of_all = ids, top
     if tile.n_tokens is not None:
-        shown, best = _best(replace(tile, logits=x[:, : tile.n_tokens]), k)
-    tracked = _scores(tile, track.expand(n, -1))
+        shown, best_of_all = _best(replace(tile, logits=x[:, : tile.n_tokens]), k)
+    tracked = _scores(tile, track.expand(n if tile.references is None else len(x), -1))
     is_paired = "kl" in metrics or tile.references is not None
     normed = _normalise(x, ids, top, keep_probs=is_paired)
     ok, shift = normed.is_finite[:n], top[:n, :1]
-    ids_k, best = shown[:n, :k], best[:n, :k]
+    ids_k, best = shown[:n, :k], best_of_all[:n, :k]
     found = {
         "ids": ids_k.masked_fill(~ok[:, None], -1),
         "log_probs": (best - shift - normed.log_z[:n, None]).float(),
-        "tracked_log_probs": (tracked - shift - normed.log_z[:n, None]).float(),
+        "tracked_log_probs": (tracked[:n] - shift - normed.log_z[:n, None]).float(),
         "tracked_ranks": ranks.masked_fill(~ok[:, None], -1),
         "is_finite": ok,
     }
@@ -110,7 +114,31 @@ def measure(
         a, b = slice(0, n), tile.references
         found["kl_from_reference"] = _kl(normed, b, a)
         found["kl_to_reference"] = _kl(normed, a, b)
+        assert their_ranks is not None
+        normaliser = top[b, :1] + normed.log_z[b, None]
+        theirs = {
+            "ids": shown[b, :k],
+            "log_probs": (best_of_all[b, :k] - normaliser).float(),
+            "tracked_log_probs": (tracked[b] - normaliser).float(),
+            "tracked_ranks": their_ranks,
+        }
+        is_same = None if tile.is_same is None else tile.is_same.to(x.device)
+        _add_reference(found, theirs, normed.is_finite[b], is_same)
     return found
+
+
+def _add_reference(
+    found: dict[str, Tensor], theirs: dict[str, Tensor], is_finite: Tensor, is_same: Tensor | None
+) -> None:
+    """Add the reference's numbers; a cell whose states are the reference's has the very same ones."""
+    for name, values in theirs.items():
+        values = values if values.is_floating_point() else values.masked_fill(~is_finite[:, None], -1)
+        if is_same is not None:
+            values = torch.where(is_same[:, None], found[name], values)
+        found[f"reference_{name}"] = values
+    if is_same is not None:
+        for name in ("kl_from_reference", "kl_to_reference"):
+            found[name] = torch.where(is_same & is_finite, 0.0, found[name])
 
 
 def _best(tile: Tile, k: int) -> tuple[Tensor, Tensor]:

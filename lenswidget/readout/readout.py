@@ -22,6 +22,10 @@ PER_CELL = (
     "kl_to_final",
     "kl_from_reference",
     "kl_to_reference",
+    "reference_ids",
+    "reference_log_probs",
+    "reference_tracked_log_probs",
+    "reference_tracked_ranks",
     "tracked_log_probs",
     "tracked_ranks",
     "agrees",
@@ -50,6 +54,8 @@ class Readout:
         kl_to_final: `[n]` float32, KL(cell || last layer), nats.
         kl_from_reference, kl_to_reference: `[n]` float32, KL(reference || cell) and back, where the reference
             is the same cell of the run given as `against`.
+        reference_ids, reference_log_probs, reference_tracked_log_probs, reference_tracked_ranks: the
+            reference's own, as `ids` and the others are this run's.
         agrees: `[n]` bool, whether the top token is the last layer's at that position.
         logits: `[n, k]` float32, of `ids`.
         tokenizer: what turns ids into text, or None.
@@ -71,6 +77,10 @@ class Readout:
     kl_to_final: Array | None = None
     kl_from_reference: Array | None = None
     kl_to_reference: Array | None = None
+    reference_ids: Array | None = None
+    reference_log_probs: Array | None = None
+    reference_tracked_log_probs: Array | None = None
+    reference_tracked_ranks: Array | None = None
     agrees: Array | None = None
     logits: Array | None = None
     tokenizer: Any = field(default=None, repr=False)

@@ -14,24 +14,11 @@ from lenswidget.anatomy.fidelity import Fidelity
 from lenswidget.anatomy.tail import Tail
 from lenswidget.checks import check_ids, is_integer
 from lenswidget.errors import CellError, ModelError
-from lenswidget.models.encoded_prompt import EncodedPrompt
+from lenswidget.interventions.recipe import EMBED_SITE, RunSpec
 from lenswidget.readout.cells import Cells
 from lenswidget.tracing.locks import ModelLock
 
-EMBED_SITE = "resid_post"
-
-
-@dataclass(frozen=True, eq=False)
-class RunSpec:
-    """The recipe of a run: run it again, and the same comes out.
-
-    Attributes:
-        prompt: with everything that came with it.
-        sites: captured by the first forward; other sites are captured when they are first read.
-    """
-
-    prompt: EncodedPrompt
-    sites: tuple[str, ...] = (EMBED_SITE,)
+__all__ = ["EMBED_SITE", "ModelInfo", "Run", "RunSpec"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +33,7 @@ class ModelInfo:
         tokenizer: the model's, or None.
         source: the code that loads it again; None if unknown.
         class_name: of the transformers model.
+        is_causal: whether what is said at a position depends on that token and those before it alone.
     """
 
     name: str
@@ -58,6 +46,7 @@ class ModelInfo:
     tokenizer: Any
     source: str | None
     class_name: str
+    is_causal: bool = True
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -226,8 +215,10 @@ class Run:
         return check_ids(ids, self.d_vocab)
 
     def __repr__(self) -> str:
+        n_edits = len(self.spec.active_edits)
+        edited = f"{n_edits} edit{'s' * (n_edits > 1)}; " if n_edits else ""
         return (
-            f"Run({self.prompt!r:.60}: {self.seq} tokens, {self.n_layers} layers of {self.model.name}; "
+            f"Run({self.prompt!r:.60}: {self.seq} tokens, {self.n_layers} layers of {self.model.name}; {edited}"
             f"sites {', '.join(self.sites)}; {self.nbytes / 2**20:.1f} MiB)"
         )
 

@@ -68,15 +68,17 @@ class TileDecoder:
             if len(missing):
                 parts.append(self._prepare(asked.run, self._last(missing), AS_IS, EMBED_SITE))
         n_rows = self._tried = sum(len(part) for part in parts)
-        references = None
+        references = is_same = None
         if asked.against is not None:
+            is_same = self._is_same(cells)
             parts.append(self._prepare(asked.against, cells, asked.lens, asked.site))
             references = slice(n_rows, n_rows + n)
             self._tried += n
         logits, exact = self._project(parts)
         if asked.site == EMBED_SITE and isinstance(asked.lens, LogitLens):
             asked.run.check_decoded(cells, logits)
-        return order, Tile(logits, n, segments, references, exact, asked.run.n_tokens_shown(asked.k))
+        n_tokens = asked.run.n_tokens_shown(asked.k)
+        return order, Tile(logits, n, segments, references, is_same, exact, n_tokens)
 
     def logits(self, run: Run, cells: Cells, lens: Lens, site: str) -> Tensor:
         """`[cells, d_vocab]` float32, all at once; the best of each row to the last bit."""
@@ -132,6 +134,14 @@ class TileDecoder:
             missing += [] if len(own) else [int(cells.positions[start])]
             segments.append((start, stop, final))
         return segments, np.array(missing, np.int64)
+
+    def _is_same(self, cells: Cells) -> Tensor | None:
+        """Which cells have the reference's states, bit for bit; None where another model reads those."""
+        run, against = self._asked.run, self._asked.against
+        if against is None or against.tail is not run.tail:
+            return None
+        own, theirs = (each.states_of(self._asked.site, cells) for each in (run, against))
+        return (own == theirs.to(own.device)).all(-1)
 
     def _last(self, positions: Ints) -> Cells:
         return Cells(np.full(len(positions), self._asked.run.n_layers - 1), positions)

@@ -6,7 +6,13 @@ from lenswidget.widget.requests import DecodeRequest
 
 
 def cell_code(
-    prompt: EncodedPrompt, cell: DecodeRequest, info: ModelInfo, *, is_function: bool, n_tokens: int | None
+    prompt: EncodedPrompt,
+    cell: DecodeRequest,
+    info: ModelInfo,
+    *,
+    is_function: bool,
+    n_tokens: int | None,
+    edits: str | None = "[]",
 ) -> str:
     """Python source that decodes one cell with a trace and prints its top tokens.
 
@@ -16,6 +22,7 @@ def cell_code(
         info: of the model; a trace computes in its dtype, a card in float32.
         is_function: whether the lens is a function of `(layer, states)`.
         n_tokens: how many ids stand for a token; None where all do.
+        edits: of the run, as `edits_code` writes them; None where they cannot be written down.
     Returns:
         Source that takes the `model` that is there, or else loads it (a model that was loaded outside, a
         `lens` of your own, and inputs that cannot be written down must be there), and leaves `logits`
@@ -30,20 +37,23 @@ def cell_code(
     position = cell.position if prompt.columns is None else int(prompt.columns[cell.position])
     load, inputs = _load_code(info), prompt.code
     # ids without a token count in the softmax, and are not on the card
+    is_edited = edits != "[]"
     shown = "" if n_tokens is None else f"[:{n_tokens}]"
     lines = [
-        *(["import lenswidget as lw"] if "lw." in load else []),
+        *(["import lenswidget as lw"] if "lw." in f"{load}{edits}" else []),
         "import torch",
         "",
         load,
         *([] if is_plain else [f"# lens: your {'function' if is_function else 'lens'} shown as {lens!r}"]),
         *([] if inputs else [f"# prompt: the encoding that you gave, with {', '.join(prompt.model_inputs)}"]),
+        *(["# edits: those of the widget, w.edits"] if edits is None else []),
         *(
             [f"# the model's own modules round to {info.dtype}; the card is decoded in float32"]
             if info.dtype in ("bfloat16", "float16")
             else []
         ),
-        f"with torch.no_grad(), model.trace({inputs or 'prompt'}):",
+        *([f"edits = {edits}"] if is_edited and edits is not None else []),
+        f"with torch.no_grad(), model.trace({inputs or 'prompt'}{', edits=edits' if is_edited else ''}):",
         f"    states = {read}[:, {position}]",
         f"    logits = model.tail({carried})[0]",
         "",

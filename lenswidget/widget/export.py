@@ -90,8 +90,10 @@ def static_state(
     names = (name for name in widget.trait_names(sync=True) if not name.startswith("_"))
     state = {name: getattr(widget, name) for name in names if name not in NOT_SHOWN}
     # the token of the metric "rank", which must be there for the colours to be chosen
-    ranked = state["run"]["next"]["id"] if widget.rank_token is None else widget.rank_token
-    packed = widget.packed_grid(k=k, metrics=METRICS, track=(ranked,), progress=progress)
+    edited = state["run"]["edited"]
+    answer = state["run"]["next"]["id"] if edited is None else edited["effect"]["id"]
+    ranked = answer if widget.rank_token is None else widget.rank_token
+    packed = widget.packed_grid(k=k, metrics=METRICS, track=(ranked,), with_base=True, progress=progress)
     if progress is not None:
         n_cells = len(packed.header["layers"]) * len(packed.header["positions"])
         progress(n_cells, n_cells)

@@ -6,8 +6,10 @@ from typing import Any, TypedDict
 import numpy as np
 
 from lenswidget.readout.card import Card
+from lenswidget.readout.comparison import Effect, Proof
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run
+from lenswidget.widget.edit_requests import EditMessage, edit_message
 from lenswidget.widget.labels import Labels
 from lenswidget.widget.packing import ARRAYS, Packed, json_number, label_to_list, pack
 from lenswidget.widget.requests import ReadRequest
@@ -67,6 +69,21 @@ class RunMessage(TypedDict):
     lenses: list[str]
     max_length: int | None
     fidelity: FidelityMessage
+    edits: list[EditMessage]
+    edited: EditedMessage | None
+
+
+class EditedMessage(TypedDict):
+    """What the page knows of a run's edits; `Edited` in `protocol.ts`.
+
+    `base_id` and `control_id` are the runs without them and with their controls. `effect` is what became of the
+    token that the base answers with, in nats of log-prob.
+    """
+
+    base_id: str | None
+    control_id: str | None
+    proof: dict[str, Any]
+    effect: dict[str, Any]
 
 
 class CardMessage(TypedDict):
@@ -91,11 +108,14 @@ class CardMessage(TypedDict):
     tracked: list[dict[str, Any]]
 
 
-def run_message(run: Run, labels: Labels, lenses: Sequence[str], answer: Readout) -> RunMessage:
+def run_message(
+    run: Run, labels: Labels, lenses: Sequence[str], answer: Readout, edited: EditedMessage | None = None
+) -> RunMessage:
     """What the page knows of a run: the model, the prompt's tokens, what can be asked.
 
     Args:
         answer: a readout of the last cell, whose top token is the model's own next one.
+        edited: what is known of its edits, where some are on.
     """
     prompt, info, fidelity = run.spec.prompt, run.model, run.fidelity
     tokens = run.token_ids.tolist()
@@ -125,6 +145,35 @@ def run_message(run: Run, labels: Labels, lenses: Sequence[str], answer: Readout
             "tolerance": fidelity.tolerance,
             "text": fidelity.text,
         },
+        "edits": [edit_message(edit, run, labels) for edit in run.spec.edits],
+        "edited": edited,
+    }
+
+
+def edited_message(
+    labels: Labels, ids: Sequence[str | None], proof: Proof, effect: Effect
+) -> EditedMessage:
+    """What the page knows of a run's edits.
+
+    Args:
+        ids: of the runs without them and with their controls.
+    """
+    return {
+        "base_id": ids[0],
+        "control_id": ids[1],
+        "proof": {
+            "ok": proof.ok,
+            "n_untouched": proof.n_untouched,
+            "n_equal": proof.n_equal,
+            "text": proof.text,
+        },
+        "effect": {
+            "id": effect.token_id,
+            "label": label_to_list(labels[effect.token_id]) if effect.token_id >= 0 else None,
+            "before": json_number(effect.before),
+            "after": json_number(effect.after),
+            "control": None if effect.control is None else json_number(effect.control),
+        },
     }
 
 
@@ -138,13 +187,13 @@ def readout_message(readout: Readout, request: ReadRequest, rows: Sequence[int],
     """
     n_cells = len(rows) * len(request.positions)
     arrays = {
-        name: _laid_out(array, request, rows, -2 if name == "ids" else -1)
+        name: _laid_out(array, request, rows, -2 if name.endswith("ids") else -1)
         for name, array in vars(readout).items()
         if name in ARRAYS and isinstance(array, np.ndarray) and array.shape[:1] == (n_cells,)
     }
     return pack(
         arrays,
-        labels.of([*np.unique(readout.ids).tolist(), *request.track]),
+        labels.of([*_ids_in(readout), *request.track]),
         run_id=request.run_id,
         site=request.site,
         lens=request.lens,
@@ -152,7 +201,13 @@ def readout_message(readout: Readout, request: ReadRequest, rows: Sequence[int],
         layers=request.layers,
         positions=request.positions,
         tracked_ids=request.track,
+        against=request.against,
     )
+
+
+def _ids_in(readout: Readout) -> list[int]:
+    found = [ids for ids in (readout.ids, readout.reference_ids) if ids is not None]
+    return np.unique(np.concatenate(found)).tolist()
 
 
 def _laid_out(array: np.ndarray, request: ReadRequest, rows: Sequence[int], no_integer: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Requests of the page, checked field by field; the other end is `protocol.ts`. No torch here."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from lenswidget.checks import check_temperature
 from lenswidget.errors import CellError
 
-KINDS: dict[type, str] = {str: "text", int: "an integer", list: "a list"}
+KINDS: dict[type, str] = {str: "text", int: "an integer", list: "a list", dict: "an object"}
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class ReadRequest:
     k: int
     track: list[int]
     metrics: list[str]
+    against: str | None = None
 
     @classmethod
     def parse(cls, message: Mapping[str, Any]) -> "ReadRequest":
@@ -34,6 +36,7 @@ class ReadRequest:
             k=_integer(message, "k"),
             track=_integers(message, "track"),
             metrics=[_field("metrics", str, metric) for metric in _list(message, "metrics")],
+            against=_text(message, "against") if message.get("against") is not None else None,
         )
 
 
@@ -77,17 +80,83 @@ class SearchRequest:
 
 
 @dataclass(frozen=True)
+class CellsRequest:
+    """Cells of a run that a patch is taken from."""
+
+    run_id: str
+    layer: int
+    positions: list[int]
+
+    @classmethod
+    def parse(cls, message: Mapping[str, Any]) -> "CellsRequest":
+        return cls(_text(message, "run_id"), _integer(message, "layer"), _integers(message, "positions"))
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """The page asks for an edit: one that is there, changed or not, or a new one.
+
+    Attributes:
+        keep: the index of an edit of the run that is asked about; None for a new one.
+        op, site, layers, positions, tokens, lens, source: of a new one.
+    """
+
+    keep: int | None
+    strength: float
+    is_on: bool
+    op: str = ""
+    site: str = ""
+    layers: tuple[int, ...] = ()
+    positions: tuple[int, ...] = ()
+    tokens: tuple[int, ...] = ()
+    lens: str = "logit"
+    source: CellsRequest | None = None
+
+    @classmethod
+    def parse(cls, message: Mapping[str, Any]) -> "EditRequest":
+        strength = message.get("strength", 1.0)
+        if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not math.isfinite(strength):
+            raise CellError(f"The request's field 'strength' is {strength!r:.80}. Send a finite number there.")
+        is_on = message.get("is_on", True)
+        if not isinstance(is_on, bool):
+            raise CellError(f"The request's field 'is_on' is {is_on!r:.80}. Send true or false there.")
+        if "keep" in message:
+            return cls(_integer(message, "keep"), float(strength), is_on)
+        source = message.get("source")
+        return cls(
+            None,
+            float(strength),
+            is_on,
+            op=_text(message, "op"),
+            site=_text(message, "site"),
+            layers=tuple(_integers(message, "layers")),
+            positions=tuple(_integers(message, "positions")),
+            tokens=tuple(_integers(message, "tokens")),
+            lens=_text({"lens": "logit", **message}, "lens"),
+            source=None if source is None else CellsRequest.parse(_field("source", dict, source)),
+        )
+
+
+@dataclass(frozen=True)
 class RunRequest:
-    """The page asks to run an edited prompt, or the very inputs of a run again: one of the two is None."""
+    """The page asks to run an edited prompt, or the very inputs of a run again: one of the two is None.
+
+    Attributes:
+        edits: those of the new run, one by one; None for those that are there.
+    """
 
     prompt: str | None
     again: str | None
+    edits: list[EditRequest] | None = None
 
     @classmethod
     def parse(cls, message: Mapping[str, Any]) -> "RunRequest":
+        edits = None
+        if message.get("edits") is not None:
+            edits = [EditRequest.parse(_field("edits", dict, each)) for each in _list(message, "edits")]
         if "again" in message:
-            return cls(None, _text(message, "again"))
-        return cls(_text(message, "prompt"), None)
+            return cls(None, _text(message, "again"), edits)
+        return cls(_text(message, "prompt"), None, edits)
 
 
 def _field(name: str, kind: type, found: Any) -> Any:

@@ -2,10 +2,12 @@
 
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from lenswidget.checks import check_ids
 from lenswidget.errors import CellError, FidelityError, LensError, PromptError
+from lenswidget.interventions.recipe_code import edits_code
+from lenswidget.interventions.recipe_state import edits_to_state
 from lenswidget.lenses.lens import (
     CallableLens,
     Lens,
@@ -16,22 +18,40 @@ from lenswidget.lenses.lens import (
     lenses_by_name,
 )
 from lenswidget.models.encoded_prompt import EncodedPrompt
+from lenswidget.models.token_ids import token_id
 from lenswidget.progress import drain
 from lenswidget.readout.cells import Cells
+from lenswidget.readout.comparison import effect_of, prove
 from lenswidget.readout.engine import Engine
 from lenswidget.readout.query import Query, rows
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run, RunSpec
 from lenswidget.widget.card_code import cell_code
 from lenswidget.widget.labels import Labels
-from lenswidget.widget.messages import CardMessage, RunMessage, card_message, readout_message, run_message
+from lenswidget.widget.edit_requests import edits_of
+from lenswidget.widget.messages import (
+    CardMessage,
+    RunMessage,
+    card_message,
+    edited_message,
+    readout_message,
+    run_message,
+)
 from lenswidget.widget.packing import label_to_list
-from lenswidget.widget.requests import DecodeRequest, ReadRequest, SearchRequest
+from lenswidget.widget.requests import DecodeRequest, ReadRequest, RunRequest, SearchRequest
 
 Slices = Generator[tuple[int, int], None, Any]
 # Runs that are kept beside the one that is shown, so that a late request for an earlier one is answered.
 MOST_RUNS, MOST_BYTES = 3, 128 << 20
 _QUERY_FIELDS = frozenset(field.name for field in fields(Query)) - {"run", "cells"}
+
+
+class Runs(NamedTuple):
+    """A run; where it has edits, the run without them, and that with their controls if they have any."""
+
+    run: Run
+    base: Run | None = None
+    control: Run | None = None
 
 
 class Session:
@@ -61,6 +81,7 @@ class Session:
         self._engine = engine
         self._strict = strict
         self._runs: dict[str, Run] = {}
+        self._companions: dict[str, Runs] = {}
         self._specs: dict[str, RunSpec] = {}
         self.shown = ""
         self.info = engine.info()
@@ -79,12 +100,32 @@ class Session:
         """
         return self._engine.encode(prompt, **options)
 
-    def execute(self, spec: RunSpec) -> Run:
-        """Run a recipe. The run is not kept before it is shown.
+    def execute(self, spec: RunSpec) -> "Runs":
+        """Run a recipe; and, where it has edits, the same without them, and with their controls.
+
+        None of these runs is kept before it is shown.
 
         Raises:
             FidelityError: strict, and the last row is not the model's own logits.
         """
+        run = self._execute(spec)
+        edits = spec.active_edits
+        if not edits:
+            return Runs(run)
+        base = self._unedited(spec) or self._execute(replace(spec, edits=()))
+        if not any(edit.has_control for edit in edits):
+            return Runs(run, base)
+        controls = tuple(edit.control() if edit.has_control else edit for edit in edits)
+        return Runs(run, base, self._execute(replace(spec, edits=controls)))
+
+    def _unedited(self, spec: RunSpec) -> Run | None:
+        """A kept run of the same prompt without edits, if the model is still what it was."""
+        for run in self._runs.values():
+            if run.spec.prompt is spec.prompt and not run.spec.active_edits and run.is_current:
+                return run
+        return None
+
+    def _execute(self, spec: RunSpec) -> Run:
         run = self._engine.run(spec)
         if self._strict and not run.fidelity.ok:
             raise FidelityError(
@@ -92,24 +133,53 @@ class Session:
             )
         return run
 
-    def show(self, run: Run) -> None:
-        """Keep a run and make it the one that is shown; the oldest others are let go."""
-        self._runs.pop(run.id, None)
-        self._runs[run.id] = run
-        self._specs[run.id] = run.spec
+    def show(self, runs: "Runs") -> None:
+        """Keep some runs and make the first the one that is shown; the oldest others are let go."""
+        run = runs.run
+        together = [each for each in runs if each is not None]
+        for each in reversed(together):
+            self._runs.pop(each.id, None)
+            self._runs[each.id] = each
+            self._specs[each.id] = each.spec
+        self._companions = {run.id: runs}
         self.shown = run.id
         if run.model.d_vocab != self.info.d_vocab:
             self.labels = Labels(run.model.tokenizer, run.model.d_vocab)
         self.info = run.model
-        others = [each for each in self._runs.values() if each.id != run.id]
+        kept = {each.id for each in together}
+        others = [each for each in self._runs.values() if each.id not in kept]
         while others and (len(others) > MOST_RUNS or sum(each.nbytes for each in others) > MOST_BYTES):
             oldest = others.pop(0)
             del self._runs[oldest.id], self._specs[oldest.id]
 
     @property
+    def together(self) -> set[str]:
+        """The ids of the run that is shown and of those it is compared with."""
+        return {self.shown, *(each.id for each in self._companions.get(self.shown, ()) if each is not None)}
+
+    @property
+    def base_id(self) -> str | None:
+        """The id of the run that is shown before its edits; None where it has none."""
+        runs = self._companions.get(self.shown)
+        return None if runs is None or runs.base is None else runs.base.id
+
+    @property
     def run(self) -> Run:
         """The run that is shown."""
         return self.run_of(self.shown)
+
+    def respec(self, request: RunRequest) -> RunSpec:
+        """The recipe that a page asks to run: an edited prompt or an earlier run's, with the edits it names."""
+        if request.again is not None:
+            spec = self.spec_of(request.again)
+            edits = spec.edits
+        else:
+            assert request.prompt is not None
+            options = dict(self.spec.prompt.options)
+            spec, edits = RunSpec(self.encode(request.prompt, **options)), self.spec.edits
+        if request.edits is not None:
+            edits = edits_of(request.edits, edits, self)
+        return RunSpec(spec.prompt, spec.sites, edits)
 
     @property
     def is_current(self) -> bool:
@@ -120,6 +190,17 @@ class Session:
     def spec(self) -> RunSpec:
         """The recipe of the run that is shown."""
         return self.spec_of(self.shown)
+
+    def recipe_state(self) -> dict[str, Any]:
+        """The recipe of the run that is shown, as JSON.
+
+        Raises:
+            PromptError: an input that is no tensor.
+            EditError: an edit along a lens that is not among these.
+        """
+        spec = self.spec
+        edits = edits_to_state(spec.edits, self.lenses)
+        return {**spec.prompt.to_state(), **({"edits": edits} if edits else {})}
 
     def spec_of(self, run_id: str) -> RunSpec:
         """The recipe of a run that is kept.
@@ -140,12 +221,13 @@ class Session:
         """
         spec = self.spec_of(run_id)
         if run_id not in self._runs:
-            self._runs[run_id] = replace(self.execute(spec), id=run_id)
+            self._runs[run_id] = replace(self._execute(spec), id=run_id)
         return self._runs[run_id]
 
     def release(self) -> None:
         """Let the states of all runs go, and the model unless something else keeps it."""
         self._runs.clear()
+        self._companions.clear()
         self._engine.let_go()
 
     def describe(self) -> RunMessage:
@@ -153,7 +235,13 @@ class Session:
         run = self.run
         last = Cells([run.n_layers - 1], [run.seq - 1])
         answer = drain(self._engine.read_slices(Query(run, last)))
-        return run_message(run, self.labels, tuple(self.lenses), answer)
+        runs = self._companions.get(run.id)
+        edited = None
+        if runs is not None and runs.base is not None:
+            effect = effect_of(self._engine, run, runs.base, runs.control)
+            ids = [None if each is None else each.id for each in (runs.base, runs.control)]
+            edited = edited_message(self.labels, ids, prove(run, runs.base), effect)
+        return run_message(run, self.labels, tuple(self.lenses), answer, edited)
 
     # --- requests
 
@@ -197,6 +285,7 @@ class Session:
             site=request.site,
             k=min(request.k, self.info.d_vocab),
             track=tuple(request.track),
+            against=None if request.against is None else self.run_of(request.against),
             metrics=tuple(request.metrics),
         )
         readout = yield from self._engine.read_slices(query)
@@ -229,7 +318,12 @@ class Session:
         run = self.run_of(request.run_id)
         n_tokens = run.n_tokens_shown(request.k)
         prompt = run.spec.prompt
-        return {"code": cell_code(prompt, request, run.model, is_function=is_function, n_tokens=n_tokens)}
+        lens = self.lens(request.lens)
+        edits = edits_code(run.spec.edits, {} if is_function else {"lens": lens})
+        code = cell_code(
+            prompt, request, run.model, is_function=is_function, n_tokens=n_tokens, edits=edits
+        )
+        return {"code": code}
 
     # --- checks
 
@@ -265,19 +359,7 @@ class Session:
             CellError: it is not an id of the vocabulary, or not one token.
             PromptError: it is text, and the model has no tokenizer.
         """
-        if not isinstance(token, str):
-            self.check_ids([token])
-            return int(token)
-        tokenizer = self.info.tokenizer
-        if tokenizer is None:
-            raise PromptError(f"{token!r} is text, but this model has no tokenizer. Give a token id.")
-        ids: Sequence[int] = tokenizer.encode(token, add_special_tokens=False)
-        # a tokenizer that puts a space before text splits what is one entry of its vocabulary
-        found = ids if len(ids) == 1 else self.labels.entries(token)
-        if not found:
-            pieces = ", ".join(repr(self.labels[i].text) for i in ids) or "none"
-            raise CellError(f"{token!r} is {len(ids)} tokens ({pieces}). Give one of them, or an id.")
-        return int(found[0])
+        return token_id(token, self.info.tokenizer, self.info.d_vocab, self.labels.entries)
 
 
 def _named(lens: LensLike | str, lenses: Any) -> tuple[dict[str, Lens], str]:

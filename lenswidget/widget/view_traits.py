@@ -8,11 +8,15 @@ from typing import Any
 import traitlets as t
 
 from lenswidget.checks import check_temperature
-from lenswidget.errors import CellError, LensError, PromptError
+from lenswidget.errors import CellError, EditError, LensError, PromptError
+from lenswidget.interventions.recipe import Edit, RunSpec
 from lenswidget.widget.session import Session
 
 COLOURINGS = ("prob", "log_prob", "entropy", "kl", "rank", "agrees")
 TRAJECTORY_METRICS = ("prob", "log_prob", "rank")
+# Of a run with edits: what the grid shows, and what of a difference.
+VIEWS = ("before", "after", "difference", "control")
+DIFFERENCES = ("kl", "log_prob", "rank")
 MOST_ON_A_CARD = 1000
 
 
@@ -29,6 +33,18 @@ class PromptTrait(t.Any):
 
     def keep(self, obj: Any, value: str | list[int]) -> None:
         """The prompt of the run that is shown now; observers hear of it."""
+        super().set(obj, value)
+
+
+class EditsTrait(t.Any):
+    """The edits of the run. Setting them runs the prompt with them first, and keeps them only if that went well."""
+
+    def set(self, obj: Any, value: Any) -> None:
+        """Run the prompt with these edits; the widget then calls `keep`."""
+        obj._run_edits(value)
+
+    def keep(self, obj: Any, value: tuple[Edit, ...]) -> None:
+        """The edits of the run that is shown now; observers hear of it."""
         super().set(obj, value)
 
 
@@ -51,21 +67,25 @@ class ViewTraits(t.HasTraits):
     cards = t.List(t.Dict()).tag(**CHOICE)
     trajectory = t.Dict({"metric": "prob", "positions": []}).tag(**CHOICE)
     rank_token = t.Int(None, allow_none=True).tag(**CHOICE)
+    view = t.Enum(VIEWS, default_value="after").tag(**CHOICE)
+    difference = t.Enum(DIFFERENCES, default_value="kl").tag(**CHOICE)
 
-    def _keep_prompt(self, prompt: str | list[int]) -> None:
-        """The prompt of the run that is shown now."""
-        trait: Any = self.traits()["prompt"]
-        trait.keep(self, prompt)
+    def _keep_recipe(self, spec: RunSpec) -> None:
+        """The prompt and the edits of the run that is shown now."""
+        traits: dict[str, Any] = self.traits()
+        traits["prompt"].keep(self, spec.prompt.as_given)
+        traits["edits"].keep(self, spec.edits)
 
     @property
     def state(self) -> dict[str, Any]:
         """The choices made here and the recipe of the run; `model.lens(state=w.state)` shows both again.
 
-        Plain JSON values. A recipe that JSON cannot hold (inputs that are not tensors) is None.
+        Plain JSON values. A recipe that JSON cannot hold (inputs that are not tensors, edits along a lens that is
+        not among the widget's) is None.
         """
         try:
-            recipe = self._session.spec.prompt.to_state()
-        except PromptError:
+            recipe = self._session.recipe_state()
+        except (PromptError, EditError):
             recipe = None
         return {**{name: getattr(self, name) for name in self.trait_names(is_choice=True)}, "recipe": recipe}
 

@@ -1,6 +1,6 @@
 """The widget: traits that Python and the page share, and the messages between them. No arithmetic here."""
 
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -10,6 +10,8 @@ import traitlets as t
 from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.errors import Cancelled, LensError, PromptError
 from lenswidget.files import file_at, write_beside
+from lenswidget.interventions.recipe import Edit, RunSpec, check_edits
+from lenswidget.interventions.recipe_state import edits_of_state
 from lenswidget.lenses.lens import LensLike
 from lenswidget.models.encoded_prompt import prompt_of_state
 from lenswidget.models.prompts import Prompt
@@ -17,15 +19,14 @@ from lenswidget.progress import drain
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.query import CellsLike
 from lenswidget.readout.readout import Readout
-from lenswidget.readout.run import Run, RunSpec
 from lenswidget.widget import cell_outputs, export, html_table
 from lenswidget.widget.messages import n_columns_at_first
 from lenswidget.widget.packing import Packed
 from lenswidget.widget.page_state import PageState
 from lenswidget.widget.requests import DecodeRequest, ReadRequest, RunRequest
-from lenswidget.widget.session import Session
+from lenswidget.widget.session import Runs, Session
 from lenswidget.widget.tasks import Answer, Tasks, error_message
-from lenswidget.widget.view_traits import SHARED, PromptTrait, ViewTraits, as_state
+from lenswidget.widget.view_traits import SHARED, EditsTrait, PromptTrait, ViewTraits, as_state
 
 STATIC = Path(__file__).parent.parent / "static"
 # of the event loop, for a cancel to be read and handled even behind a few other messages
@@ -45,6 +46,8 @@ class LensWidget(ViewTraits, PageState):
         lens: how mid-layer states are carried to the tail: None (logit lens), a `Lens`, a callable, or the
             name of one of `lenses`.
         lenses: more lenses to switch between: a sequence, or a mapping from name to lens.
+        edits: of the run; `w.edits` sets others, and `w.view` says whether the grid shows the run before them,
+            after them, or the difference.
         strict: refuse a model whose decoded last row is not its own logits; False shows it with a red badge.
         state: `w.state` of an earlier widget, to begin with its choices; a selection beyond this prompt is
             left out.
@@ -62,6 +65,7 @@ class LensWidget(ViewTraits, PageState):
     decoded = t.Dict(allow_none=True, default_value=None, read_only=True).tag(**SHARED)
     status = t.Dict(IDLE, read_only=True).tag(**SHARED)
     prompt = PromptTrait("").tag(**SHARED)
+    edits = EditsTrait(())
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class LensWidget(ViewTraits, PageState):
         *,
         lens: LensLike | str = None,
         lenses: Collection[Any] | None = None,
+        edits: Edit | Sequence[Edit] = (),
         strict: bool = True,
         state: Mapping[str, Any] | None = None,
         **choices: Any,
@@ -83,15 +88,16 @@ class LensWidget(ViewTraits, PageState):
             raise PromptError("No prompt was given. Write model.lens(prompt), or state= with w.state.")
         if prompt is None:
             prompt, options = prompt_of_state(recipe)
-        run = session.execute(_spec(session, prompt, options))
+            edits = edits or edits_of_state(recipe, session.lens, session.encode)
+        runs = session.execute(_spec(session, prompt, options, check_edits(edits)))
         self._session = session
-        self._latest = run.id  # of the runs, in whatever order they come to be shown
+        self._latest = runs.run.id  # of the runs, in whatever order they come to be shown
         self._tasks = Tasks(self._reply, self._progress)
         if lens is not None or "lens" not in begin:
             begin["lens"] = session.first_lens
         selection = begin.pop("selection", None)
         super().__init__(**begin)
-        self._show(run)
+        self._show(runs)
         if "selection" in choices or self._has(selection):
             self.selection = selection
         self.on_msg(self._receive)
@@ -153,6 +159,7 @@ class LensWidget(ViewTraits, PageState):
         metrics: tuple[str, ...] = ("entropy", "agrees"),
         newest: int | None = None,
         track: tuple[int, ...] = (),
+        with_base: bool = False,
         progress: Any = None,
     ) -> Packed:
         """The grid as the page takes it, with the widget's site, lens and pins.
@@ -162,6 +169,7 @@ class LensWidget(ViewTraits, PageState):
             metrics: of `lenswidget.readout.read`.
             newest: only so many of the last positions.
             track: token ids to rank besides those that are pinned.
+            with_base: with the same cells of the run without edits, where there are edits.
             progress: called with `(done, total)` cells.
         """
         run = self._session.run
@@ -174,6 +182,7 @@ class LensWidget(ViewTraits, PageState):
             layers=self._session.layers(self.site, self.lens),
             positions=list(range(run.seq))[-(newest or run.seq) :],
             metrics=list(metrics),
+            against=self._session.base_id if with_base else None,
             **reading,
         )
         return drain(self._session.read(request), progress)
@@ -181,40 +190,47 @@ class LensWidget(ViewTraits, PageState):
     # --- runs
 
     def _run_prompt(self, prompt: Any) -> None:
-        """Python set the prompt: run it now, so that one that fails leaves everything as it was."""
+        """Python set the prompt: run it now, so that one that fails leaves everything as it was.
+
+        The edits stay, where they fit.
+        """
         is_same = type(prompt) in (str, list) and prompt == self._session.spec.prompt.as_given
         if not (is_same and self._session.is_current):
-            self._show(self._execute(_spec(self._session, prompt, {})))
+            edits = () if isinstance(prompt, RunSpec) else self._session.spec.edits
+            self._show(self._execute(_spec(self._session, prompt, {}, edits)))
 
-    def _execute(self, spec: RunSpec) -> Run:
+    def _run_edits(self, edits: Any) -> None:
+        """Python set the edits: run the same prompt with them now."""
+        given = check_edits(edits)
+        if given != self._session.spec.edits:
+            self._show(self._execute(replace(self._session.spec, edits=given)))
+
+    def _execute(self, spec: RunSpec) -> Runs:
         self.set_trait("status", {**IDLE, "state": "working", "text": "Running the model"})
         try:
-            run = self._session.execute(spec)
+            runs = self._session.execute(spec)
         finally:
             self.set_trait("status", IDLE)
-        self._latest = run.id
-        return run
+        self._latest = runs.run.id
+        return runs
 
     def _run_in_slices(self, request: RunRequest) -> Generator[tuple[int, int], None, dict[str, str]]:
         """Run what the page asks and show it, unless by then it was cancelled or another has been run."""
-        if request.again is not None:
-            spec = self._session.spec_of(request.again)
-        else:
-            spec = _spec(self._session, request.prompt, dict(self._session.spec.prompt.options))
-        run = self._execute(spec)
+        runs = self._execute(self._session.respec(request))
+        run = runs.run
         # nothing is heard during a forward: what came meanwhile is heard now, before the run is shown
         for _ in range(TURNS_AFTER_A_RUN):
             yield run.n_layers, run.n_layers
         if run.id != self._latest:
             raise Cancelled("Another prompt was run meanwhile, and is shown.")
-        self._show(run)
+        self._show(runs)
         return {"run_id": run.id}
 
-    def _show(self, run: Run) -> None:
+    def _show(self, runs: Runs) -> None:
         """Make a run the one that is shown, here and on the page."""
-        self._session.show(run)
+        self._session.show(runs)
         with self.hold_sync():
-            self._keep_prompt(run.prompt)
+            self._keep_recipe(runs.run.spec)
             self.set_trait("run", self._session.describe())
             self._on_reading(None)
 
@@ -257,7 +273,7 @@ class LensWidget(ViewTraits, PageState):
 
     def _is_decoded(self, cell: Mapping[str, int]) -> bool:
         card: Any = self.decoded
-        if card is None or card["run_id"] != self._session.shown:
+        if card is None or card["run_id"] not in self._session.together:
             return False
         return all(card[name] == cell[name] for name in ("layer", "position"))
 
@@ -299,7 +315,7 @@ class LensWidget(ViewTraits, PageState):
 
     def _select(self, card: Any) -> None:
         """Python, other views and the saved notebook have the page's card too, in one message."""
-        if card["run_id"] != self._session.shown:
+        if card["run_id"] not in self._session.together:
             return
         with self.hold_sync():
             self.set_trait("decoded", card)
@@ -333,8 +349,8 @@ class LensWidget(ViewTraits, PageState):
         return {**data, "text/html": html_table.table(self.run, self.snapshot)}, metadata
 
 
-def _spec(session: Session, prompt: Any, options: dict[str, Any]) -> RunSpec:
-    """A recipe, or the recipe of a prompt."""
+def _spec(session: Session, prompt: Any, options: dict[str, Any], edits: tuple[Edit, ...]) -> RunSpec:
+    """A recipe, with edits in place of its own if there are any; or the recipe of a prompt with edits."""
     if isinstance(prompt, RunSpec):
-        return replace(prompt)
-    return RunSpec(session.encode(prompt, **options))
+        return replace(prompt, edits=edits or prompt.edits)
+    return RunSpec(session.encode(prompt, **options), edits=edits)

@@ -9,9 +9,9 @@ interface Field {
 }
 
 /** The fields that a tile may bring; each tracked token is a field, `rank:ID`. */
-export type FieldName = "top" | Scalar | `rank:${number}`;
-/** The fields of one number, by the names of the kernel's metrics. */
-export type Scalar = "entropy" | "kl" | "agrees";
+export type FieldName = "top" | Scalar | `rank:${number}` | `was:${number}`;
+/** The fields of one number, by the names of the kernel's metrics; `change` is KL(before || after) of an edit. */
+export type Scalar = "entropy" | "kl" | "agrees" | "change";
 
 /** The cells of one run at one site through one lens. Grows as tiles arrive; tiles are kept, not copied. */
 export interface Table {
@@ -29,6 +29,7 @@ const ARRAY_OF: Record<Scalar | "top", string> = {
   entropy: "entropy_nats",
   kl: "kl_from_final",
   agrees: "agrees",
+  change: "kl_from_reference",
 };
 
 export function isScalar(name: string): name is Scalar {
@@ -76,7 +77,10 @@ export class Cells {
     const names = (Object.keys(ARRAY_OF) as FieldName[]).filter((name) =>
       arrays.has(ARRAY_OF[name as Scalar]),
     );
-    if (arrays.has("tracked_ranks")) for (const id of header.tracked_ids) names.push(`rank:${id}`);
+    for (const id of header.tracked_ids) {
+      if (arrays.has("tracked_ranks")) names.push(`rank:${id}`);
+      if (arrays.has("reference_tracked_ranks")) names.push(`was:${id}`);
+    }
     for (const name of names) this.#place(table, name, tile);
     return true;
   }
@@ -141,13 +145,31 @@ export class Cells {
 
   /** A tracked token's log-prob and exact rank in a cell. */
   tracked(reading: Reading, id: number, layer: number, position: number) {
-    const found = this.#find(reading, `rank:${id}`, layer, position);
+    return this.#trackedIn(`rank:${id}`, "tracked", reading, id, layer, position);
+  }
+
+  /** The same before and after the run's edits. */
+  trackedChange(reading: Reading, id: number, layer: number, position: number) {
+    const before = this.#trackedIn(`was:${id}`, "reference_tracked", reading, id, layer, position);
+    const after = this.#trackedIn(`was:${id}`, "tracked", reading, id, layer, position);
+    return before && after && { before, after };
+  }
+
+  #trackedIn(
+    field: FieldName,
+    prefix: string,
+    reading: Reading,
+    id: number,
+    layer: number,
+    position: number,
+  ) {
+    const found = this.#find(reading, field, layer, position);
     if (!found) return undefined;
     const { header, arrays } = found.tile;
     const at = found.index * header.tracked_ids.length + header.tracked_ids.indexOf(id);
     return {
-      log_prob: arrays.get("tracked_log_probs")?.[at] ?? UNKNOWN,
-      rank: arrays.get("tracked_ranks")?.[at],
+      log_prob: arrays.get(`${prefix}_log_probs`)?.[at] ?? UNKNOWN,
+      rank: arrays.get(`${prefix}_ranks`)?.[at],
     };
   }
 

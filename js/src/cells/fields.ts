@@ -1,4 +1,4 @@
-import type { Metric, Reading, RunInfo } from "../kernel/protocol.ts";
+import type { Difference, Metric, Reading, RunInfo } from "../kernel/protocol.ts";
 import type { Traits } from "../kernel/traits.ts";
 import { fixed, nats, percent, QUARTERS, quoted, rankText, UNKNOWN } from "../look/format.ts";
 import type { ScaleName } from "../look/scales.ts";
@@ -18,10 +18,20 @@ export interface MetricSpec {
   tick(value: number): string;
 }
 
+/** What colours the grid: a metric of its cells, or of the difference that edits make. */
+export type Coloring = Metric | `change_${Difference}`;
+
+const LARGEST_CHANGE = 10;
+const LARGEST_RISE = 4;
+/** A change to [0, 1], 0.5 being none; small changes are told apart better than large ones. */
+const aroundHalf = (x: number, largest: number) =>
+  0.5 + (0.5 * Math.sign(x) * Math.log1p(Math.abs(x))) / Math.log1p(largest);
+const signed = (x: number, text: string) => (x > 0 ? `+${text}` : text);
+
 const LOWEST_LOG_PROB = -6;
 const HIGHEST_KL = 40;
 
-export const METRIC_SPECS: Record<Metric, MetricSpec> = {
+export const METRIC_SPECS: Record<Coloring, MetricSpec> = {
   prob: {
     name: "Probability",
     unit: " of the top token",
@@ -80,14 +90,56 @@ export const METRIC_SPECS: Record<Metric, MetricSpec> = {
     stops: () => [0, 1],
     tick: (agrees) => METRIC_SPECS.agrees.format(agrees),
   },
+  change_kl: {
+    name: "KL(before ‖ after)",
+    unit: ", nats",
+    scale: "distance",
+    format: nats,
+    position: (x) => Math.log1p(x) / Math.log1p(HIGHEST_KL),
+    stops: () => [0, 1, 3, 10, HIGHEST_KL],
+    tick: (x) => (x === HIGHEST_KL ? "≥ " : "") + x,
+  },
+  change_log_prob: {
+    name: "Change of log-prob",
+    unit: ", nats",
+    scale: "change",
+    format: (x) => signed(x, nats(x)),
+    position: (x) => aroundHalf(x, LARGEST_CHANGE),
+    stops: () => [-LARGEST_CHANGE, -3, -1, 0, 1, 3, LARGEST_CHANGE],
+    tick: (x) => signed(x, fixed(x, 0)),
+  },
+  change_rank: {
+    name: "Rise in rank",
+    unit: ", powers of ten",
+    scale: "change",
+    format: (x) => signed(x, fixed(x, 1)),
+    position: (x) => aroundHalf(x, LARGEST_RISE),
+    stops: () => [-LARGEST_RISE, -2, -1, 0, 1, 2, LARGEST_RISE],
+    tick: (x) => signed(x, fixed(x, 0)),
+  },
 };
 
+/** The metrics that can be chosen for any run. */
+export const METRICS: readonly Metric[] = ["prob", "log_prob", "entropy", "kl", "rank", "agrees"];
+
 /** The traits that choose which number of a cell is drawn. */
-export type MetricTraits = Reading & Pick<Traits, "metric" | "rank_token">;
+export type MetricTraits = Reading & ColoringTraits & Pick<Traits, "rank_token">;
+type ColoringTraits = Pick<Traits, "metric" | "view" | "difference">;
+
+/** What colours the grid of a run. */
+export function coloringOf({ metric, view, difference }: ColoringTraits, run: RunInfo): Coloring {
+  return run.edited && view === "difference" ? `change_${difference}` : metric;
+}
+
+/** Whether a colouring is of one token, which is chosen. */
+export function isOfToken(coloring: Coloring): boolean {
+  return coloring === "rank" || coloring === "change_log_prob" || coloring === "change_rank";
+}
 
 /** The token whose rank is drawn: the chosen one, else the model's own next token. */
 export function rankedToken({ rank_token }: Pick<Traits, "rank_token">, run: RunInfo): number {
-  return rank_token ?? run.next.id;
+  // of a run with edits, what they may have moved: the answer without them
+  return rank_token ?? run.edited?.effect.id ?? run.next.id;
 }
 
 /** The ticks of the legend: where on the scale, in [0, 1], and their text. */
@@ -97,24 +149,27 @@ export function ticksOf({ stops, position, tick }: MetricSpec, { d_vocab }: Pick
 
 /** The name of a cell's number; a rank also names its token. */
 export function metricName(cells: Cells, traits: MetricTraits): string {
-  const { metric } = traits;
-  return metric === "rank"
-    ? `Rank of ${quoted(cells.label(rankedToken(traits, cells.run)))}`
-    : METRIC_SPECS[metric].name;
+  const coloring = coloringOf(traits, cells.run);
+  const token = () => quoted(cells.label(rankedToken(traits, cells.run)));
+  if (coloring === "rank") return `Rank of ${token()}`;
+  const { name } = METRIC_SPECS[coloring];
+  return isOfToken(coloring) ? `${name} of ${token()}` : name;
 }
 
 /** A cell's number in words: "rank of “␣Paris”: #3,160". */
 export function inWords(cells: Cells, traits: MetricTraits, value: number | undefined): string {
   // lower case within a sentence, except for KL
   const name = metricName(cells, traits).replace(/^.(?=[a-z])/, (letter) => letter.toLowerCase());
-  return `${name}: ${value === undefined ? "not computed" : METRIC_SPECS[traits.metric].format(value)}`;
+  const { format } = METRIC_SPECS[coloringOf(traits, cells.run)];
+  return `${name}: ${value === undefined ? "not computed" : format(value)}`;
 }
 
 /** The field of a cell that a metric is drawn from. */
-export function fieldOf(traits: Pick<Traits, "metric" | "rank_token">, run: RunInfo): FieldName {
-  const { metric } = traits;
-  if (metric === "rank") return `rank:${rankedToken(traits, run)}`;
-  return isScalar(metric) ? metric : "top";
+export function fieldOf(traits: MetricTraits, run: RunInfo): FieldName {
+  const coloring = coloringOf(traits, run);
+  if (coloring === "change_kl") return "change";
+  if (isOfToken(coloring)) return `${coloring === "rank" ? "rank" : "was"}:${rankedToken(traits, run)}`;
+  return isScalar(coloring) ? coloring : "top";
 }
 
 /** The number of a cell under the chosen metric; undefined when it was not computed. */
@@ -124,7 +179,16 @@ export function cellValue(
   layer: number,
   position: number,
 ): number | undefined {
-  const { metric } = traits;
+  const metric = coloringOf(traits, cells.run);
+  if (metric === "change_kl") return cells.scalar(traits, "change", layer, position);
+  if (metric === "change_log_prob" || metric === "change_rank") {
+    const found = cells.trackedChange(traits, rankedToken(traits, cells.run), layer, position);
+    if (!found) return undefined;
+    const { before, after } = found;
+    if (metric === "change_log_prob") return after.log_prob - before.log_prob;
+    const [was = -1, is = -1] = [before.rank, after.rank];
+    return was < 0 || is < 0 ? UNKNOWN : Math.log10((was + 1) / (is + 1));
+  }
   if (isScalar(metric)) return cells.scalar(traits, metric, layer, position);
   if (metric === "rank") {
     const rank = cells.tracked(traits, rankedToken(traits, cells.run), layer, position)?.rank;

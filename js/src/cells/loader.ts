@@ -2,8 +2,8 @@ import type { Traits } from "../kernel/traits.ts";
 import type { Pending, Transport } from "../kernel/transport.ts";
 import type { Viewport } from "../look/layout.ts";
 import { type Cells, type FieldName, isScalar } from "./cells.ts";
-import { fieldOf, type MetricTraits, rankedToken } from "./fields.ts";
-import { readTile } from "./packed.ts";
+import { coloringOf, fieldOf, isOfToken, type MetricTraits, rankedToken } from "./fields.ts";
+import { readTile, type Tile } from "./packed.ts";
 import { isWanted, nextTile, type TileRequest, TileSize, type Wanted } from "./tiles.ts";
 
 /** The traits that say what the loader requests. */
@@ -15,7 +15,8 @@ export interface Loader {
 }
 
 export interface LoaderEvents {
-  arrived(): void;
+  /** A tile arrived. */
+  took(tile: Tile): void;
   failed(message: string): void;
 }
 
@@ -50,16 +51,20 @@ export function createLoader(transport: Transport, events: LoaderEvents): Loader
 
   async function fetch(cells: Cells, traits: LoadedTraits, tile: TileRequest): Promise<void> {
     const { metric, site, lens, k } = traits;
-    const track = metric === "rank" ? [rankedToken(traits, cells.run)] : [];
+    const { run } = cells;
+    const coloring = coloringOf(traits, run);
+    const track = isOfToken(coloring) ? [rankedToken(traits, run)] : [];
     const metrics = [...new Set(["entropy", ...(isScalar(metric) ? [metric] : [])])];
+    const against = coloring === metric ? null : (run.edited?.base_id ?? null);
     const pending = transport.request("read", {
-      run_id: cells.run.id,
+      run_id: run.id,
       ...tile,
       site,
       lens,
       k,
       track,
       metrics,
+      against,
     });
     const mine: InFlight = { tile, pending, cells, isCancelled: false };
     inFlight = mine;
@@ -67,7 +72,7 @@ export function createLoader(transport: Transport, events: LoaderEvents): Loader
     try {
       const { value, buffers } = await pending.reply;
       size.measured(tile.layers.length * tile.positions.length, performance.now() - started);
-      if (cells.add(readTile(value, buffers))) events.arrived();
+      events.took(readTile(value, buffers));
     } catch (error) {
       if (!mine.isCancelled) {
         refused = requestKey(cells, traits, tile);

@@ -21,6 +21,16 @@ function typed(bytes: Uint8Array, dtype: ArrayDtype): NumberArray {
   return dtype === "float32" ? new Float32Array(own) : new Uint8Array(own);
 }
 
+/** The reference's own cells in a tile that compares two runs, as a tile of that run; null in any other tile. */
+export function referenceTile({ header, arrays }: Tile): Tile | null {
+  const { against } = header;
+  if (!against) return null;
+  const own = new Map<string, NumberArray>();
+  for (const [name, array] of arrays)
+    if (name.startsWith("reference_")) own.set(name.slice("reference_".length), array);
+  return { header: { ...header, run_id: against, against: null }, arrays: own };
+}
+
 /** Unpack a header and its buffers into typed arrays, one per named array. */
 export function readTile(header: ReadoutHeader, buffers: readonly Binary[]): Tile {
   const arrays = new Map<string, NumberArray>();

@@ -1,6 +1,6 @@
 import type { Binary, ReadoutHeader, RunInfo } from "../kernel/protocol.ts";
 import { Cells } from "./cells.ts";
-import { readTile } from "./packed.ts";
+import { readTile, referenceTile, type Tile } from "./packed.ts";
 
 /** The cells of each run that the page knows, by the run's id. */
 export class RunCells {
@@ -16,8 +16,14 @@ export class RunCells {
     return (run_id !== null && this.#cells.get(run_id)) || null;
   }
 
-  /** Add a readout to the cells of its own run; false if that run is not known. */
+  /** Add a readout to the cells of its own run, and of the run that it is compared with; false if that run is not known. */
   add(header: ReadoutHeader, buffers: readonly Binary[]): boolean {
-    return this.of(header.run_id)?.add(readTile(header, buffers)) ?? false;
+    return this.addTile(readTile(header, buffers));
+  }
+
+  addTile(tile: Tile): boolean {
+    const reference = referenceTile(tile);
+    if (reference) this.of(reference.header.run_id)?.add(reference);
+    return this.of(tile.header.run_id)?.add(tile) ?? false;
   }
 }

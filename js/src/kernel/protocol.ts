@@ -49,6 +49,50 @@ export interface RunInfo {
   readonly lenses: readonly string[];
   readonly max_length: number | null;
   readonly fidelity: Fidelity | null;
+  /** The edits of the run, in the order in which they are made; also those that are off. */
+  readonly edits?: readonly EditInfo[];
+  /** What is known of a run with edits that are on; else null. */
+  readonly edited?: Edited | null;
+}
+
+/** An edit of a run. `generated`: positions that a generation adds are edited too. */
+export interface EditInfo {
+  readonly op: EditOp;
+  readonly site: string;
+  readonly layers: readonly number[];
+  readonly positions: readonly number[];
+  readonly generated: boolean;
+  readonly strength: JsonNumber;
+  readonly is_on: boolean;
+  /** Whether random directions in place of its own are its control. */
+  readonly has_control: boolean;
+  readonly tokens: readonly { readonly id: number; readonly label: Label }[];
+  /** The text of the prompt that a patch is taken from. */
+  readonly source: string | null;
+}
+
+export type EditOp = "zero" | "mean" | "scale" | "add" | "steer" | "project_out" | "swap" | "patch";
+
+/** What the edits of a run did, and what they left alone. */
+export interface Edited {
+  /** The run without the edits. */
+  readonly base_id: string;
+  /** The run with random directions in place of the edits' own; null if no edit has a direction. */
+  readonly control_id: string | null;
+  readonly proof: {
+    readonly ok: boolean;
+    readonly n_untouched: number;
+    readonly n_equal: number;
+    readonly text: string;
+  };
+  /** The log-prob at the prompt's end of the token that the model predicts without edits. */
+  readonly effect: {
+    readonly id: number;
+    readonly label: Label | null;
+    readonly before: JsonNumber;
+    readonly after: JsonNumber;
+    readonly control: JsonNumber | null;
+  };
 }
 
 export type ArrayDtype = "int32" | "float32" | "uint8";
@@ -62,6 +106,8 @@ export interface ReadoutHeader {
   readonly layers: readonly number[];
   readonly positions: readonly number[];
   readonly tracked_ids: readonly number[];
+  /** The run whose same cells the arrays named `reference_...` are of; null without them. */
+  readonly against?: string | null;
   readonly arrays: readonly {
     readonly name: string;
     readonly dtype: ArrayDtype;
@@ -140,6 +186,9 @@ export interface Pin {
 }
 
 export type Metric = "prob" | "log_prob" | "entropy" | "kl" | "rank" | "agrees";
+/** Of a run with edits: what the grid shows, and what of the difference. */
+export type View = "before" | "after" | "difference" | "control";
+export type Difference = "kl" | "log_prob" | "rank";
 export type TrajectoryMetric = "prob" | "log_prob" | "rank";
 
 export interface Trajectory {
@@ -168,6 +217,8 @@ export interface ReadRequest extends Reading {
   readonly k: number;
   readonly track: readonly number[];
   readonly metrics: readonly string[];
+  /** Another run whose same cells are compared with. */
+  readonly against: string | null;
 }
 
 /** Decode one cell again, in full. The reply is its card. */
@@ -180,8 +231,36 @@ export interface DecodeRequest extends CellRef, Reading {
   readonly select: boolean;
 }
 
-/** Run a text, or the very inputs of an earlier run again. The traits of the new run come before the reply. */
-export type RunRequest = { readonly prompt: string } | { readonly again: string };
+/** An edit that is asked for: one of the run that is asked about, by its index, or a new one. */
+export type EditRequest = {
+  readonly strength: number;
+  readonly is_on: boolean;
+} & (
+  | { readonly keep: number }
+  | {
+      readonly op: EditOp;
+      readonly site: string;
+      readonly layers: readonly number[];
+      readonly positions: readonly number[];
+      readonly tokens: readonly number[];
+      /** Through which lens a token's direction is taken. */
+      readonly lens: string;
+      /** The cells that a patch is taken from. */
+      readonly source: {
+        readonly run_id: string;
+        readonly layer: number;
+        readonly positions: readonly number[];
+      } | null;
+    }
+);
+
+/**
+ * Run a text, or the very inputs of an earlier run again, with the edits that are there unless others are named. The
+ * traits of the new run come before the reply.
+ */
+export type RunRequest = ({ readonly prompt: string } | { readonly again: string }) & {
+  readonly edits?: readonly EditRequest[];
+};
 
 export interface RunReply {
   readonly run_id: string;

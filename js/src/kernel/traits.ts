@@ -2,12 +2,14 @@ import type {
   Card,
   CardRef,
   CellRef,
+  Difference,
   Metric,
   Pin,
   RunInfo,
   Snapshot,
   Status,
   Trajectory,
+  View,
 } from "./protocol.ts";
 
 /** The synced traits of `LensWidget`. `run` and `snapshot` are empty objects until they are set. */
@@ -31,6 +33,8 @@ export interface Traits {
   readonly cards: readonly CardRef[];
   readonly trajectory: Trajectory;
   readonly rank_token: number | null;
+  readonly view: View;
+  readonly difference: Difference;
   readonly status: Status;
 }
 
@@ -48,6 +52,8 @@ export const VIEW_DEFAULTS = {
   hide_special: false,
   column_width_px: 72,
   rank_token: null,
+  view: "after",
+  difference: "kl",
   trajectory: { metric: "prob", positions: [] },
 } as const;
 

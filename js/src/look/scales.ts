@@ -6,7 +6,7 @@
 import { clamp } from "./format.ts";
 
 export type Theme = "light" | "dark";
-export type ScaleName = "probability" | "spread" | "distance" | "rank" | "agreement";
+export type ScaleName = "probability" | "spread" | "distance" | "rank" | "agreement" | "change";
 
 export interface Color {
   readonly css: string;
@@ -20,7 +20,7 @@ interface Ends {
   readonly chroma: number;
 }
 
-const ENDS: Record<ScaleName, Ends> = {
+const ENDS: Record<Exclude<ScaleName, "change">, Ends> = {
   probability: { hues: [215, 262], chroma: 0.15 },
   spread: { hues: [85, 30], chroma: 0.14 },
   distance: { hues: [330, 300], chroma: 0.15 },
@@ -68,8 +68,20 @@ function oklchToRgb(l: number, c: number, h: number): [number, number, number] {
   return linear.map((x) => Math.round(255 * toSrgb(clamp(x, 0, 1)))) as [number, number, number];
 }
 
+/** Fall and rise around the page's background, which stands for no change; dark at both ends, so lightness is size. */
+const FALL: Ends = { hues: [55, 40], chroma: 0.15 };
+const RISE: Ends = { hues: [235, 255], chroma: 0.15 };
+
+function divergingRamp(theme: Theme): readonly Color[] {
+  const half = (ends: Ends) => rampOf(ends, theme).filter((_, i) => i % 2 === 0);
+  return [...half(FALL).reverse(), ...half(RISE).slice(1)];
+}
+
 function makeRamp(name: ScaleName, theme: Theme): readonly Color[] {
-  const { hues, chroma } = ENDS[name];
+  return name === "change" ? divergingRamp(theme) : rampOf(ENDS[name], theme);
+}
+
+function rampOf({ hues, chroma }: Ends, theme: Theme): readonly Color[] {
   const [low, high] = LIGHTNESS[theme];
   return Array.from({ length: STEPS + 1 }, (_, i) => {
     const t = i / STEPS;

@@ -1,6 +1,7 @@
 import { whenClosed } from "../base/events.ts";
 import { createStore } from "../base/store.ts";
 import { createLoader } from "../cells/loader.ts";
+import type { Tile } from "../cells/packed.ts";
 import { RunCells } from "../cells/runCells.ts";
 import { createTrajectories, type Wish } from "../cells/trajectories.ts";
 import type { Binary, ReadoutHeader, Snapshot } from "../kernel/protocol.ts";
@@ -11,7 +12,7 @@ import type { Theme } from "../look/scales.ts";
 import type { App } from "./context.ts";
 import { Effects } from "./effects.ts";
 import { type Action, type Local, reduce } from "./reduce.ts";
-import { cardOf, chartedPositions, isOffline, shownCards } from "./selectors.ts";
+import { cardOf, chartedPositions, drawnId, isOffline, shownCards } from "./selectors.ts";
 import { FIRST_STATE, MAIN, type State } from "./state.ts";
 import { listen, push, readTraits } from "./sync.ts";
 
@@ -93,8 +94,8 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   /** Request the numbers that the page shows and lacks. */
   function fetchMissing(): void {
     const state = store.get();
-    const { traits, connection, focus, shown } = state;
-    const cells = runCells.of(shown);
+    const { traits, connection, focus } = state;
+    const cells = runCells.of(drawnId(state));
     if (isOffline(state) || connection === "gone" || !cells) return;
     // the card that was pressed for goes first; its reply is drawn, and leads here again
     if (cardOf(state, MAIN)?.ask) return;
@@ -109,7 +110,10 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   }
 
   const local = (patch: Local) => store.dispatch({ type: "local", patch });
-  const loader = createLoader(transport, { arrived, failed: (notice) => local({ notice }) });
+  const took = (tile: Tile) => {
+    if (runCells.addTile(tile)) arrived();
+  };
+  const loader = createLoader(transport, { took, failed: (notice) => local({ notice }) });
   const trajectories = createTrajectories(transport, arrived);
 
   const app: App = {
@@ -121,7 +125,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     dispatch: store.dispatch,
     set: (traits) => store.dispatch({ type: "set", traits }),
     local,
-    cells: (run_id) => runCells.of(run_id ?? store.get().shown),
+    cells: (run_id) => runCells.of(run_id ?? drawnId(store.get())),
     theme: () => theme,
     setTheme(next) {
       theme = next;

@@ -4,7 +4,7 @@ import { VIEW_DEFAULTS } from "../kernel/traits.ts";
 import type { KernelError } from "../kernel/transport.ts";
 import type { App } from "./context.ts";
 import type { Action } from "./reduce.ts";
-import { boxText, cardOf, isOffline, sameCell } from "./selectors.ts";
+import { boxText, cardOf, drawnId, isOffline, sameCell } from "./selectors.ts";
 import { type CardState, MAIN, type State } from "./state.ts";
 
 const N_MATCHES = 12;
@@ -37,6 +37,7 @@ export class Effects {
         void this.#search(action.box, action.query);
         break;
       case "run":
+      case "edits":
         void this.#run();
         break;
       case "stop":
@@ -131,10 +132,11 @@ export class Effects {
   async #run(): Promise<void> {
     const app = this.#app;
     const state = app.get();
-    const { draft, running, shown } = state;
-    if (isOffline(state)) return app.local({ notice: NEEDS_KERNEL });
+    const { draft, running, shown, wished } = state;
+    if (isOffline(state)) return app.local({ notice: NEEDS_KERNEL, wished: null });
     if (running) return;
-    const request = draft === null && shown !== null ? { again: shown } : { prompt: boxText(state) };
+    const what = draft === null && shown !== null ? { again: shown } : { prompt: boxText(state) };
+    const request = wished ? { ...what, edits: wished } : what;
     const pending = app.transport.request("run", request);
     app.local({ running: pending.id, notice: null, said: "Running the model" });
     try {
@@ -144,6 +146,9 @@ export class Effects {
       const notice = (error as KernelError).type === "Cancelled" ? "Stopped." : (error as Error).message;
       app.local({ running: null, progress: null, notice, said: notice });
     }
+    // while a slider moves, only what it shows last is run next
+    if (app.get().wished !== wished) void this.#run();
+    else app.local({ wished: null });
   }
 
   #stop(): void {
@@ -180,7 +185,7 @@ export class Effects {
     const app = this.#app;
     const state = app.get();
     const card = cardOf(state, key);
-    const run_id = state.shown;
+    const run_id = drawnId(state);
     if (!card || run_id === null) return;
     const copied = (note: string, code: string | null = null) =>
       app.dispatch({ type: "copied", run_id, key, code, note });

@@ -1,8 +1,8 @@
-import type { Card, CardRef, CellRef, Match, Pin, RunInfo } from "../kernel/protocol.ts";
+import type { Card, CardRef, CellRef, EditRequest, Match, Pin, RunInfo } from "../kernel/protocol.ts";
 import type { Traits, ViewTraits } from "../kernel/traits.ts";
 import { N_PIN_COLORS } from "../look/scales.ts";
-import { ask, askKept, changeCard, changeKept, follow, takeCard, withCard } from "./reduceCards.ts";
-import { cardOf, isInside, isOffline, promptText, sameCell, shownRun } from "./selectors.ts";
+import { ask, askKept, changeCard, changeKept, follow, followView, takeCard, withCard } from "./reduceCards.ts";
+import { cardOf, drawnId, isInside, isOffline, promptText, sameCell, shownRun } from "./selectors.ts";
 import { type Decoding, keyOf, MAIN, NO_SEARCH, type Search, type State } from "./state.ts";
 
 export type Action =
@@ -34,6 +34,8 @@ export type Action =
   | { type: "copied"; run_id: string; key: string; code: string | null; note: string }
   | { type: "draft"; text: string }
   | { type: "run" }
+  /** Run the prompt with these edits; those asked for last are run last. */
+  | { type: "edits"; edits: readonly EditRequest[] }
   | { type: "stop" }
   | { type: "reset" }
   /** Numbers arrived. */
@@ -41,7 +43,12 @@ export type Action =
   | { type: "local"; patch: Local };
 
 /** The fields of the state that are a view's own. */
-export type Local = Partial<Pick<State, "connection" | "running" | "progress" | "notice" | "panel" | "said">>;
+export type Local = Partial<
+  Pick<
+    State,
+    "connection" | "running" | "progress" | "notice" | "panel" | "said" | "editor" | "yanked" | "wished"
+  >
+>;
 
 /** How many runs a view keeps. */
 export const MAX_RUNS = 8;
@@ -64,11 +71,24 @@ function clampFocus(focus: CellRef | null, run: RunInfo | null): CellRef | null 
   };
 }
 
+/** The runs that a run with edits is compared with: the same prompt before the edits, and their control. */
+function companionsOf(run: RunInfo): RunInfo[] {
+  if (!run.edited) return [];
+  const { base_id, control_id, effect } = run.edited;
+  const labels = effect.label ? { ...run.labels, [effect.id]: effect.label } : run.labels;
+  const plain = { ...run, labels, edits: [], edited: null };
+  const base = { ...plain, id: base_id, next: { id: effect.id, log_prob: effect.before } };
+  return control_id === null ? [base] : [base, { ...plain, id: control_id }];
+}
+
 /** Show a run that the kernel names: here alone `shown` is set. The oldest runs are dropped, with their cards. */
 function showRun(state: State, run: RunInfo): State {
   if (state.shown === run.id) return state;
-  const others = [...state.runs].filter(([id]) => id !== run.id).slice(1 - MAX_RUNS);
-  const runs = new Map([...others, [run.id, state.runs.get(run.id) ?? run]]);
+  const companions = companionsOf(run);
+  const news = new Set([run.id, ...companions.map(({ id }) => id)]);
+  const others = [...state.runs].filter(([id]) => !news.has(id)).slice(news.size - MAX_RUNS);
+  const known = [...companions, run].map((one) => [one.id, state.runs.get(one.id) ?? one] as const);
+  const runs = new Map([...others, ...known]);
   const cards = Object.fromEntries(Object.entries(state.cards).filter(([id]) => runs.has(id)));
   const focus = clampFocus(state.focus, run);
   return { ...state, runs, shown: run.id, cards, focus, notice: null, said: "" };
@@ -97,7 +117,7 @@ function takeTraits(state: State, { run, snapshot: _, ...change }: Partial<Omit<
   // a text that is not run stays in the box; an empty box, or one with the new prompt, follows the run again
   const isNewPrompt = promptText(next) !== promptText(state);
   if (isNewPrompt && (!next.draft || next.draft === promptText(next))) next = { ...next, draft: null };
-  return askKept(follow(next));
+  return askKept(followView(follow(next), state));
 }
 
 function open(state: State, cell: CellRef): State {
@@ -134,8 +154,9 @@ function set(state: State, change: Partial<ViewTraits>): State {
   const next = { ...state, said: "", traits: { ...state.traits, ...change } };
   const { site, lens } = next.traits;
   const isReadAnew = site !== state.traits.site || lens !== state.traits.lens;
-  if (!isReadAnew) return askKept(next);
-  if (isOffline(next)) return ask(changeCard(next, MAIN, { site, lens }), MAIN);
+  if (!isReadAnew) return askKept(followView(next, state));
+  const isAsked = isOffline(next) || drawnId(next) !== next.shown;
+  if (isAsked) return ask(changeCard(next, MAIN, { site, lens }), MAIN);
   return askKept(changeCard(next, MAIN, { site, lens, isPending: true, ask: 0 }));
 }
 
@@ -215,6 +236,8 @@ export function reduce(state: State, action: Action): State {
       return { ...state, draft: action.text === promptText(state) ? null : action.text };
     case "arrived":
       return { ...state, version: state.version + 1 };
+    case "edits":
+      return { ...state, wished: action.edits };
     case "local":
       return { ...state, ...action.patch };
     default:

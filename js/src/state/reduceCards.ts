@@ -1,6 +1,6 @@
 import { sameItems } from "../base/memo.ts";
 import type { Card, CardRef } from "../kernel/protocol.ts";
-import { cardOf, isInside, isOffline, keptCards, sameCell, shownRun } from "./selectors.ts";
+import { cardOf, drawnId, isInside, isOffline, keptCards, sameCell, shownRun } from "./selectors.ts";
 import { type CardState, type Decoding, keyOf, MAIN, NO_SEARCH, type State } from "./state.ts";
 
 /** The state with a card in place of the one with that key; null removes it. */
@@ -8,7 +8,7 @@ export function withCard(
   state: State,
   key: string,
   card: CardState | null,
-  run_id: string | null = state.shown,
+  run_id: string | null = drawnId(state),
 ): State {
   if (run_id === null) return state;
   const { [key]: _, ...others } = state.cards[run_id] ?? {};
@@ -21,7 +21,7 @@ export function changeCard(
   state: State,
   key: string,
   change: Partial<CardState>,
-  run_id: string | null = state.shown,
+  run_id: string | null = drawnId(state),
 ): State {
   const card = run_id === null ? undefined : state.cards[run_id]?.[key];
   return card ? withCard(state, key, { ...card, ...change }, run_id) : state;
@@ -57,6 +57,15 @@ export function follow(state: State, isAnew = false): State {
   const blank = blankCard({ ...selection, site, lens, k: card_k, temperature: 1 });
   const next = withCard(state, MAIN, { ...blank, isPending: true });
   return isOffline(state) ? ask(next, MAIN) : next;
+}
+
+/** Ask for the main card of the run that is drawn now, if another was drawn before and the kernel sends none by itself. */
+export function followView(state: State, before: State): State {
+  const drawn = drawnId(state);
+  if (drawn === drawnId(before) || !state.traits.selection) return state;
+  const next = follow(state);
+  const isSent = drawn === state.shown && state.shown !== before.shown;
+  return isSent || cardOf(next, MAIN)?.card ? next : ask(next, MAIN);
 }
 
 /** Ask for the kept cards that the shown run has no card of. */

@@ -1,7 +1,7 @@
 import type { Cells } from "../cells/cells.ts";
-import type { CardRef, CellRef, Label, Pin, Reading, RunInfo } from "../kernel/protocol.ts";
+import type { CardRef, CellRef, EditRequest, Label, Pin, Reading, RunInfo } from "../kernel/protocol.ts";
 import type { Traits } from "../kernel/traits.ts";
-import { quoted } from "../look/format.ts";
+import { quoted, toNumber } from "../look/format.ts";
 import type { CardState, Cards, State } from "./state.ts";
 
 /** Whether no kernel is behind the view: a file, or a page that stores the widget. */
@@ -16,14 +16,35 @@ export function shownRun({ runs, shown }: Runs): RunInfo | null {
   return (shown !== null && runs.get(shown)) || null;
 }
 
-const NO_CARDS: Cards = {};
+type Drawn = Runs & { readonly traits: Pick<Traits, "view"> };
 
-/** The cards of the run that the view shows. */
-export function shownCards({ cards, shown }: Pick<State, "cards" | "shown">): Cards {
-  return (shown !== null && cards[shown]) || NO_CARDS;
+/** The id of the run whose cells are drawn: of a run with edits, maybe that before them, or their control. */
+export function drawnId(state: Drawn): string | null {
+  const { base_id, control_id } = shownRun(state)?.edited ?? {};
+  const { view } = state.traits;
+  return (view === "before" && base_id) || (view === "control" && control_id) || state.shown;
 }
 
-export function cardOf(state: Pick<State, "cards" | "shown">, key: string): CardState | undefined {
+/** Whether a cell of a run's grid has an edit that is on. */
+export function isEdited(run: RunInfo | null, { layer, position }: CellRef): boolean {
+  const edits = run?.edits ?? [];
+  return edits.some((edit) => edit.is_on && edit.layers.includes(layer) && edit.positions.includes(position));
+}
+
+/** The edits of the shown run, as they are asked for again. */
+export function keptEdits(run: RunInfo): EditRequest[] {
+  return (run.edits ?? []).map(({ strength, is_on }, keep) => ({ keep, strength: toNumber(strength), is_on }));
+}
+
+const NO_CARDS: Cards = {};
+
+/** The cards of the run that is drawn. */
+export function shownCards(state: Drawn & Pick<State, "cards">): Cards {
+  const id = drawnId(state);
+  return (id !== null && state.cards[id]) || NO_CARDS;
+}
+
+export function cardOf(state: Drawn & Pick<State, "cards">, key: string): CardState | undefined {
   return shownCards(state)[key];
 }
 

@@ -1,4 +1,4 @@
-import type { Card, CardRef, CellRef, Match, RunInfo } from "../kernel/protocol.ts";
+import type { Card, CardRef, CellRef, EditOp, EditRequest, Match, RunInfo } from "../kernel/protocol.ts";
 import { DEFAULTS, type ViewTraits } from "../kernel/traits.ts";
 
 /** A search box: its text, what was found, and a remark. */
@@ -39,6 +39,23 @@ export interface Progress {
   readonly total: number;
 }
 
+/** The form of a new edit, and the cell that it is for. */
+export interface Editor {
+  readonly cell: CellRef;
+  readonly op: EditOp;
+  readonly site: string;
+  readonly strength: number;
+  readonly tokens: readonly number[];
+}
+
+/** A cell that was yanked, to be put elsewhere as a patch. */
+export interface Yanked extends CellRef {
+  readonly run_id: string;
+  readonly site: string;
+  /** The token and the layer, in words. */
+  readonly text: string;
+}
+
 export interface State {
   readonly traits: ViewTraits;
   /** The last runs by id, in the order of their arrival. */
@@ -63,6 +80,10 @@ export interface State {
   readonly progress: Progress | null;
   readonly notice: string | null;
   readonly panel: "help" | "menu" | null;
+  readonly editor: Editor | null;
+  readonly yanked: Yanked | null;
+  /** The edits that were asked for last, until they have been run. */
+  readonly wished: readonly EditRequest[] | null;
   /** The last thing that was done, for the live region; if empty, it describes the focused cell. */
   readonly said: string;
 }
@@ -96,5 +117,8 @@ export const FIRST_STATE: State = {
   progress: null,
   notice: null,
   panel: null,
+  editor: null,
+  yanked: null,
+  wished: null,
   said: "",
 };

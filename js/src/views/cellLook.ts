@@ -1,13 +1,22 @@
 import { sameItems } from "../base/memo.ts";
 import type { Cells } from "../cells/cells.ts";
-import { cellValue, METRIC_SPECS } from "../cells/fields.ts";
+import { cellValue, coloringOf, METRIC_SPECS } from "../cells/fields.ts";
 import type { CellRef, Label, RunInfo } from "../kernel/protocol.ts";
 import type { ViewTraits } from "../kernel/traits.ts";
 import { layerName } from "../look/format.ts";
 import { shownLayers } from "../look/layout.ts";
 import { colorAt, pinColor } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
-import { isNext, pinOf, promptLabel, promptWords, sameCell, settledLayer } from "../state/selectors.ts";
+import {
+  isEdited,
+  isNext,
+  pinOf,
+  promptLabel,
+  promptWords,
+  sameCell,
+  settledLayer,
+  shownRun,
+} from "../state/selectors.ts";
 
 /** How one cell of the grid looks. */
 export interface Look {
@@ -69,13 +78,14 @@ export function lookOf(
   const value = cellValue(cells, traits, layer, position);
   const names = ["lw-cell"];
   if (sameCell(traits.selection, cell)) names.push("is-selected");
+  if (isEdited(shownRun(app.get()), cell)) names.push("is-edited");
   let surface = "";
   let ink = "";
   let pin = "";
   if (value === undefined) names.push("is-missing");
   else if (Number.isNaN(value)) names.push("is-nan");
   else {
-    const spec = METRIC_SPECS[traits.metric];
+    const spec = METRIC_SPECS[coloringOf(traits, run)];
     const color = colorAt(spec.scale, app.theme(), spec.position(value, run.d_vocab));
     surface = color.css;
     ink = color.ink;

@@ -169,8 +169,9 @@ export class GridView {
     const focus = this.#focusPlace(shape);
     let focused: CellNode | undefined;
     const { traits, version } = state;
-    const { selection, metric, rank_token, pins, lens } = traits;
-    const key = [shape, version, metric, rank_token, pins, lens, this.#app.theme(), run];
+    const { selection, metric, rank_token, pins, lens, view, difference } = traits;
+    const looks = [metric, rank_token, pins, lens, view, difference];
+    const key = [shape, version, ...looks, this.#app.theme(), run];
     const onlyNew = sameItems(key, this.#drawnKey);
     this.#drawnKey = key;
     const marked = [focus, selection && placeOf(shape, selection)];

@@ -4,6 +4,7 @@ import { cellAt, DEFAULT_COL_PX, MAX_COL_PX, MIN_COL_PX, placeOf } from "../look
 import type { App } from "../state/context.ts";
 import { chartedPositions, shownRun } from "../state/selectors.ts";
 import { MAIN } from "../state/state.ts";
+import { flip, openEditor, put, yank } from "./editing.ts";
 import { toggle, togglePin } from "./elements.ts";
 import type { GridView } from "./grid.ts";
 
@@ -88,8 +89,9 @@ export function setWidth(app: App, width_px: number): void {
 
 /** Close one thing, as Escape does: a panel, else the notice, else the card. False if none is open. */
 export function closeOne(app: App): boolean {
-  const { panel, notice, traits } = app.get();
-  if (panel) app.local({ panel: null });
+  const { panel, notice, traits, editor } = app.get();
+  if (editor) app.local({ editor: null });
+  else if (panel) app.local({ panel: null });
   else if (notice) app.local({ notice: null });
   else if (traits.selection) app.dispatch({ type: "close", key: MAIN });
   else return false;
@@ -110,6 +112,10 @@ export function gridKey(app: App, grid: GridView, event: KeyboardEvent, search: 
     k: () => app.dispatch({ type: "keep" }),
     p: () => cell && pinTop(app, cell),
     t: () => cell && toggleCharted(app, cell),
+    d: () => flip(app),
+    e: () => cell && openEditor(app, cell),
+    y: () => cell && yank(app, cell),
+    P: () => cell && put(app, cell),
     "/": search,
     "[": () => setWidth(app, col_px - COLUMN_STEP_PX),
     "]": () => setWidth(app, col_px + COLUMN_STEP_PX),

@@ -1,8 +1,9 @@
 import { type Child, h } from "../base/dom.ts";
 import type { Cells } from "../cells/cells.ts";
-import { METRIC_SPECS, metricName, ticksOf } from "../cells/fields.ts";
+import { coloringOf, METRIC_SPECS, metricName, ticksOf } from "../cells/fields.ts";
 import { ramp } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
+import { shownRun } from "../state/selectors.ts";
 
 /** An entry of the legend: its text, and the class, background and pin colour of its swatch. */
 export type LegendKey = readonly [text: string, className: string, surface: string, pin?: string];
@@ -10,8 +11,9 @@ export type LegendKey = readonly [text: string, className: string, surface: stri
 /** The meaning of colours and marks. A yes-or-no number has two swatches instead of a scale. */
 export function legendOf(app: App, cells: Cells) {
   const traits = app.traits();
-  const { metric, site, stride } = traits;
-  const spec = METRIC_SPECS[metric];
+  const { site, stride } = traits;
+  const coloring = coloringOf(traits, cells.run);
+  const spec = METRIC_SPECS[coloring];
   const ticks = ticksOf(spec, cells.run);
   const colors = ramp(spec.scale, app.theme()).map(({ css }) => css);
   const keys: LegendKey[] = [
@@ -20,7 +22,8 @@ export function legendOf(app: App, cells: Cells) {
   ];
   if (site === "resid_post")
     keys.push([`final answer from here on${stride > 1 ? ", of the layers shown" : ""}`, "is-settled", ""]);
-  const isYesNo = metric === "agrees";
+  if (shownRun(app.get())?.edits?.some(({ is_on }) => is_on)) keys.push(["edited", "is-edited", ""]);
+  const isYesNo = coloring === "agrees";
   if (isYesNo)
     keys.unshift(...ticks.map(({ at, text }): LegendKey => [text, "", colors[Math.round(at * 64)] ?? ""]));
   return { name: metricName(cells, traits) + spec.unit, ticks, scale: isYesNo ? null : colors, keys };

@@ -9,6 +9,7 @@ import { cardOf, keptCards, sameCell, shownRun } from "../state/selectors.ts";
 import { keyOf, MAIN, type State } from "../state/state.ts";
 import { cardView } from "./card.ts";
 import { describe } from "./describe.ts";
+import { editor, editsBar } from "./edits.ts";
 import { GridView } from "./grid.ts";
 import { help } from "./help.ts";
 import { closeOne, focusOf, gridKey, moveFocus, setWidth } from "./keys.ts";
@@ -201,14 +202,22 @@ export class Root {
     const { focus, cards: _cards, said, n_asked, n_opened, pinSearch, traits, ...others } = state;
     const { selection, cards, trajectory, ...looks } = traits;
     const inputs = [...Object.values(others), ...Object.values(looks), app.theme()];
-    const top = () => [promptForm(app), infoLine(app), notice(app), controls(app), legend(app)];
+    const top = () => [
+      promptForm(app),
+      infoLine(app),
+      notice(app),
+      editsBar(app),
+      editor(app),
+      controls(app),
+      legend(app),
+    ];
     patch(this.#top, [this.#memo.node("top", inputs, top)]);
     const over = () => menu(app, () => savePng(app, this.element, this.grid.scroll()));
     patch(this.#over, [this.#memo.node("over", [state.panel, traits], over)]);
   }
 
-  #drawGrid({ traits, version, shown, focus }: State): void {
-    const inputs = [traits, version, shown, focus, this.#app.theme(), this.grid.room_px];
+  #drawGrid({ traits, version, runs, shown, focus }: State): void {
+    const inputs = [traits, version, runs, shown, focus, this.#app.theme(), this.grid.room_px];
     if (sameItems(inputs, this.#gridInputs)) return;
     this.#gridInputs = inputs;
     const shape = this.grid.currentShape();

@@ -1,13 +1,13 @@
 import { type Child, h } from "../base/dom.ts";
-import { METRIC_SPECS, rankedToken } from "../cells/fields.ts";
-import type { Metric, RunInfo } from "../kernel/protocol.ts";
+import { coloringOf, isOfToken, METRIC_SPECS, METRICS, rankedToken } from "../cells/fields.ts";
+import type { Difference, Metric, RunInfo } from "../kernel/protocol.ts";
 import type { Traits, ViewTraits } from "../kernel/traits.ts";
 import { asPercent, quoted, tokenCount, toNumber } from "../look/format.ts";
 import { MAX_COL_PX, MIN_COL_PX } from "../look/layout.ts";
 import type { App } from "../state/context.ts";
 import { boxText, isOffline, lossOfEdit, NO_LABEL, shownRun } from "../state/selectors.ts";
 import type { State } from "../state/state.ts";
-import { button, checkbox, select, toggle } from "./elements.ts";
+import { button, checkbox, type Options, select, toggle } from "./elements.ts";
 
 /** The prompt box and its button. */
 export function promptForm(app: App): Child {
@@ -49,7 +49,7 @@ export function promptForm(app: App): Child {
 }
 
 function rankChoice(app: App, traits: ViewTraits, run: RunInfo): Child {
-  if (traits.metric !== "rank") return null;
+  if (!isOfToken(coloringOf(traits, run))) return null;
   const cells = app.cells();
   const chosen = rankedToken(traits, run);
   const ids = new Set([chosen, run.next.id, ...traits.pins.flatMap((pin) => pin.ids)]);
@@ -61,6 +61,12 @@ function rankChoice(app: App, traits: ViewTraits, run: RunInfo): Child {
   );
 }
 
+const DIFFERENCES: Options = [
+  ["kl", "all tokens (KL)"],
+  ["log_prob", "a token’s log-prob"],
+  ["rank", "a token’s rank"],
+];
+
 /** The controls of the view. */
 export function controls(app: App): Child {
   const state = app.get();
@@ -68,14 +74,19 @@ export function controls(app: App): Child {
   const run = shownRun(state);
   if (!run) return null;
   const put = app.set;
-  const metrics = Object.entries(METRIC_SPECS).map(([name, { name: text }]) => [name, text] as const);
+  const metrics = METRICS.map((name) => [name, METRIC_SPECS[name].name] as const);
+  const isDifference = coloringOf(traits, run) !== traits.metric;
   const strides = [...new Set([1, 2, 3, 4, 5, 8, 10, traits.stride])]
     .filter((n) => n < Math.max(2, run.n_layers))
     .sort((a, b) => a - b);
   return h(
     "div.lw-controls",
     { role: "toolbar", "aria-label": "View" },
-    select("Colour", traits.metric, metrics, (metric) => put({ metric: metric as Metric })),
+    isDifference
+      ? select("Difference of", traits.difference, DIFFERENCES, (difference) =>
+          put({ difference: difference as Difference }),
+        )
+      : select("Colour", traits.metric, metrics, (metric) => put({ metric: metric as Metric })),
     rankChoice(app, traits, run),
     run.sites.length > 1 && select("Site", traits.site, run.sites, (site) => put({ site })),
     run.lenses.length > 1 && select("Lens", traits.lens, run.lenses, (lens) => put({ lens })),

@@ -1,0 +1,95 @@
+import type { CellRef, EditOp, EditRequest, View } from "../kernel/protocol.ts";
+import { layerName, quoted } from "../look/format.ts";
+import type { App } from "../state/context.ts";
+import { drawnId, keptEdits, promptLabel, shownRun } from "../state/selectors.ts";
+import type { Editor } from "../state/state.ts";
+
+/** What each edit needs besides its place: how many tokens, and the strength that it begins with. */
+export const OPS: Partial<Record<EditOp, { text: string; n_tokens: 0 | 1 | 2; strength: number }>> = {
+  zero: { text: "set to 0", n_tokens: 0, strength: 1 },
+  mean: { text: "set to the prompt’s mean", n_tokens: 0, strength: 1 },
+  scale: { text: "scale", n_tokens: 0, strength: 2 },
+  steer: { text: "steer towards a token", n_tokens: 1, strength: 1 },
+  project_out: { text: "take a token out", n_tokens: 1, strength: 1 },
+  swap: { text: "swap two tokens", n_tokens: 2, strength: 1 },
+};
+
+/** Tokens to choose from for an edit at a cell: pinned ones, the model's own next one, the cell's top one. */
+export function candidates(app: App, cell: CellRef): number[] {
+  const run = shownRun(app.get());
+  const traits = app.traits();
+  const top = app.cells()?.top(traits, cell.layer, cell.position)?.id ?? -1;
+  const pinned = traits.pins.flatMap(({ ids }) => ids);
+  const own = run ? [run.edited?.effect.id ?? run.next.id, run.next.id] : [];
+  return [...new Set([...pinned, ...own, top])].filter((id) => id >= 0);
+}
+
+function edit(app: App, added: EditRequest): void {
+  const run = shownRun(app.get());
+  if (!run) return;
+  app.dispatch({ type: "edits", edits: [...keptEdits(run), added] });
+  if (app.traits().view === "before") app.set({ view: "after" });
+}
+
+/** Open the form of a new edit at a cell. */
+export function openEditor(app: App, cell: CellRef): void {
+  const { site } = app.traits();
+  const op: EditOp = "zero";
+  app.local({ editor: { cell, op, site, strength: 1, tokens: candidates(app, cell).slice(0, 2) }, panel: null });
+}
+
+/** Make the edit that the form describes. */
+export function applyEditor(app: App, { cell, op, site, strength, tokens }: Editor): void {
+  const n_tokens = OPS[op]?.n_tokens ?? 0;
+  const { lens } = app.traits();
+  edit(app, {
+    op,
+    site,
+    layers: [cell.layer],
+    positions: [cell.position],
+    tokens: tokens.slice(0, n_tokens),
+    lens,
+    source: null,
+    strength,
+    is_on: true,
+  });
+  app.local({ editor: null });
+}
+
+/** Take a cell, to put it elsewhere. */
+export function yank(app: App, { layer, position }: CellRef): void {
+  const state = app.get();
+  const run = shownRun(state);
+  const run_id = drawnId(state);
+  if (!run || run_id === null) return;
+  const { site } = state.traits;
+  const text = `${layerName(layer)} ${quoted(promptLabel(run, position))}`;
+  app.local({ yanked: { run_id, layer, position, site, text }, said: `Took the cell ${text}` });
+}
+
+/** Put the cell that was taken here, as a patch. */
+export function put(app: App, { layer, position }: CellRef): void {
+  const { yanked } = app.get();
+  if (!yanked) return app.local({ said: "Take a cell first, with y" });
+  const { run_id, site } = yanked;
+  edit(app, {
+    op: "patch",
+    site,
+    layers: [layer],
+    positions: [position],
+    tokens: [],
+    lens: "logit",
+    source: { run_id, layer: yanked.layer, positions: [yanked.position] },
+    strength: 1,
+    is_on: true,
+  });
+}
+
+/** Show the next of after, difference and before. */
+export function flip(app: App): void {
+  if (!shownRun(app.get())?.edited) return;
+  const next: Partial<Record<View, View>> = { after: "difference", difference: "before" };
+  const view = next[app.traits().view] ?? "after";
+  app.set({ view });
+  app.local({ said: { before: "Before the edits", after: "After the edits", difference: "The difference" }[view as "after"] });
+}

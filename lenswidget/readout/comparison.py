@@ -1,0 +1,91 @@
+"""What edits left untouched, as a proof; and what they did to the model's answer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lenswidget.interventions.places import reached_cells
+from lenswidget.readout.cells import Cells
+from lenswidget.readout.engine import Engine
+from lenswidget.readout.query import Query
+from lenswidget.readout.run import EMBED_SITE, Run
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The cells that a run's edits cannot reach, compared bit for bit with the run without them.
+
+    Attributes:
+        n_untouched: how many cells the edits cannot reach: those below their layers, and, where positions see
+            earlier ones alone, those before them.
+        n_equal: how many of these have the very same state.
+    """
+
+    n_untouched: int
+    n_equal: int
+
+    @property
+    def ok(self) -> bool:
+        return self.n_equal == self.n_untouched
+
+    @property
+    def text(self) -> str:
+        """One plain line for the badge."""
+        if not self.n_untouched:
+            return "The edits reach every cell."
+        if self.ok:
+            return f"{self.n_equal} of {self.n_untouched} untouched cells are bit-equal to the run without edits."
+        n = self.n_untouched - self.n_equal
+        return f"{n} of {self.n_untouched} cells that the edits cannot reach differ: do not trust the difference."
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What edits did to one token at the prompt's end, through the model's own tail; log-probs in nats.
+
+    Attributes:
+        token_id: the top token without edits.
+        before, after: its log-prob without edits and with them.
+        control: with the controls in place of the edits that have one; None where none has.
+    """
+
+    token_id: int
+    before: float
+    after: float
+    control: float | None
+
+
+def prove(run: Run, base: Run) -> Proof:
+    """The cells that the edits of `run` cannot reach, against those of `base`, a run of the same prompt."""
+    edits = run.spec.active_edits
+    reached = reached_cells(edits, run.n_layers, run.seq, is_causal=run.model.is_causal)
+    n_untouched = n_equal = 0
+    for row, layer in enumerate(range(-1, run.n_layers)):
+        at = np.flatnonzero(~reached[row])
+        if len(at):
+            cells = Cells([layer] * len(at), at)
+            own, theirs = (each.states_of(EMBED_SITE, cells) for each in (run, base))
+            # NaN is equal to itself here: bits are compared
+            is_same = ((own == theirs) | (own.isnan() & theirs.isnan())).all(-1)
+            n_untouched += len(at)
+            n_equal += int(is_same.sum())
+    return Proof(n_untouched, n_equal)
+
+
+def effect_of(engine: Engine, run: Run, base: Run, control: Run | None) -> Effect:
+    """What the edits of `run` did to the token that `base` answers with."""
+    last = Cells([run.n_layers - 1], [run.seq - 1])
+    answer = engine.read(Query(base, last, k=1))
+    token_id = int(answer.ids[0, 0])
+    if token_id < 0:
+        return Effect(token_id, float("nan"), float("nan"), None)
+
+    def log_prob(of: Run) -> float:
+        return float(engine.read(Query(of, last, track=[token_id])).tracked_log_probs[0, 0])
+
+    return Effect(
+        token_id,
+        float(answer.log_probs[0, 0]),
+        log_prob(run),
+        None if control is None else log_prob(control),
+    )
