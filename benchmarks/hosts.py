@@ -5,16 +5,21 @@ kernel and back, sent by a widget of three lines, and (b) a click on a cell unti
 numbers. Both are taken inside the page, at a person's pace: within 40 ms of the last message every round trip
 takes 46 ms, since the server waits for an acknowledgement that the browser puts off. What the decode itself
 costs in the kernel is printed beside them.
+
+With `--against REVISION`, in JupyterLab alone: a press of the mouse until the card with the kernel's numbers
+is painted, 100 presses of either build in rounds that alternate; medians, and their ratio.
 """
 
+import argparse
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "browser")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "browser"), str(ROOT / "benchmarks")]
 
+from against import checkout  # noqa: E402
 from harness import output_page  # noqa: E402
 from harness.lens import Lens  # noqa: E402
 from harness.notebook import Notebook, write_notebook  # noqa: E402
@@ -23,6 +28,7 @@ from harness.servers import jupyter  # noqa: E402
 
 N_LAYERS = 30
 N_CLICKS = 40
+N_PRESSES, N_ROUNDS = 25, 4
 CODE = """
 import time, anywidget, statistics
 import lenswidget as lw
@@ -60,7 +66,7 @@ PINGS = """async ([n]) => {
   }
   return times;
 }"""
-CLICKS = """async ([n, nLayers]) => {
+CLICKS = """async ([n, nLayers, isPainted]) => {
   const root = document.querySelector(".lenswidget"), times = [];
   const cells = [...root.querySelectorAll("[role=gridcell]")];
   for (let i = 0; i < n; i++) {
@@ -70,13 +76,18 @@ CLICKS = """async ([n, nLayers]) => {
     const layer = nLayers - 1 - row;
     const name = `Decoded cell, ${layer < 0 ? "embedding" : "layer " + layer}, position ${position}`;
     const start = performance.now();
+    const at = { bubbles: true, button: 0, isPrimary: true, pointerId: 1 };
+    const press = (type) => cell.dispatchEvent(new PointerEvent(type, at));
+    if (isPainted) ["pointerdown", "pointerup"].forEach(press);
     cell.click();
     await new Promise((done) => {
       const look = () => {
         const card = root.querySelector("[data-card=main]");
         if (card?.ariaLabel !== name || card.ariaBusy !== "false") return;
         observer.disconnect();
-        done();
+        // a frame is drawn after its animation callbacks: a task queued in one runs when it has been
+        if (isPainted) requestAnimationFrame(() => setTimeout(done));
+        else done();
       };
       const observer = new MutationObserver(look);
       observer.observe(root, { subtree: true, childList: true, attributes: true });
@@ -95,12 +106,44 @@ def row(host, scope, execute):
     scope.wait_for_timeout(2000)  # the first tiles are on their way
     cells = [host]
     for script in (PINGS, CLICKS):
-        times = sorted(scope.evaluate(script, [N_CLICKS + 5, N_LAYERS])[5:])
+        times = sorted(scope.evaluate(script, [N_CLICKS + 5, N_LAYERS, False])[5:])
         cells.append(f"{statistics.median(times):.0f} / {times[int(0.9 * len(times))]:.0f}")
     print(f"| {' | '.join(cells)} | {float(execute(DECODES)):.0f} |", flush=True)
 
 
+def presses(browser, package):
+    """Milliseconds from press to painted card in JupyterLab, of the build in a checkout."""
+    folder = Path(tempfile.mkdtemp())
+    write_notebook(folder / "t.ipynb", CODE)
+    with jupyter("lab", folder, package=package) as base, watched_page(browser) as (page, _):
+        Notebook(page, base, "t.ipynb").run_all()
+        Lens(page, N_LAYERS).wait_until_drawn()
+        page.wait_for_timeout(2000)
+        return page.evaluate(CLICKS, [N_PRESSES + 5, N_LAYERS, True])[5:]
+
+
+def compare(revision: str) -> None:
+    """Prints press to paint of this build beside an earlier one."""
+    times = {revision: [], "this build": []}
+    with chromium() as browser, checkout(revision) as earlier:
+        builds = [(revision, earlier), ("this build", ROOT)]
+        for i in range(N_ROUNDS):
+            for name, package in builds if i % 2 else builds[::-1]:
+                times[name] += presses(browser, package)
+    medians = {name: statistics.median(of_build) for name, of_build in times.items()}
+    for name, of_build in times.items():
+        p90 = sorted(of_build)[int(0.9 * len(of_build))]
+        print(f"{name}: press to paint {medians[name]:.1f} ms, p90 {p90:.1f}, of {len(of_build)} presses")
+    print(f"ratio {medians['this build'] / medians[revision]:.2f}")
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--against", metavar="REVISION")
+    revision = parser.parse_args().against
+    if revision is not None:
+        compare(revision)
+        return
     print("| host | empty round trip, median / p90 | click to card, median / p90 | decode alone |")
     print("| --- | --- | --- | --- |")
     with chromium() as browser:

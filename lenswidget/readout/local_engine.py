@@ -1,5 +1,6 @@
 """The engine of a model in this process: runs prompts, keeps their streams, reads cells."""
 
+import contextlib
 import functools
 import uuid
 import weakref
@@ -93,9 +94,10 @@ class LocalEngine:
             spec = RunSpec(self.encode(spec, **options), tuple(sites))
         elif options:
             raise LensError(f"Asked for {', '.join(options)} with a recipe, which has them. Leave that out.")
-        with model.lock, torch.no_grad(), evaluation(model.hf_model):
+        with model.lock, torch.no_grad(), evaluation(model.hf_model), contextlib.ExitStack() as pins:
             facts = facts_of(model.hf_model)
             n_changes = facts.fingerprint(values=True)
+            pins.enter_context(facts.pinned())
             tail = model.tail
             capture = _Capture(model, spec.prompt, self._place)
             streams, own = capture(EMBED_SITE, progress, want_logits=True)
@@ -107,6 +109,7 @@ class LocalEngine:
                 tail=tail,
                 lock=model.lock,
                 _changes=lambda values: facts.fingerprint(values=values),
+                _has_stale_unembed=facts.has_stale_unembed,
                 _n_changes=n_changes,
                 _streams={EMBED_SITE: streams},
                 _capture=lambda site: capture(site)[0],

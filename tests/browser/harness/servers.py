@@ -73,13 +73,13 @@ class Server:
                     self._process.wait(10)
 
 
-def host_environment(home: Path) -> dict[str, str]:
-    """The environment of a host: a home of its own, this checkout's package, the demo model's real cache."""
+def host_environment(home: Path, package: Path = ROOT) -> dict[str, str]:
+    """The environment of a host: a home of its own, a checkout's package, the demo model's real cache."""
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "IPYTHON", "PYTEST"))},
         "HOME": str(home),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(package),
         "XDG_CACHE_HOME": str(cache_folder().parent),
         "JUPYTER_PLATFORM_DIRS": "0",
         "JUPYTER_CONFIG_DIR": str(home / "config"),
@@ -95,8 +95,11 @@ def host_environment(home: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def jupyter(kind: str, folder: Path, *options: str) -> Iterator[str]:
-    """Runs `jupyter lab`, `notebook` or `server` over `folder`; yields its address, without the token."""
+def jupyter(kind: str, folder: Path, *options: str, package: Path = ROOT) -> Iterator[str]:
+    """Runs `jupyter lab`, `notebook` or `server` over `folder`; yields its address, without the token.
+
+    Its kernels import the package of the checkout `package`.
+    """
     home = folder / ".home"
     lab_config = home / "config" / "labconfig"
     lab_config.mkdir(parents=True)
@@ -110,9 +113,8 @@ def jupyter(kind: str, folder: Path, *options: str) -> Iterator[str]:
     command += [f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={TOKEN}"]
     command += [f"--{app}.expose_app_in_browser=True"] if app else []
     base = f"http://127.0.0.1:{port}"
-    server = Server(
-        [*command, *options], cwd=folder, env=host_environment(home), ready_url=f"{base}/api?token={TOKEN}"
-    )
+    environment = host_environment(home, package)
+    server = Server([*command, *options], cwd=folder, env=environment, ready_url=f"{base}/api?token={TOKEN}")
     try:
         yield base
     finally:
