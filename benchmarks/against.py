@@ -1,8 +1,8 @@
 """This build beside an earlier one, in turn on one machine: `python benchmarks/against.py REVISION`.
 
-Each round starts a process for either build, the order alternating; a process gives the median of what it timed.
-Prints a row per task, in milliseconds: the median of the rounds of either build, and the median of the rounds'
-ratios. A ratio of two neighbouring rounds survives a machine whose speed drifts; their medians may not.
+Each round starts a process for either build, the order alternating; a process gives the median of what it
+timed. Prints a row per task, in milliseconds: the median of the rounds of either build, and the median of the
+rounds' ratios. A ratio of neighbouring rounds survives a machine whose speed drifts; their medians may not.
 
     grid    prompt to readout of every cell: top-5, log-prob, entropy
     card    one cell decoded again through a widget, selection to card
@@ -95,7 +95,8 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        return measure()
+        measure()
+        return
     if options.revision is None:
         parser.error("name a revision, as `git log` shows them")
     rounds: list[dict[str, dict[str, float]]] = []

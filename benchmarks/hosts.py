@@ -6,8 +6,8 @@ numbers. Both are taken inside the page, at a person's pace: within 40 ms of the
 takes 46 ms, since the server waits for an acknowledgement that the browser puts off. What the decode itself
 costs in the kernel is printed beside them.
 
-With `--against REVISION`, in JupyterLab alone: a press of the mouse until the card with the kernel's numbers is
-painted, 100 presses of either build in rounds that alternate; medians, and their ratio.
+With `--against REVISION`, in JupyterLab alone: a press of the mouse until the card with the kernel's numbers
+is painted, 100 presses of either build in rounds that alternate; medians, and their ratio.
 """
 
 import argparse
@@ -77,7 +77,8 @@ CLICKS = """async ([n, nLayers, isPainted]) => {
     const name = `Decoded cell, ${layer < 0 ? "embedding" : "layer " + layer}, position ${position}`;
     const start = performance.now();
     const at = { bubbles: true, button: 0, isPrimary: true, pointerId: 1 };
-    if (isPainted) for (const type of ["pointerdown", "pointerup"]) cell.dispatchEvent(new PointerEvent(type, at));
+    const press = (type) => cell.dispatchEvent(new PointerEvent(type, at));
+    if (isPainted) ["pointerdown", "pointerup"].forEach(press);
     cell.click();
     await new Promise((done) => {
       const look = () => {
@@ -141,7 +142,8 @@ def main() -> None:
     parser.add_argument("--against", metavar="REVISION")
     revision = parser.parse_args().against
     if revision is not None:
-        return compare(revision)
+        compare(revision)
+        return
     print("| host | empty round trip, median / p90 | click to card, median / p90 | decode alone |")
     print("| --- | --- | --- | --- |")
     with chromium() as browser:

@@ -156,7 +156,12 @@ class LanguageModel(TracedModel, ReadableModel):
         return self._open(ModelCall(edited, (), inputs), Generation)
 
     def _edited(
-        self, function: Callable[..., Any], edits: Edits, inputs: dict[str, Any], *, is_generation: bool = False
+        self,
+        function: Callable[..., Any],
+        edits: Edits,
+        inputs: dict[str, Any],
+        *,
+        is_generation: bool = False,
     ) -> Callable[..., Any]:
         """The function with edits in its forwards; itself where there are none."""
         changes = ready_changes(edits)

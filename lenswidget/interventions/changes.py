@@ -33,7 +33,7 @@ class Moment:
 
 
 Rows = Float[Tensor, "rows d_model"]
-# From the states of the edited positions `[rows, d_model]` and all states `[batch, seq, d_model]`, in float32.
+# From the edited positions' states `[rows, d_model]` and all states `[batch, seq, d_model]`, in float32.
 Rule = Callable[[Tensor, Tensor, Moment], Tensor]
 
 
@@ -73,8 +73,8 @@ class Change:
         mask[:, n_prompt:] = self.generated
         if seq not in (1, n_prompt + moment.step):
             raise EditError(
-                f"The model was given {seq} positions at step {moment.step} of {n_prompt} + {moment.step}, so "
-                "it is not known which are edited. Generate without chunks or drafts."
+                f"The model was given {seq} positions at step {moment.step}, not 1 or {n_prompt} + {moment.step}, "
+                "so it is not known which are edited. Generate without chunks or drafts."
             )
         return (mask if seq == n_prompt + moment.step else mask[:, -1:]).to(states.device)
 
@@ -123,8 +123,8 @@ class _Maker:
             if edit.site not in offered:
                 reason = anatomy.sites[max(layer, 0)].refused.get(edit.site, "not found")
                 raise AnatomyError(
-                    f"Asked to edit {edit.site} of layer {layer} of {anatomy.model_class}, which is not offered: "
-                    f"{reason}. Use one of {', '.join(offered)}."
+                    f"Asked to edit {edit.site} of layer {layer} of {anatomy.model_class}, which is not "
+                    f"offered: {reason}. Use one of {', '.join(offered)}."
                 )
         tokens = token_positions(self.inputs)
         columns = [positions_of(edit.positions, len(row)) for row in tokens]
@@ -153,7 +153,7 @@ class _Maker:
         assert vector is not None
         if len(vector) != d_model:
             raise EditError(
-                f"The vector to add has {len(vector)} numbers and the stream {d_model}. Give one per dimension."
+                f"The vector to add has {len(vector)} numbers and the stream {d_model}. Give as many."
             )
         vector = self.edit.strength * vector.detach().float()
         return [lambda rows, states, moment: rows + vector.to(rows.device)] * len(layers)
@@ -179,8 +179,8 @@ class _Maker:
         counts = {len(at) for at in columns}
         if len(counts) > 1:
             raise EditError(
-                "The mean over positions was asked for prompts of unlike length. Trace them one by one, or pass "
-                "texts= for the mean."
+                "The mean over positions was asked for prompts of unlike length. Trace them one by one, or "
+                "pass texts= for the mean."
             )
         return [rule(layer) for layer in layers]
 
@@ -210,8 +210,8 @@ class _Maker:
     def _swap(self, layers: list[int], columns: Any) -> list[Rule]:
         if not self.edit.is_live and self.is_generation and covers_generated(self.edit.positions):
             raise EditError(
-                "A swap is held at the coordinates of the run without edits, which has no generated positions. "
-                'Pass positions="prompt", or is_live=True.'
+                "A swap is held at the coordinates of the run without edits, which has no generated "
+                'positions. Pass positions="prompt", or is_live=True.'
             )
         clean = {} if self.edit.is_live else self._clean_states(layers)
 
@@ -242,9 +242,7 @@ class _Maker:
         seq = source.prompt.seq
         given = edit.positions if edit.from_positions is None else edit.from_positions
         from_columns = (
-            columns[0]
-            if given is None and len(columns[0]) == seq
-            else positions_of(given, seq, "patch from")
+            columns[0] if given is None and len(columns[0]) == seq else positions_of(given, seq, "patch from")
         )
         if len(from_columns) != len(columns[0]):
             raise EditError(

@@ -55,7 +55,8 @@ def check_apart(directions: Tensor, tokens: Any) -> None:
     if float(cosines.max()) >= PARALLEL_COSINE:
         raise EditError(
             f"The directions of {tokens!r} are nearly parallel at this layer (cosine "
-            f"{float(cosines.max()):.4f}), so they have no coordinates of their own. Choose other tokens or layers."
+            f"{float(cosines.max()):.4f}), so they have no coordinates of their own. Choose other tokens or "
+            "layers."
         )
 
 
@@ -69,7 +70,7 @@ def random_like(directions: Float[Tensor, "n d_model"], seed: int) -> Float[Tens
 
 
 def _unembed_rows(model: ReadableModel, ids: list[int]) -> Tensor:
-    """The rows of the unembed, `[tokens, d_model]`, read off its own product: its weight may lie elsewhere."""
+    """The rows of the unembed, `[tokens, d_model]`, read off its product: its weight may lie elsewhere."""
     path = model.anatomy.unembed
     if path is None:
         raise EditError(

@@ -143,7 +143,7 @@ class _ForwardHooks:
             states = point.read(value, shape[0])
             changed = self._changed(states, changes)
             if changed is not states:
-                # in place: the block adds what follows to this very tensor, and not only to what the MLP reads
+                # in place: the block adds what follows to this very tensor, the MLP's input or not
                 point.slot.get(value).copy_(point.slot.get(point.write(value, changed)))
 
         module = block.get_submodule(point.path)

@@ -1,6 +1,6 @@
 """Where edits act: the layers and positions that they name, on one prompt."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,10 +101,12 @@ def reached_cells(
         if not edit.is_on or not layers or not at:
             continue
         for layer in layers:
-            # what enters layer 0 is the embedding row; what enters a later layer has left the one below already
+            # what enters layer 0 is the embedding row; what enters a later layer has left the one below
             row = layer + (0 if edit.site == "resid_pre" and layer == 0 else 1)
             if edit.site == EMBED_SITE:
-                reached[row, at] = True  # attention carries a change to other positions from the next layer on
+                reached[row, at] = (
+                    True  # attention carries a change to other positions from the next layer on
+                )
                 row += 1
             reached[row:, min(at) if is_causal else 0 :] = True
     return reached

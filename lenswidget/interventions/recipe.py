@@ -57,7 +57,7 @@ class Edit:
     | op | what `h` becomes |
     | --- | --- |
     | `zero` | `h + s (0 - h)` |
-    | `mean` | `h + s (m - h)`; m is the mean of the site over the prompt's positions, or over those of `texts` |
+    | `mean` | `h + s (m - h)`; m is the site's mean over the prompt's positions, or over those of `texts` |
     | `scale` | `s h` |
     | `add` | `h + s vector` |
     | `steer` | `h + s n v`; v is the unit direction of a token through `lens`, n the median norm of `h` |
@@ -111,15 +111,15 @@ class Edit:
     is_on: bool = True
 
     def __post_init__(self) -> None:
-        takes = _TAKES.get(self.op) if isinstance(self.op, str) else None
+        given: Any = self  # as it may have been given, whatever the types say
+        takes = _TAKES.get(given.op) if isinstance(given.op, str) else None
         if takes is None:
             raise EditError(f"Asked for the edit {self.op!r}. Name one of {', '.join(OPS)}.")
         if self.site not in SITES:
             raise EditError(f"Asked to edit {self.site!r}. Name one of {', '.join(SITES)}.")
-        if isinstance(self.tokens, (str, int)) or not isinstance(self.tokens, Iterable):
-            self._set("tokens", (self.tokens,))
-        self._set("tokens", tuple(self.tokens))
-        self._set("texts", (self.texts,) if isinstance(self.texts, str) else tuple(self.texts))
+        is_one = isinstance(given.tokens, str) or not isinstance(given.tokens, Iterable)
+        self._set("tokens", (given.tokens,) if is_one else tuple(given.tokens))
+        self._set("texts", (given.texts,) if isinstance(given.texts, str) else tuple(given.texts))
         self._set("layers", _places("layers", self.layers))
         for name in ("positions", "from_positions"):
             self._set(name, _places(name, getattr(self, name), GROUPS if name == "positions" else ()))
@@ -130,7 +130,9 @@ class Edit:
                 continue
             is_given = getattr(self, field.name) is not field.default and getattr(self, field.name) != ()
             if is_given and field.name not in takes:
-                raise EditError(f"Asked for {field.name} with the edit {self.op}, which has none: leave it out.")
+                raise EditError(
+                    f"Asked for {field.name} with the edit {self.op}, which has none: leave it out."
+                )
             if not is_given and field.name in _NEEDS.get(self.op, ()):
                 raise EditError(f"The edit {self.op} was given no {field.name}. Pass {field.name}=.")
         self._check_values()
@@ -144,12 +146,14 @@ class Edit:
                 raise EditError(f"The edit {self.op} was given {n} tokens. Pass tokens= with {wanted}.")
             if len(set(self.tokens)) < n:
                 raise EditError(f"The edit {self.op} was given the same token twice: {self.tokens!r}.")
-        if self.vector is not None and (not isinstance(self.vector, Tensor) or self.vector.ndim != 1):
-            found = list(self.vector.shape) if isinstance(self.vector, Tensor) else type(self.vector).__name__
+        given: Any = self
+        vector, source = given.vector, given.source
+        if vector is not None and (not isinstance(vector, Tensor) or vector.ndim != 1):
+            found = list(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
             raise EditError(f"The vector to add is {found}. Pass a tensor [d_model].")
-        if self.source is not None and not isinstance(self.source, (RunSpec, HasRecipe)):
+        if source is not None and not isinstance(source, (RunSpec, HasRecipe)):
             raise EditError(
-                f"The source of a patch is a {type(self.source).__name__}. Pass a run, or its recipe run.spec."
+                f"The source of a patch is a {type(source).__name__}. Pass a run, or its recipe run.spec."
             )
 
     def _set(self, name: str, value: Any) -> None:
@@ -237,7 +241,7 @@ def _places(name: str, value: Any, groups: Sequence[str] = ()) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return value is not True and value is not False and isinstance(value, Real) and math.isfinite(value)
 
 
 def _brief(value: Any) -> str:

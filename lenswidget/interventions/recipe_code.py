@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
 
 from lenswidget.interventions.recipe import Edit
 from lenswidget.lenses.lens import Lens, LogitLens

@@ -18,7 +18,8 @@ def edits_to_state(edits: Sequence[Edit], lenses: Mapping[str, Lens]) -> list[di
     Args:
         lenses: by name, among which the edits' lenses are.
     Raises:
-        EditError: an edit along a lens that has no name there, or with tokens or a prompt that JSON cannot hold.
+        EditError: an edit along a lens that has no name there.
+        PromptError: a source whose inputs JSON cannot hold.
     """
     return [_to_state(edit, lenses) for edit in edits]
 
@@ -65,7 +66,9 @@ def _to_state(edit: Edit, lenses: Mapping[str, Lens]) -> dict[str, Any]:
 def _of_state(state: Any, lens: Callable[[str], Lens], encode: Callable[..., EncodedPrompt]) -> Edit:
     known = {field.name for field in fields(Edit)}
     if not isinstance(state, Mapping) or "op" not in state or not known >= set(state):
-        raise EditError(f"The state holds {state!r:.60} for an edit. Pass w.state of another widget as it is.")
+        raise EditError(
+            f"The state holds {state!r:.60} for an edit. Pass w.state of another widget as it is."
+        )
     options: dict[str, Any] = dict(state)
     for name in _PLACES:
         if isinstance(options.get(name), Mapping):

@@ -34,7 +34,8 @@ class Proof:
         if not self.n_untouched:
             return "The edits reach every cell."
         if self.ok:
-            return f"{self.n_equal} of {self.n_untouched} untouched cells are bit-equal to the run without edits."
+            n = self.n_equal
+            return f"{n} of {self.n_untouched} untouched cells are bit-equal to the run without edits."
         n = self.n_untouched - self.n_equal
         return f"{n} of {self.n_untouched} cells that the edits cannot reach differ: do not trust the difference."
 

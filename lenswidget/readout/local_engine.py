@@ -1,5 +1,6 @@
 """The engine of a model in this process: runs prompts, keeps their streams, reads cells."""
 
+import contextlib
 import functools
 import uuid
 import weakref
@@ -103,9 +104,10 @@ class LocalEngine:
                 f"Asked for {', '.join(named)} with a recipe, which has them. Leave that out, or change the "
                 "recipe: dataclasses.replace(run.spec, edits=(...,))."
             )
-        with model.lock, torch.no_grad(), evaluation(model.hf_model):
+        with model.lock, torch.no_grad(), evaluation(model.hf_model), contextlib.ExitStack() as pins:
             facts = facts_of(model.hf_model)
             n_changes = facts.fingerprint(values=True)
+            pins.enter_context(facts.pinned())
             tail = model.tail
             changes = make_changes(spec.edits, model, spec.prompt.model_inputs)
             capture = _Capture(model, spec.prompt, self._place, changes)
@@ -118,6 +120,7 @@ class LocalEngine:
                 tail=tail,
                 lock=model.lock,
                 _changes=lambda values: facts.fingerprint(values=values),
+                _has_stale_unembed=facts.has_stale_unembed,
                 _n_changes=n_changes,
                 _streams={EMBED_SITE: streams},
                 _capture=lambda site: capture(site)[0],

@@ -32,7 +32,7 @@ class Tile:
         segments: `(start, stop, final)`: the cells `start .. stop - 1` share a position, whose last layer is
             row `final`; empty where nothing is compared with the last layer.
         references: row of each cell's counterpart in another run, or None.
-        is_same: `[cells]`, where a cell's states are its counterpart's, bit for bit; None where that is unknown.
+        is_same: `[cells]`, where a cell's states are its counterpart's, bit for bit; None if unknown.
         exact: gives some logits of every row again, `[rows, m]` ids to float64 `[rows, m]`; or None.
         n_tokens: ids from here on stand for no token: they are in the softmax, but never among the best.
     """

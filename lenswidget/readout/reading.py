@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lenswidget.errors import Cancelled, FidelityWarning, LensError
 from lenswidget.lenses.lens import LensLike
-from lenswidget.models.hf_model import evaluation
 from lenswidget.progress import Progress, drain, reporting
 from lenswidget.readout.metrics import Tile, measure
 from lenswidget.readout.query import CellsLike, CheckedQuery, Query
@@ -127,7 +126,7 @@ def read_slices(
     is_shared = is_spread()
     yielded = time.monotonic()
     while done < total:
-        with run.lock, torch.no_grad(), evaluation(run.tail.hf_model):
+        with run.held():
             decoder = decoder or TileDecoder(checked, tile_bytes)
             started = time.monotonic()
             with full_float32(decoder.device):
@@ -144,7 +143,7 @@ def read_slices(
 def logits(query: CheckedQuery) -> Tensor:
     """All logits of a few cells, `[cells, d_vocab]` float32, on the model's device: a row each in memory."""
     run = query.run
-    with run.lock, torch.no_grad(), evaluation(run.tail.hf_model):
+    with run.held():
         decoder = TileDecoder(query, TILE_BYTES)
         with full_float32(decoder.device):
             return decoder.logits(run, query.cells, query.lens, query.site)

@@ -1,7 +1,8 @@
 """A run: its recipe, and the residual streams that one forward of it left."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,10 @@ from lenswidget.anatomy.tail import Tail
 from lenswidget.checks import check_ids, is_integer
 from lenswidget.errors import CellError, ModelError
 from lenswidget.interventions.recipe import EMBED_SITE, RunSpec
+from lenswidget.models.facts import facts_of
+from lenswidget.models.hf_model import evaluation
 from lenswidget.readout.cells import Cells
+from lenswidget.readout.unembed import Unembed
 from lenswidget.tracing.locks import ModelLock
 
 __all__ = ["EMBED_SITE", "ModelInfo", "Run", "RunSpec"]
@@ -67,6 +71,7 @@ class Run:
     tail: Tail
     lock: ModelLock
     _changes: Callable[[bool], int]
+    _has_stale_unembed: Callable[[], bool]
     _n_changes: int
     _streams: dict[str, Tensor]
     _capture: Callable[[str], Tensor]
@@ -80,8 +85,8 @@ class Run:
         The forward left those logits; they are compared when first asked for, which the widget does before it
         shows anything, and `read` before it returns.
         """
-        with self.lock, torch.no_grad():
-            return self._check(None)
+        with self.held():
+            return self._compared(None)
 
     def check_decoded(self, cells: Cells, logits: Float[Tensor, "rows d_vocab"]) -> None:
         """Takes `fidelity` from what a readout has decoded, where every row that it needs is among it.
@@ -96,7 +101,28 @@ class Run:
         row_of = dict(zip(cells.positions[last].tolist(), last.tolist(), strict=True))
         rows = [row_of.get(position) for position in range(self.seq - len(self._own), self.seq)]
         if None not in rows:
-            self.__dict__["fidelity"] = self._check(logits[rows])
+            self.__dict__["fidelity"] = self._compared(logits[rows])
+
+    def _compared(self, decoded: Tensor | None) -> Fidelity:
+        found = self._check(decoded)
+        if not found.ok and self._has_stale_unembed():
+            raise ModelError(
+                f"A weight of the unembed of {self.model.name} was edited through .data since it was first "
+                "read, so this run was decoded with the old one. Run it again: model.run(run.spec)."
+            )
+        return found
+
+    @functools.cached_property
+    def unembed(self) -> Unembed:
+        """The final norm and the unembed, as readouts compute them; those of the model at this run."""
+        return Unembed(self.tail)
+
+    @contextlib.contextmanager
+    def held(self) -> Generator[None, None, None]:
+        """The model for this thread alone, in evaluation mode and without gradients, to decode cells."""
+        hf_model = self.tail.hf_model
+        with self.lock, torch.no_grad(), evaluation(hf_model), facts_of(hf_model).pinned():
+            yield
 
     @property
     def prompt(self) -> str | list[int]:
@@ -179,8 +205,7 @@ class Run:
         """Refuse to read old states through a model that has changed since.
 
         Args:
-            values: look at weights too, since an edit through `.data` moves nothing else. This reads the
-                unembed once.
+            values: look at weights too, since an edit through `.data` moves nothing else.
         Raises:
             ModelError: the model has changed since this run.
         """
@@ -218,8 +243,8 @@ class Run:
         n_edits = len(self.spec.active_edits)
         edited = f"{n_edits} edit{'s' * (n_edits > 1)}; " if n_edits else ""
         return (
-            f"Run({self.prompt!r:.60}: {self.seq} tokens, {self.n_layers} layers of {self.model.name}; {edited}"
-            f"sites {', '.join(self.sites)}; {self.nbytes / 2**20:.1f} MiB)"
+            f"Run({self.prompt!r:.60}: {self.seq} tokens, {self.n_layers} layers of {self.model.name}; "
+            f"{edited}sites {', '.join(self.sites)}; {self.nbytes / 2**20:.1f} MiB)"
         )
 
     def _stream(self, site: str) -> Tensor:

@@ -13,7 +13,7 @@ from lenswidget.readout.metrics import Exact, Tile
 from lenswidget.readout.query import CheckedQuery
 from lenswidget.readout.run import EMBED_SITE, Run
 from lenswidget.readout.top_k import top_k
-from lenswidget.readout.unembed import Unembed, free_bytes
+from lenswidget.readout.unembed import free_bytes
 
 TILE_BYTES = 256 << 20
 # On the CPU a larger tile makes the product no faster, leaves the caches, and from 32 MiB on its memory goes
@@ -37,9 +37,7 @@ class TileDecoder:
 
     def __init__(self, asked: CheckedQuery, tile_bytes: int):
         self._asked = asked
-        self._unembeds = {
-            id(run.tail): Unembed(run.tail) for run in (asked.run, asked.against) if run is not None
-        }
+        self._unembeds = {id(run.tail): run.unembed for run in (asked.run, asked.against) if run is not None}
         self._has_finals = bool(asked.metrics & {"kl", "agrees"})
         is_paired = asked.against is not None or "kl" in asked.metrics
         # cells of one position side by side share its last row

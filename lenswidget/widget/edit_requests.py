@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from lenswidget.errors import CellError
 from lenswidget.interventions.places import layers_of, positions_of
@@ -15,6 +15,7 @@ from lenswidget.widget.packing import json_number, label_to_list
 from lenswidget.widget.requests import EditRequest
 
 
+@runtime_checkable
 class HasRuns(Protocol):
     """What an edit that the page asks for may refer to: a `Session` has it."""
 
@@ -56,7 +57,9 @@ def edits_of(asked: Sequence[EditRequest], there: Sequence[Edit], session: HasRu
 def _edit_of(asked: EditRequest, there: Sequence[Edit], session: HasRuns) -> Edit:
     if asked.keep is not None:
         if not 0 <= asked.keep < len(there):
-            raise CellError(f"The page asked to keep edit {asked.keep} of {len(there)}. Ask for one of those.")
+            raise CellError(
+                f"The page asked to keep edit {asked.keep} of {len(there)}. Ask for one of those."
+            )
         edit = there[asked.keep]
         if (edit.strength, edit.is_on) == (asked.strength, asked.is_on):
             return edit

@@ -42,6 +42,19 @@ class FidelityMessage(TypedDict):
     text: str
 
 
+class EditedMessage(TypedDict):
+    """What the page knows of a run's edits; `Edited` in `protocol.ts`.
+
+    `base_id` and `control_id` are the runs without them and with their controls. `effect` is what became of
+    the token that the base answers with, in nats of log-prob.
+    """
+
+    base_id: str | None
+    control_id: str | None
+    proof: dict[str, Any]
+    effect: dict[str, Any]
+
+
 class RunMessage(TypedDict):
     """What the page knows of a run; `RunInfo` in `protocol.ts`.
 
@@ -71,19 +84,6 @@ class RunMessage(TypedDict):
     fidelity: FidelityMessage
     edits: list[EditMessage]
     edited: EditedMessage | None
-
-
-class EditedMessage(TypedDict):
-    """What the page knows of a run's edits; `Edited` in `protocol.ts`.
-
-    `base_id` and `control_id` are the runs without them and with their controls. `effect` is what became of the
-    token that the base answers with, in nats of log-prob.
-    """
-
-    base_id: str | None
-    control_id: str | None
-    proof: dict[str, Any]
-    effect: dict[str, Any]
 
 
 class CardMessage(TypedDict):
@@ -150,9 +150,7 @@ def run_message(
     }
 
 
-def edited_message(
-    labels: Labels, ids: Sequence[str | None], proof: Proof, effect: Effect
-) -> EditedMessage:
+def edited_message(labels: Labels, ids: Sequence[str | None], proof: Proof, effect: Effect) -> EditedMessage:
     """What the page knows of a run's edits.
 
     Args:

@@ -115,8 +115,14 @@ class EditRequest:
     @classmethod
     def parse(cls, message: Mapping[str, Any]) -> "EditRequest":
         strength = message.get("strength", 1.0)
-        if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not math.isfinite(strength):
-            raise CellError(f"The request's field 'strength' is {strength!r:.80}. Send a finite number there.")
+        if (
+            isinstance(strength, bool)
+            or not isinstance(strength, (int, float))
+            or not math.isfinite(strength)
+        ):
+            raise CellError(
+                f"The request's field 'strength' is {strength!r:.80}. Send a finite number there."
+            )
         is_on = message.get("is_on", True)
         if not isinstance(is_on, bool):
             raise CellError(f"The request's field 'is_on' is {is_on!r:.80}. Send true or false there.")

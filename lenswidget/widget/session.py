@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from typing import Any, NamedTuple, cast
 
 from lenswidget.checks import check_ids
-from lenswidget.errors import CellError, FidelityError, LensError, PromptError
+from lenswidget.errors import CellError, FidelityError, LensError
 from lenswidget.interventions.recipe_code import edits_code
 from lenswidget.interventions.recipe_state import edits_to_state
 from lenswidget.lenses.lens import (
@@ -27,8 +27,8 @@ from lenswidget.readout.query import Query, rows
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run, RunSpec
 from lenswidget.widget.card_code import cell_code
-from lenswidget.widget.labels import Labels
 from lenswidget.widget.edit_requests import edits_of
+from lenswidget.widget.labels import Labels
 from lenswidget.widget.messages import (
     CardMessage,
     RunMessage,
@@ -169,7 +169,7 @@ class Session:
         return self.run_of(self.shown)
 
     def respec(self, request: RunRequest) -> RunSpec:
-        """The recipe that a page asks to run: an edited prompt or an earlier run's, with the edits it names."""
+        """The recipe that a page asks to run: a prompt or an earlier run's, with the edits that it names."""
         if request.again is not None:
             spec = self.spec_of(request.again)
             edits = spec.edits
@@ -320,9 +320,7 @@ class Session:
         prompt = run.spec.prompt
         lens = self.lens(request.lens)
         edits = edits_code(run.spec.edits, {} if is_function else {"lens": lens})
-        code = cell_code(
-            prompt, request, run.model, is_function=is_function, n_tokens=n_tokens, edits=edits
-        )
+        code = cell_code(prompt, request, run.model, is_function=is_function, n_tokens=n_tokens, edits=edits)
         return {"code": code}
 
     # --- checks

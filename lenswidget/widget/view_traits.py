@@ -37,7 +37,7 @@ class PromptTrait(t.Any):
 
 
 class EditsTrait(t.Any):
-    """The edits of the run. Setting them runs the prompt with them first, and keeps them only if that went well."""
+    """The edits of the run. Setting them runs the prompt first, and keeps them only if that went well."""
 
     def set(self, obj: Any, value: Any) -> None:
         """Run the prompt with these edits; the widget then calls `keep`."""
@@ -80,8 +80,8 @@ class ViewTraits(t.HasTraits):
     def state(self) -> dict[str, Any]:
         """The choices made here and the recipe of the run; `model.lens(state=w.state)` shows both again.
 
-        Plain JSON values. A recipe that JSON cannot hold (inputs that are not tensors, edits along a lens that is
-        not among the widget's) is None.
+        Plain JSON values. A recipe that JSON cannot hold (inputs that are not tensors, edits along a lens that
+        is not among the widget's) is None.
         """
         try:
             recipe = self._session.recipe_state()

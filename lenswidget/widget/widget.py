@@ -46,8 +46,8 @@ class LensWidget(ViewTraits, PageState):
         lens: how mid-layer states are carried to the tail: None (logit lens), a `Lens`, a callable, or the
             name of one of `lenses`.
         lenses: more lenses to switch between: a sequence, or a mapping from name to lens.
-        edits: of the run; `w.edits` sets others, and `w.view` says whether the grid shows the run before them,
-            after them, or the difference.
+        edits: of the run; `w.edits` sets others, and `w.view` says whether the grid shows the run before
+            them, after them, or the difference.
         strict: refuse a model whose decoded last row is not its own logits; False shows it with a red badge.
         state: `w.state` of an earlier widget, to begin with its choices; a selection beyond this prompt is
             left out.

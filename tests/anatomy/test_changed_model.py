@@ -12,6 +12,7 @@ from tiny import IDS, gpt2, llama
 from torch import nn
 
 import lenswidget as lw
+from lenswidget.errors import ModelError
 from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import text_config
 
@@ -205,6 +206,27 @@ def test_the_fingerprint_moves_with_each_change(hf_model, change):
     after = facts.fingerprint(values=True)
     assert after > before
     assert facts.fingerprint(values=True) == after
+
+
+def test_a_number_that_samples_miss_is_found_where_the_logits_are_off(hf_model):
+    model = lw.LanguageModel(hf_model)
+    facts = facts_of(hf_model)
+    last_row(model)
+    head = hf_model.get_output_embeddings().weight
+    before = facts.fingerprint(values=True)
+    for column in range(head.shape[1]):
+        head.data[5, column] += 50
+        if facts.fingerprint(values=True) == before:
+            break
+        before = facts.fingerprint(values=True)
+    else:
+        pytest.fail("every column of the row was sampled")
+    with pytest.raises(ModelError, match=r"Run it again: model\.run\(run\.spec\)"):
+        lw.read(model.run(IDS))
+    after, run = last_row(model)
+    assert run.fidelity.ok
+    # float32 rounding of logits of some hundreds
+    np.testing.assert_allclose(after, own_log_probs(hf_model), atol=5e-4)
 
 
 def test_nothing_moves_where_nothing_has_changed(hf_model):

@@ -114,9 +114,7 @@ def jupyter(kind: str, folder: Path, *options: str, package: Path = ROOT) -> Ite
     command += [f"--{app}.expose_app_in_browser=True"] if app else []
     base = f"http://127.0.0.1:{port}"
     environment = host_environment(home, package)
-    server = Server(
-        [*command, *options], cwd=folder, env=environment, ready_url=f"{base}/api?token={TOKEN}"
-    )
+    server = Server([*command, *options], cwd=folder, env=environment, ready_url=f"{base}/api?token={TOKEN}")
     try:
         yield base
     finally:
