@@ -33,7 +33,11 @@ export function isEdited(run: RunInfo | null, { layer, position }: CellRef): boo
 
 /** The edits of the shown run, as they are asked for again. */
 export function keptEdits(run: RunInfo): EditRequest[] {
-  return (run.edits ?? []).map(({ strength, is_on }, keep) => ({ keep, strength: toNumber(strength), is_on }));
+  return (run.edits ?? []).map(({ strength, is_on }, keep) => ({
+    keep,
+    strength: toNumber(strength),
+    is_on,
+  }));
 }
 
 const NO_CARDS: Cards = {};
