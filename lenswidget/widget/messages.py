@@ -166,6 +166,7 @@ def edited_message(labels: Labels, ids: Sequence[str | None], proof: Proof, effe
             "ok": proof.ok,
             "n_untouched": proof.n_untouched,
             "n_equal": proof.n_equal,
+            "n_close": proof.n_close,
             "text": proof.text,
         },
         "effect": {

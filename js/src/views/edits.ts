@@ -42,7 +42,8 @@ export function editText(edit: EditInfo, run: RunInfo): string {
         ? listed(positions, String)
         : listed(positions, (position) => quoted(promptLabel(run, position)));
   const of = tokens.map(({ label }) => quoted(label)).join(" ");
-  const from = source === null ? "" : ` from ${JSON.stringify(source.length > 24 ? `…${source.slice(-24)}` : source)}`;
+  const from =
+    source === null ? "" : ` from ${JSON.stringify(source.length > 24 ? `…${source.slice(-24)}` : source)}`;
   return `${listed(layers, (layer) => layerName(layer, run))} ${site} · ${at} ${SIGNS[op]} ${of}${from}`.trim();
 }
 
@@ -165,7 +166,10 @@ export function editsBar(app: App): Child {
         "span.lw-dim",
         { key: "yanked" },
         `taken: ${yanked.text}; P puts it at a cell `,
-        button("×", () => app.local({ yanked: null }), { className: "lw-icon", title: "Let the taken cell go" }),
+        button("×", () => app.local({ yanked: null }), {
+          className: "lw-icon",
+          title: "Let the taken cell go",
+        }),
       ),
   );
 }
@@ -231,4 +235,3 @@ export function editor(app: App): Child {
     button("×", () => app.local({ editor: null }), { className: "lw-icon", title: "Close (Escape)" }),
   );
 }
-
