@@ -20,7 +20,7 @@ import {
 } from "../look/layout.ts";
 import type { App } from "../state/context.ts";
 import { lookOf, settledLayers } from "./cellLook.ts";
-import { toggleBand, togglePass } from "./folding.ts";
+import { toggleHead } from "./folding.ts";
 import { type CellNode, fitCells, fitRows, makeRow, paint, type RowNode, writeHead } from "./gridrow.ts";
 import { headOf } from "./heads.ts";
 import { Overview } from "./overview.ts";
@@ -132,18 +132,11 @@ export class GridView {
   #pressHead(target: EventTarget | null): void {
     const head = target instanceof Element ? target.closest(".is-foldable") : null;
     const shape = this.#shape;
-    const run = this.#app.cells()?.run;
-    if (!head || !shape || !run) return;
+    if (!head || !shape) return;
     const row = this.#rows.find(({ header }) => header === head)?.row;
     const col = this.#head.cells.find(({ element }) => element === head)?.col;
-    const values = row === undefined ? shape.cols : shape.rows;
-    const index = row ?? col;
-    if (index === undefined) return;
-    const value = values[index] ?? 0;
-    const isLayer = shape.isAcross === (row !== undefined);
-    const strip = shape.strips.filter(({ from }) => from === index).at(-1);
-    if (isLayer) togglePass(this.#app, value);
-    else if (strip) toggleBand(this.#app, strip.index);
+    if (row !== undefined) toggleHead(this.#app, shape, row, true);
+    else if (col !== undefined) toggleHead(this.#app, shape, col, false);
   }
 
   currentShape(): Shape | null {
