@@ -77,7 +77,7 @@ export class GridView {
     element.append(head.element, body);
     const { signal } = app;
     on(element, "scroll", () => this.#scrolled(), signal, { passive: true });
-    on(element, "click", ({ target }: Event) => this.#pressHead(target), signal);
+    on(element, "click", (event: MouseEvent) => this.#pressHead(event), signal);
     const observer = new ResizeObserver(() => this.#resized());
     observer.observe(element);
     whenClosed(signal, () => {
@@ -129,10 +129,12 @@ export class GridView {
   }
 
   /** A press on the head of a row: its pass, or the band that begins there, folds or unfolds. */
-  #pressHead(target: EventTarget | null): void {
+  #pressHead({ target, clientX }: MouseEvent): void {
     const head = target instanceof Element ? target.closest(".is-foldable") : null;
     const shape = this.#shape;
     if (!head || !shape) return;
+    // the right edge of a column is for its width
+    if (head.matches(".lw-colhead") && clientX > head.getBoundingClientRect().right - 7) return;
     const row = this.#rows.find(({ header }) => header === head)?.row;
     const col = this.#head.cells.find(({ element }) => element === head)?.col;
     if (row !== undefined) toggleHead(this.#app, shape, row, true);
