@@ -185,7 +185,7 @@ export class GridView {
     const window = windowOf(shape, this.scroll());
     this.#app.setViewport(viewportOf(shape, this.scroll()));
     this.#drawHead(run, shape, window);
-    this.#strips.draw(shape, this.#app.theme());
+    this.#strips.draw(shape, window, this.#app.theme());
     this.#rows = fitRows(this.#body, this.#rows, window, shape.row_px);
     const focus = this.#focusPlace(shape);
     let focused: CellNode | undefined;
@@ -281,11 +281,12 @@ export class GridView {
   }
 
   #drawHead(run: RunInfo, shape: Shape, window: CellRange): void {
+    const theme = this.#app.theme();
     fitCells(this.#head, "columnheader", window, shape.col_px);
     for (const cell of this.#head.cells) {
-      if (cell.last) continue;
-      cell.last = "drawn";
-      writeHead(cell.element, "lw-colhead", headOf(run, shape, cell.col, !shape.isAcross), this.#app.theme());
+      if (cell.last === theme) continue;
+      cell.last = theme;
+      writeHead(cell.element, "lw-colhead", headOf(run, shape, cell.col, !shape.isAcross), theme);
     }
   }
 
