@@ -153,7 +153,7 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
     "section.lw-card",
     {
       "data-card": key,
-      "aria-label": `Decoded cell, ${layerPhrase(ref.layer, run)}, position ${ref.position}`,
+      "aria-label": `Decoded cell, ${layerPhrase(ref.layer, run)}, position ${ref.position}${run.predicts === "same" ? ": the token that stands there" : ""}`,
       "aria-busy": String(isPending),
     },
     heading(app, key, ref, state, run),
