@@ -229,10 +229,8 @@ def test_linked_widgets_have_the_same_edits(model):
 def test_a_card_of_the_run_before_is_the_unedited_cells(page):
     page.ask("run", again=page.widget.run["id"], edits=[ZERO])
     asked = {"layer": 3, "position": 3, "site": "resid_post", "lens": "logit", "k": 3, "temperature": 1}
-    base_id = page.widget.run["edited"]["base_id"]
-    cards = [
-        page.ask("decode", run_id=i, track=[], **asked)[0]["value"] for i in (base_id, page.widget.run["id"])
-    ]
+    ids = [page.widget.run["edited"]["base_id"], page.widget.run["id"]]
+    cards = [page.ask("decode", run_id=run_id, track=[], **asked)[0]["value"] for run_id in ids]
     assert cards[0]["log_probs"] != cards[1]["log_probs"]
     plain = read(page, ids[0], k=3)
     np.testing.assert_allclose(cards[0]["log_probs"], plain["log_probs"][-1, -1], atol=1e-5)
