@@ -47,7 +47,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Effect:
-    """What edits did to one token at the prompt's end, through the model's own tail; log-probs in nats.
+    """What edits did to one token at `answer_position`, through the model's own tail; log-probs in nats.
 
     Attributes:
         token_id: the top token without edits.
@@ -84,7 +84,7 @@ def prove(run: Run, base: Run) -> Proof:
 
 def effect_of(engine: Engine, run: Run, base: Run, control: Run | None) -> Effect:
     """What the edits of `run` did to the token that `base` answers with."""
-    last = Cells([run.n_layers - 1], [run.seq - 1])
+    last = Cells([run.n_layers - 1], [run.answer_position])
     answer = engine.read(Query(base, last, k=1))
     token_id = int(answer.ids[0, 0])
     if token_id < 0:

@@ -44,7 +44,7 @@ export function editText(edit: EditInfo, run: RunInfo): string {
   const of = tokens.map(({ label }) => quoted(label)).join(" ");
   const from =
     source === null ? "" : ` from ${JSON.stringify(source.length > 24 ? `…${source.slice(-24)}` : source)}`;
-  return `${listed(layers, layerName)} ${site} · ${at} ${SIGNS[op]} ${of}${from}`.trim();
+  return `${listed(layers, (layer) => layerName(layer, run))} ${site} · ${at} ${SIGNS[op]} ${of}${from}`.trim();
 }
 
 /** The edits of a run as they will be: with what was asked for and is not run yet. */
