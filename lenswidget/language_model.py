@@ -17,9 +17,11 @@ from lenswidget.errors import LensError, ModelError, PromptError
 from lenswidget.interventions.changes import Change, make_changes, ready_changes
 from lenswidget.interventions.edited_call import EditedCall
 from lenswidget.interventions.recipe import Edit, check_edits
+from lenswidget.models.caches import after_cache, check_continuation, check_lengths
 from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import attribute_errors_told, check_keywords, device_of, takes
-from lenswidget.models.prompts import Prompt, after_cache, model_inputs
+from lenswidget.models.prompts import Prompt, model_inputs
+from lenswidget.models.run_state import settle
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.tracing.generation import Generation
@@ -233,6 +235,10 @@ class LanguageModel(TracedModel, ReadableModel):
         """The widget on a prompt: see `LensWidget`."""
         return LensWidget(self, prompt, **kwargs)
 
+    def _open(self, model_call: ModelCall, kind: type[Trace] = Trace) -> Trace:
+        settle(self.hf_model)
+        return super()._open(model_call, kind)
+
     def _inputs(self, prompt: tuple[Any, ...], kwargs: dict[str, Any], side: str | None) -> dict[str, Any]:
         add_special_tokens = kwargs.pop("add_special_tokens", True)
         if len(prompt) > 1:
@@ -242,14 +248,20 @@ class LanguageModel(TracedModel, ReadableModel):
         if not prompt and not {"input_ids", "inputs_embeds", "input_features"} & set(kwargs):
             raise PromptError("No prompt was given. Write trace(prompt), with a string, ids or an encoding.")
         if not prompt:
-            return after_cache({**self.tokenize(kwargs)})
+            return self._checked({**self.tokenize(kwargs)}, side)
         found = self.tokenize(prompt[0], side=side, add_special_tokens=add_special_tokens)
         encoding = {**found, **kwargs}
         if "attention_mask" in kwargs:
             if "position_ids" not in kwargs:
                 encoding.pop("position_ids", None)  # they go by the mask, which is another one
             encoding = {**self.tokenize(encoding)}
-        return after_cache(encoding)
+        return self._checked(encoding, side)
+
+    def _checked(self, encoding: dict[str, Any], side: str | None) -> dict[str, Any]:
+        is_generation = side is not None
+        check_lengths(encoding)
+        check_continuation(encoding, self.hf_model, is_generation=is_generation)
+        return after_cache(encoding, is_generation=is_generation)
 
     def _is_block(self, ref: ModuleRef) -> bool:
         # only elements of a list can be blocks: all else is settled without looking at the model
