@@ -5,6 +5,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from lenswidget.models.bands import BandMessage, band_to_json
 from lenswidget.readout.card import Card
 from lenswidget.readout.comparison import Effect, Proof
 from lenswidget.readout.readout import Readout
@@ -78,6 +79,7 @@ class RunMessage(TypedDict):
     next: dict[str, int | float | str]
     joined: list[str | None]
     special: list[bool]
+    bands: list[BandMessage]
     sites: list[str]
     lenses: list[str]
     max_length: int | None
@@ -136,6 +138,7 @@ def run_message(
         "next": {"id": next_id, "log_prob": json_number(float(answer.log_probs[0, 0]))},
         "joined": labels.joined(tokens),
         "special": [labels.is_special(i) for i in tokens],
+        "bands": [band_to_json(band) for band in prompt.bands],
         "sites": list(info.sites),
         "lenses": list(lenses),
         "max_length": info.max_length,

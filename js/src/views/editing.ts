@@ -63,7 +63,7 @@ export function yank(app: App, { layer, position }: CellRef): void {
   const run_id = drawnId(state);
   if (!run || run_id === null) return;
   const { site } = state.traits;
-  const text = `${layerName(layer)} ${quoted(promptLabel(run, position))}`;
+  const text = `${layerName(layer, run)} ${quoted(promptLabel(run, position))}`;
   app.local({ yanked: { run_id, layer, position, site, text }, said: `Took the cell ${text}` });
 }
 

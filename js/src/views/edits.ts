@@ -43,7 +43,7 @@ export function editText(edit: EditInfo, run: RunInfo): string {
         : listed(positions, (position) => quoted(promptLabel(run, position)));
   const of = tokens.map(({ label }) => quoted(label)).join(" ");
   const from = source === null ? "" : ` from ${JSON.stringify(source.length > 24 ? `…${source.slice(-24)}` : source)}`;
-  return `${listed(layers, layerName)} ${site} · ${at} ${SIGNS[op]} ${of}${from}`.trim();
+  return `${listed(layers, (layer) => layerName(layer, run))} ${site} · ${at} ${SIGNS[op]} ${of}${from}`.trim();
 }
 
 function chip(app: App, run: RunInfo, edit: EditInfo, index: number): Child {
