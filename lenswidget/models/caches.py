@@ -111,7 +111,7 @@ def check_continuation(encoding: Mapping[str, Any], hf_model: nn.Module, *, is_g
     """
     cache = _cache(encoding)
     given = encoding.get("input_ids", encoding.get("inputs_embeds"))
-    if cache is None or not isinstance(given, Tensor) or not _holds_text(cache):
+    if cache is None or not isinstance(given, Tensor) or not holds_text(cache):
         return
     name, n_new, n_past = type(hf_model).__name__, given.shape[1], n_cached(cache)
     if is_generation and not n_past:
@@ -131,7 +131,7 @@ def check_continuation(encoding: Mapping[str, Any], hf_model: nn.Module, *, is_g
     )
 
 
-def _holds_text(cache: Any) -> bool:
+def holds_text(cache: Any) -> bool:
     """Whether a cache has been filled: it counts tokens, or has a number in one of its states."""
     return bool(n_cached(cache)) or any(
         bool(leaf.detach().any()) for leaf in _states(cache, 0) if leaf.numel() and not leaf.is_meta

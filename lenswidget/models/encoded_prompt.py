@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lenswidget.errors import PromptError
 from lenswidget.models.bands import Band, band_to_json, bands_of_json, check_bands, spans_of
 from lenswidget.models.hf_model import is_encoder_decoder, takes
+from lenswidget.models.pictures import check_pictures, needs_processor, picture_bands, pictured
 from lenswidget.models.prompts import chat_ids, is_chat, model_inputs, starts_twice, text_ids
 
 # Integer inputs of at most so many numbers in all are written out in code.
@@ -68,7 +69,9 @@ class EncodedPrompt:
         is_whole = "decoder_input_ids" not in self.model_inputs  # a trace puts no start token there
         if self.text is not None and is_whole and not self.options:
             return repr(self.text)
-        if not self.extras and is_whole:
+        if self.text is not None and is_whole and set(self.options) == {"images"}:
+            return f"{self.text!r}, images=images"
+        if not self.extras and is_whole and self.text is None:
             return repr(self.model_inputs["input_ids"][0].tolist())
         values = list(self.model_inputs.values())
         is_short = sum(value.numel() for value in values if isinstance(value, Tensor)) <= MOST_IN_CODE
@@ -79,10 +82,10 @@ class EncodedPrompt:
 
     def to_state(self) -> dict[str, Any]:
         """The prompt as plain JSON values; `from_state` is the inverse."""
-        if self.text is not None:
+        if self.text is not None and "images" not in self.options:
             return {"text": self.text, **({"options": dict(self.options)} if self.options else {})}
         bands = {"bands": [band_to_json(band) for band in self.bands]} if self.bands else {}
-        if not self.extras:
+        if not self.extras and self.text is None:
             return {"ids": self.model_inputs["input_ids"][0].tolist(), **bands}
         inputs = {name: tensor_to_json(name, value) for name, value in self.model_inputs.items()}
         return {"inputs": inputs, **bands}
@@ -124,6 +127,8 @@ def encode_prompt(
     *,
     decoder: Any = None,
     add_special_tokens: bool = True,
+    images: Any = None,
+    processor: Any = None,
     bands: Sequence[Band] = (),
     **chat: Any,
 ) -> EncodedPrompt:
@@ -136,6 +141,8 @@ def encode_prompt(
             before them where it is missing), or how many tokens to continue greedily; None is the start
             token alone.
         add_special_tokens: whether the tokenizer adds its own, a BOS say, to text.
+        images: pictures, in the order of their placeholders in the text, or of their places in the chat.
+        processor: of a model that takes pictures.
         bands: columns that belong together, of ids or an encoding; those of a chat are found.
         chat: options of the chat template, `add_generation_prompt` and `enable_thinking` say.
     Raises:
@@ -145,14 +152,18 @@ def encode_prompt(
         return prompt
     notes: list[str] = []
     text = str(prompt) if isinstance(prompt, str) else None  # numpy's text is not plain
-    if is_chat(prompt):
+    if needs_processor(prompt, images, tokenizer, processor):
+        prompt = pictured(prompt, images, processor, hf_model, add_special_tokens=add_special_tokens, **chat)
+    elif is_chat(prompt):
         prompt = chat_ids(prompt, tokenizer, **chat)
     elif chat:
         raise PromptError(f"Asked for {', '.join(chat)} with a prompt that is not a chat: leave that out.")
     elif text is not None and starts_twice(text, tokenizer) and add_special_tokens:
         notes.append(f"The text begins with {tokenizer.bos_token}, which the tokenizer adds: one is used.")
     inputs = dict(model_inputs(prompt, tokenizer, hf_model, device, add_special_tokens=add_special_tokens))
+    inputs.pop("labels", None)  # of a loss, which no readout shows; some processors add them
     _check_one(inputs)
+    check_pictures(inputs, hf_model, processor)
     if "position_ids" in inputs and "input_ids" in inputs and takes(hf_model, "attention_mask"):
         # without a mask and without a cache, transformers takes jumps in the positions for prompts that were
         # packed into one row, and keeps them apart; its own forward, which fills a cache, does not
@@ -166,19 +177,24 @@ def encode_prompt(
         )
     columns = _columns(inputs, hf_model)
     ids = column_source(inputs)[0].cpu().long()
-    extras = _extras(inputs, text, tokenizer, hf_model, device, add_special_tokens)
+    with_images = images is not None and text is not None
+    extras = () if with_images else _extras(inputs, text, tokenizer, hf_model, device, add_special_tokens)
     if text is not None and decoder is not None:
         text = None  # text alone would not bring the decoder's ids again
-    options = {} if add_special_tokens else {"add_special_tokens": False}
+    options: dict[str, Any] = {} if add_special_tokens else {"add_special_tokens": False}
+    if with_images:
+        options["images"] = images
+    shown = ids if columns is None else ids[columns]
+    bands = bands or picture_bands(shown, inputs, hf_model, processor)
     return EncodedPrompt(
         MappingProxyType(inputs),
-        ids if columns is None else ids[columns],
+        shown,
         columns,
         text,
         extras,
         MappingProxyType(options),
         tuple(notes),
-        check_bands(bands, len(ids) if columns is None else len(columns)),
+        check_bands(bands, len(shown)),
     )
 
 
