@@ -27,8 +27,8 @@ WRITTEN = "<image>"
 
 def placeholder_ids(hf_model: nn.Module, processor: Any = None) -> dict[int, str]:
     """The ids that stand for a picture ("image"), a film ("video") or sound ("audio"), with their kinds."""
-    config = getattr(hf_model, "config", None)
-    fields = config.to_dict() if hasattr(config, "to_dict") else {}
+    to_dict = getattr(getattr(hf_model, "config", None), "to_dict", dict)
+    fields: dict[str, Any] = to_dict()
     found = _kinds(fields)
     if not found and processor is not None:
         # second: a processor may call the token that opens a picture by this name

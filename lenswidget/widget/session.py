@@ -182,7 +182,7 @@ class Session:
         return RunSpec(spec.prompt, spec.sites, edits)
 
     def _encode_again(self, prompt: Any) -> EncodedPrompt:
-        """Another prompt with the options of the one that is shown; its pictures where it has places for them."""
+        """Another prompt with the options of the one that is shown; its pictures where they have a place."""
         options = dict(self.spec.prompt.options)
         try:
             return self.encode(prompt, **options)

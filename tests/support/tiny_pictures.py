@@ -181,7 +181,11 @@ def paligemma():
     )
     images = SiglipImageProcessorPil(size={"height": 32, "width": 32})
     images.image_seq_length = 16
-    return _made(hf.PaliGemmaForConditionalGeneration, config, hf.PaliGemmaProcessor(images, words_))
+    return _made(
+        hf.PaliGemmaForConditionalGeneration,
+        config,
+        hf.PaliGemmaProcessor(images, words_, chat_template=_chat("<image>")),
+    )
 
 
 FAMILIES = {make.__name__: make for make in (llava, qwen2_vl, idefics3, gemma3, paligemma)}
