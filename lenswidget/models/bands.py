@@ -1,7 +1,7 @@
 """Columns that belong together: a message of a chat, what its template puts around it, a picture."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from lenswidget.checks import is_integer
@@ -56,7 +56,18 @@ def check_bands(bands: Iterable[Band], n_columns: int) -> tuple[Band, ...]:
                 f"The prompt was given {band}, which does not fit its {n_columns} columns. Give start < stop "
                 f"within them, a kind among {', '.join(KINDS)}, and a name for each column or none."
             )
-    return listed
+    pictured = {column for band in listed if band.kind == "image" for column in range(band.start, band.stop)}
+    return tuple(part for band in listed for part in (_without(band, pictured) if pictured else (band,)))
+
+
+def _without(band: Band, pictured: set[int]) -> list[Band]:
+    """A template's band without a picture's columns, which are not the template's words."""
+    if band.kind != "template":
+        return [band]
+    kept = [column for column in range(band.start, band.stop) if column not in pictured]
+    cuts = [i for i in range(1, len(kept)) if kept[i] != kept[i - 1] + 1]
+    parts = [kept[a:b] for a, b in zip([0, *cuts], [*cuts, len(kept)], strict=True)]
+    return [replace(band, start=part[0], stop=part[-1] + 1) for part in parts if part]
 
 
 def spans_of(bands: Sequence[Band]) -> dict[str, list[int]]:
@@ -64,7 +75,7 @@ def spans_of(bands: Sequence[Band]) -> dict[str, list[int]]:
 
     Returns:
         By role, `"template"`, `"thinking"`, `"image"`: columns in order. Several messages of one role are
-        joined, and so are several pictures.
+        joined, and so are several pictures. Only `"template"` has what the template put there.
     """
     template = {
         column for band in bands if band.kind == "template" for column in range(band.start, band.stop)
@@ -72,9 +83,8 @@ def spans_of(bands: Sequence[Band]) -> dict[str, list[int]]:
     spans: dict[str, set[int]] = {}
     for band in bands:
         columns = set(range(band.start, band.stop))
-        is_message = band.kind == "message"
-        name = band.label if is_message else band.kind
-        spans.setdefault(name, set()).update(columns - template if is_message else columns)
+        name = band.label if band.kind == "message" else band.kind
+        spans.setdefault(name, set()).update(columns if band.kind == "template" else columns - template)
     return {name: sorted(columns) for name, columns in spans.items()}
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lenswidget.errors import PromptError
 from lenswidget.models.bands import Band, band_to_json, bands_of_json, check_bands, spans_of
+from lenswidget.models.chat_spans import chat_bands
 from lenswidget.models.hf_model import is_encoder_decoder, takes
 from lenswidget.models.pictures import check_pictures, needs_processor, picture_bands, pictured
 from lenswidget.models.prompts import chat_ids, is_chat, model_inputs, starts_twice, text_ids
@@ -155,7 +156,10 @@ def encode_prompt(
     if needs_processor(prompt, images, tokenizer, processor):
         prompt = pictured(prompt, images, processor, hf_model, add_special_tokens=add_special_tokens, **chat)
     elif is_chat(prompt):
-        prompt = chat_ids(prompt, tokenizer, **chat)
+        messages, prompt = prompt, chat_ids(prompt, tokenizer, **chat)
+        if not is_encoder_decoder(hf_model):  # whose columns are not the chat's
+            bands, remarks = chat_bands(messages, prompt, tokenizer, **chat)
+            notes += remarks
     elif chat:
         raise PromptError(f"Asked for {', '.join(chat)} with a prompt that is not a chat: leave that out.")
     elif text is not None and starts_twice(text, tokenizer) and add_special_tokens:

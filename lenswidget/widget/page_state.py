@@ -9,7 +9,7 @@ from lenswidget.errors import LensError
 from lenswidget.widget.tasks import ErrorMessage, error_message
 
 # Not read-only in Python, but never the page's to set.
-OF_THE_KERNEL = frozenset({"prompt", "_esm", "_css", "_anywidget_id"})
+OF_THE_KERNEL = frozenset({"prompt", "edits", "_esm", "_css", "_anywidget_id"})
 
 
 class PageState(anywidget.AnyWidget):

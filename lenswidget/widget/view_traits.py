@@ -98,8 +98,8 @@ class ViewTraits(t.HasTraits):
     def state(self) -> dict[str, Any]:
         """The choices made here and the recipe of the run; `model.lens(state=w.state)` shows both again.
 
-        Plain JSON values. A recipe that JSON cannot hold (inputs that are not tensors, edits along a lens that
-        is not among the widget's) is None.
+        Plain JSON values. A recipe that JSON cannot hold (inputs that are not tensors, edits along a lens
+        that is not among the widget's) is None.
         """
         try:
             recipe = self._session.recipe_state()

@@ -130,6 +130,11 @@ export function passAt(run: Pick<RunInfo, "passes">, layer: number): readonly [n
   return pass && [index, pass];
 }
 
+/** Whether a pass has several rows, and so a name beside them and a bracket. */
+export function hasLongPass({ passes = [] }: Pick<RunInfo, "passes">): boolean {
+  return passes.some(({ start, stop }) => stop - start > 1);
+}
+
 /** The passes that are shown by their last row alone. */
 export function foldedPasses(run: Pick<RunInfo, "passes">, chosen: readonly number[]): Pass[] {
   return (run.passes ?? []).filter(({ start, stop }, index) => chosen.includes(index) && stop - start > 1);

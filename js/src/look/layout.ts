@@ -1,7 +1,15 @@
 import type { CellRef, Pass, RunInfo } from "../kernel/protocol.ts";
 import type { Traits } from "../kernel/traits.ts";
 import { DEFAULTS } from "../kernel/traits.ts";
-import { type Columns, foldedPasses, STRIP_PX, type Strip, shownColumns, stripsOf } from "./bands.ts";
+import {
+  type Columns,
+  foldedPasses,
+  hasLongPass,
+  STRIP_PX,
+  type Strip,
+  shownColumns,
+  stripsOf,
+} from "./bands.ts";
 import { clamp } from "./format.ts";
 
 /** What the rows and columns of the grid are. `rows` and `cols` hold layers or positions, in visual order. */
@@ -89,7 +97,7 @@ export function shapeOf(
   const strips = stripsOf(run, columns);
   const transposed = traits.orientation === "tokens";
   const cols = transposed ? layers.reverse() : positions;
-  const head_col_px = transposed ? (strips.length ? 172 : 132) : run.passes?.length ? 104 : 58;
+  const head_col_px = transposed ? (strips.length ? 172 : 132) : hasLongPass(run) ? 104 : 58;
   const n_lines = Math.max(0, ...strips.map(({ line }) => line + 1));
   const wide = clamp(traits.column_width_px, MIN_COL_PX, MAX_COL_PX);
   const fitting = ((room_px - SCROLLBAR_PX - head_col_px - 2) / cols.length) | 0;

@@ -109,7 +109,8 @@ function heading(app: App, key: string, ref: CardRef, { k, temperature }: CardSt
   const isMain = key === MAIN;
   const own = keyOf({ ...ref, k, temperature });
   const isKept = isMain && app.traits().cards.some((card) => keyOf(card) === own);
-  const phrase = layerPhrase(ref.layer, run);
+  const looped = run.rows?.[ref.layer]?.phrase;
+  const phrase = looped ?? layerPhrase(ref.layer);
   const role = roleAt(run, ref.position);
   return h(
     "header.lw-cardhead",
@@ -118,7 +119,7 @@ function heading(app: App, key: string, ref: CardRef, { k, temperature }: CardSt
       `${phrase[0]?.toUpperCase()}${phrase.slice(1)}`,
       h(
         "span.lw-dim",
-        ` · position ${ref.position}${role && `, ${role}`}${run.predicts === "same" ? ", at" : ""}\u00a0`,
+        `${looped ? ` · layer ${ref.layer}` : ""} · position ${ref.position}${role && `, ${role}`}${run.predicts === "same" ? ", at" : ""}\u00a0`,
       ),
       promptChip(run, ref.position),
     ),
@@ -152,7 +153,7 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
     "section.lw-card",
     {
       "data-card": key,
-      "aria-label": `Decoded cell, ${layerPhrase(ref.layer, run)}, position ${ref.position}`,
+      "aria-label": `Decoded cell, ${layerPhrase(ref.layer, run)}, position ${ref.position}${run.predicts === "same" ? ": the token that stands there" : ""}`,
       "aria-busy": String(isPending),
     },
     heading(app, key, ref, state, run),

@@ -1,4 +1,4 @@
-import { cellValue, inWords } from "../cells/fields.ts";
+import { cellValue, coloringOf, inWords } from "../cells/fields.ts";
 import type { CellRef, RunInfo } from "../kernel/protocol.ts";
 import { asPercent, layerPhrase, quoted } from "../look/format.ts";
 import type { App } from "../state/context.ts";
@@ -28,7 +28,8 @@ export function describe(app: App, cell: CellRef): string {
   const top = cells.top(traits, layer, position);
   if (!top) return `${where}: not computed`;
   const parts = [`${quoted(cells.label(top.id))} ${asPercent(top.log_prob)}`];
-  if (traits.metric !== "prob") parts.push(inWords(cells, traits, cellValue(cells, traits, layer, position)));
+  if (coloringOf(traits, run) !== "prob")
+    parts.push(inWords(cells, traits, cellValue(cells, traits, layer, position)));
   if (isTarget(run, position, top.id)) parts.push(`which is ${targetName(run)}`);
   return `${where}: ${parts.join(", ")}`;
 }

@@ -1,5 +1,6 @@
 import type { CellRef } from "../kernel/protocol.ts";
 import { bandPhrase, bandsAt, isFoldedBand, passAt, withBandToggled } from "../look/bands.ts";
+import type { Shape } from "../look/layout.ts";
 import type { App } from "../state/context.ts";
 import { shownRun } from "../state/selectors.ts";
 
@@ -29,6 +30,13 @@ export function togglePass(app: App, layer: number): void {
   app.set({ folded_passes: isFolded ? others : [...others, index].sort((a, b) => a - b) });
   app.local({ said: `${isFolded ? "Unfolded" : "Folded"} ${label}, ${stop - start} rows` });
   if (!isFolded) keepFocusIn(app, { layer: stop - 1 });
+}
+
+/** Fold or unfold what the head of a row or a column is of: its pass, or the band that begins there. */
+export function toggleHead(app: App, shape: Shape, index: number, isRow: boolean): void {
+  const strip = shape.strips.filter(({ from }) => from === index).at(-1);
+  if (shape.isAcross === isRow) togglePass(app, (isRow ? shape.rows : shape.cols)[index] ?? -1);
+  else if (strip) toggleBand(app, strip.index);
 }
 
 /** What was folded away takes the focus to the row or column that stands for it. */

@@ -20,7 +20,7 @@ import {
 } from "../look/layout.ts";
 import type { App } from "../state/context.ts";
 import { lookOf, settledLayers } from "./cellLook.ts";
-import { toggleBand, togglePass } from "./folding.ts";
+import { toggleHead } from "./folding.ts";
 import { type CellNode, fitCells, fitRows, makeRow, paint, type RowNode, writeHead } from "./gridrow.ts";
 import { headOf } from "./heads.ts";
 import { Overview } from "./overview.ts";
@@ -77,7 +77,7 @@ export class GridView {
     element.append(head.element, body);
     const { signal } = app;
     on(element, "scroll", () => this.#scrolled(), signal, { passive: true });
-    on(element, "click", ({ target }: Event) => this.#pressHead(target), signal);
+    on(element, "click", (event: MouseEvent) => this.#pressHead(event), signal);
     const observer = new ResizeObserver(() => this.#resized());
     observer.observe(element);
     whenClosed(signal, () => {
@@ -129,21 +129,16 @@ export class GridView {
   }
 
   /** A press on the head of a row: its pass, or the band that begins there, folds or unfolds. */
-  #pressHead(target: EventTarget | null): void {
+  #pressHead({ target, clientX }: MouseEvent): void {
     const head = target instanceof Element ? target.closest(".is-foldable") : null;
     const shape = this.#shape;
-    const run = this.#app.cells()?.run;
-    if (!head || !shape || !run) return;
+    if (!head || !shape) return;
+    // the right edge of a column is for its width
+    if (head.matches(".lw-colhead") && clientX > head.getBoundingClientRect().right - 7) return;
     const row = this.#rows.find(({ header }) => header === head)?.row;
     const col = this.#head.cells.find(({ element }) => element === head)?.col;
-    const values = row === undefined ? shape.cols : shape.rows;
-    const index = row ?? col;
-    if (index === undefined) return;
-    const value = values[index] ?? 0;
-    const isLayer = shape.isAcross === (row !== undefined);
-    const strip = shape.strips.filter(({ from }) => from === index).at(-1);
-    if (isLayer) togglePass(this.#app, value);
-    else if (strip) toggleBand(this.#app, strip.index);
+    if (row !== undefined) toggleHead(this.#app, shape, row, true);
+    else if (col !== undefined) toggleHead(this.#app, shape, col, false);
   }
 
   currentShape(): Shape | null {
@@ -190,7 +185,7 @@ export class GridView {
     const window = windowOf(shape, this.scroll());
     this.#app.setViewport(viewportOf(shape, this.scroll()));
     this.#drawHead(run, shape, window);
-    this.#strips.draw(shape, this.#app.theme());
+    this.#strips.draw(shape, window, this.#app.theme());
     this.#rows = fitRows(this.#body, this.#rows, window, shape.row_px);
     const focus = this.#focusPlace(shape);
     let focused: CellNode | undefined;
@@ -286,11 +281,12 @@ export class GridView {
   }
 
   #drawHead(run: RunInfo, shape: Shape, window: CellRange): void {
+    const theme = this.#app.theme();
     fitCells(this.#head, "columnheader", window, shape.col_px);
     for (const cell of this.#head.cells) {
-      if (cell.last) continue;
-      cell.last = "drawn";
-      writeHead(cell.element, "lw-colhead", headOf(run, shape, cell.col, !shape.isAcross), this.#app.theme());
+      if (cell.last === theme) continue;
+      cell.last = theme;
+      writeHead(cell.element, "lw-colhead", headOf(run, shape, cell.col, !shape.isAcross), theme);
     }
   }
 

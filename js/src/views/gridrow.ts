@@ -131,12 +131,13 @@ export function paint(cell: CellNode, look: Look, isFocused: boolean): void {
 
 /** Write the header of a row or a column. Only what changed is written. */
 export function writeHead(element: HTMLElement, name: string, head: Head, theme: Theme): void {
-  const { text, at, title, label, color, isFolded } = head;
+  const { text, at, title, label, band, color, isFolded } = head;
   const className = `${name} ${head.className}${isFolded === null ? "" : " is-foldable"}`;
   const node = element.firstChild as Text;
   if (node.data !== text) node.data = text;
   if (element.className !== className) element.className = className;
   if (element.dataset.at !== at) element.dataset.at = at;
+  if ((element.dataset.band ?? "") !== band) element.dataset.band = band;
   if (element.title !== title) element.title = title;
   if ((element.ariaLabel ?? "") !== label) element.ariaLabel = label || null;
   if (color !== null) element.style.setProperty("--lw-band", bandColor(color, theme));

@@ -13,13 +13,24 @@ export interface Head {
   /** The accessible name; empty for the text itself. */
   readonly label: string;
   readonly className: string;
+  /** At the first column of a band, what the band is called. */
+  readonly band: string;
   /** Index of its band's colour, or null. */
   readonly color: number | null;
   /** Whether it is folded, where a press folds and unfolds it; else null. */
   readonly isFolded: boolean | null;
 }
 
-const PLAIN: Head = { text: "", at: "", title: "", label: "", className: "", color: null, isFolded: null };
+const PLAIN: Head = {
+  text: "",
+  at: "",
+  title: "",
+  label: "",
+  className: "",
+  band: "",
+  color: null,
+  isFolded: null,
+};
 
 /** A label for a narrow cell, with a small dot for a leading space. */
 export function brief([text, kind]: Label): string {
@@ -54,7 +65,7 @@ function layerHead(run: RunInfo, layers: readonly number[], layer: number, index
   const edges = `${isFirst ? " is-first" : ""}${isLast ? " is-final" : ""}`;
   const className = `${kind}${n > 1 ? ` is-pass${edges}` : ""}`;
   const at = n > 1 && isFirst ? `${isFolded ? "▸" : "▾"} ${pass.label}` : "";
-  return { text: row.name, at, title, label: title, className, color: null, isFolded };
+  return { text: row.name, at, title, label: title, className, band: "", color: null, isFolded };
 }
 
 function tokenHead(run: RunInfo, shape: Shape, position: number, index: number): Head {
@@ -84,6 +95,7 @@ function tokenHead(run: RunInfo, shape: Shape, position: number, index: number):
     title,
     label: places.length || same ? `position ${at}, ${title}` : "",
     className: classes.join(" "),
+    band: strip && isFirst ? stripText(strip) : "",
     color: strip?.color ?? null,
     isFolded: strip && isFirst ? strip.isFolded : null,
   };

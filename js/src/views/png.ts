@@ -108,13 +108,22 @@ function drawHeads({ pen, cells, shape }: Sheet, top: number): void {
     if (isAcross) write(pen, at, x, top + head_row_px - PLAIN_HEAD_PX + 11, col_px, "center");
   });
   rows.forEach((_, row) => {
-    const y = top + head_row_px + row * row_px + 14;
-    const { text, at } = head(row, isAcross);
-    // the name of a pass or of a role stands beside the head
-    const beside_px = at ? Math.min(head_col_px - 60, pen.measureText(at).width + 8) : 0;
-    write(pen, text, PAD + head_col_px - 8, y, head_col_px - 12 - beside_px, "right");
-    if (at) write(pen, at, PAD, y, beside_px, "left");
+    const y = top + head_row_px + row * row_px;
+    const { text, at, className } = head(row, isAcross);
+    // the name of a pass, or a position and its role, stand beside the head
+    const beside_px = at ? Math.min(head_col_px - 40, pen.measureText(at).width + 8) : 0;
+    write(pen, text, PAD + head_col_px - 8, y + 14, head_col_px - 12 - beside_px, "right");
+    if (at) write(pen, at, PAD, y + 14, beside_px, "left");
+    if (className.includes("is-pass")) drawBracket(pen, className, y, row_px);
   });
+}
+
+/** The part of a pass's bracket beside one of its rows. */
+function drawBracket(pen: Pen, className: string, y: number, row_px: number): void {
+  const x = PAD - 6;
+  pen.fillRect(x, y, 1, row_px - 1);
+  if (className.includes("is-first")) pen.fillRect(x, y, 4, 1);
+  if (className.includes("is-final")) pen.fillRect(x, y + row_px - 2, 4, 1);
 }
 
 /** The messages and pictures of the prompt, over their columns. */

@@ -2,7 +2,7 @@ import { div } from "../base/dom.ts";
 import { on } from "../base/events.ts";
 import { sameItems } from "../base/memo.ts";
 import { bandPhrase, STRIP_PX, stripText } from "../look/bands.ts";
-import type { Shape } from "../look/layout.ts";
+import type { CellRange, Shape } from "../look/layout.ts";
 import { bandColor, type Theme } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
 import { toggleBand } from "./folding.ts";
@@ -26,12 +26,14 @@ export class Strips {
     on(element, "click", press, app.signal);
   }
 
-  draw(shape: Shape, theme: Theme): void {
-    const key = [shape, theme];
+  /** Only the strips over columns in view are in the page. */
+  draw(shape: Shape, { c0, c1 }: CellRange, theme: Theme): void {
+    const inView = shape.strips.filter(({ from, to }) => from < c1 && to > c0);
+    const key = [shape, theme, inView[0], inView.at(-1), inView.length];
     if (sameItems(key, this.#key)) return;
     this.#key = key;
-    const { strips, isAcross, col_px, head_col_px } = shape;
-    const drawn = isAcross ? strips : [];
+    const { isAcross, col_px, head_col_px } = shape;
+    const drawn = isAcross ? inView : [];
     this.element.replaceChildren(
       ...drawn.map((strip) => {
         const { index, band, from, to, line, color, isFolded } = strip;

@@ -215,6 +215,7 @@ export function infoLine(app: App): Child {
     run && h("span", tokenCount(run.tokens.length)),
     run?.notes?.map((note) => h("span.lw-dim", { key: note }, note)),
     run && prediction(run),
+    run?.predicts === "same" && h("span.lw-dim", "each cell says what stands at its position"),
     state.draft !== null && !state.running && h("span.lw-dim", "edited, not run"),
     h("span.lw-gap", {}),
     run && badge(run),
