@@ -136,6 +136,8 @@ def pictured(
     listed = None if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
     if is_chat(prompt):
         found = _of_chat(prompt, listed, processor, chat)
+    elif chat:
+        raise PromptError(f"Asked for {', '.join(chat)} with a prompt that is not a chat: leave that out.")
     elif isinstance(prompt, str):
         options = {} if add_special_tokens else {"add_special_tokens": False}
         found = _of_text(str(prompt), listed, processor, hf_model, options)

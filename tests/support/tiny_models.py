@@ -89,8 +89,14 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
     },
     **dict.fromkeys(
-        ("Qwen2VLTextConfig", "Qwen2_5OmniTextConfig", "Glm4vTextConfig", "GlmOcrTextConfig")
-        + ("PaddleOCRTextConfig", "Cosmos3EdgeTextConfig"),
+        (
+            "Qwen2VLTextConfig",
+            "Qwen2_5OmniTextConfig",
+            "Glm4vTextConfig",
+            "GlmOcrTextConfig",
+            "PaddleOCRTextConfig",
+            "Cosmos3EdgeTextConfig",
+        ),
         {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}},
     ),
     "Glm4vMoeTextConfig": {
