@@ -22,7 +22,7 @@ NATS = 1e-3
 
 
 def pictures(lm: LanguageModel) -> str:
-    """What the survey says of a model and a picture: "exact", or what is not so; "text" where none was taken."""
+    """What the survey says of a model and a picture: "exact", that none was taken, or what is wrong."""
     hf_model: Any = lm.hf_model
     found = next(_taken(hf_model), None)
     if found is None:

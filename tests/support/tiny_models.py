@@ -88,17 +88,17 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "Qwen2_5_VLTextConfig": {
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
     },
-    **dict.fromkeys(
-        (
+    **{
+        name: {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}
+        for name in (
             "Qwen2VLTextConfig",
             "Qwen2_5OmniTextConfig",
             "Glm4vTextConfig",
             "GlmOcrTextConfig",
             "PaddleOCRTextConfig",
             "Cosmos3EdgeTextConfig",
-        ),
-        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}},
-    ),
+        )
+    },
     "Glm4vMoeTextConfig": {
         "rope_parameters": {
             "rope_type": "default",
