@@ -146,11 +146,9 @@ def encode_prompt(
         return prompt
     notes: list[str] = []
     text = str(prompt) if isinstance(prompt, str) else None  # numpy's text is not plain
+    messages = prompt if is_chat(prompt) else None
     if is_chat(prompt):
-        messages, prompt = prompt, chat_ids(prompt, tokenizer, **chat)
-        if not is_encoder_decoder(hf_model):  # whose columns are not the chat's
-            bands, remarks = chat_bands(messages, prompt, tokenizer, **chat)
-            notes += remarks
+        prompt = chat_ids(prompt, tokenizer, **chat)
     elif chat:
         raise PromptError(f"Asked for {', '.join(chat)} with a prompt that is not a chat: leave that out.")
     elif text is not None and starts_twice(text, tokenizer) and add_special_tokens:
@@ -173,16 +171,20 @@ def encode_prompt(
     extras = _extras(inputs, text, tokenizer, hf_model, device, add_special_tokens)
     if text is not None and decoder is not None:
         text = None  # text alone would not bring the decoder's ids again
+    shown = ids if columns is None else ids[columns]
+    if messages is not None and not is_encoder_decoder(hf_model):  # whose columns are not the chat's
+        bands, remarks = chat_bands(messages, shown.tolist(), tokenizer, **chat)
+        notes += remarks
     options = {} if add_special_tokens else {"add_special_tokens": False}
     return EncodedPrompt(
         MappingProxyType(inputs),
-        ids if columns is None else ids[columns],
+        shown,
         columns,
         text,
         extras,
         MappingProxyType(options),
         tuple(notes),
-        check_bands(bands, len(ids) if columns is None else len(columns)),
+        check_bands(bands, len(shown)),
     )
 
 
