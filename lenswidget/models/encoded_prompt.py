@@ -153,13 +153,12 @@ def encode_prompt(
         return prompt
     notes: list[str] = []
     text = str(prompt) if isinstance(prompt, str) else None  # numpy's text is not plain
-    if needs_processor(prompt, images, tokenizer, processor):
+    messages = prompt if is_chat(prompt) else None
+    is_for_processor = needs_processor(prompt, images, tokenizer, processor)
+    if is_for_processor:
         prompt = pictured(prompt, images, processor, hf_model, add_special_tokens=add_special_tokens, **chat)
     elif is_chat(prompt):
-        messages, prompt = prompt, chat_ids(prompt, tokenizer, **chat)
-        if not is_encoder_decoder(hf_model):  # whose columns are not the chat's
-            bands, remarks = chat_bands(messages, prompt, tokenizer, **chat)
-            notes += remarks
+        prompt = chat_ids(prompt, tokenizer, **chat)
     elif chat:
         raise PromptError(f"Asked for {', '.join(chat)} with a prompt that is not a chat: leave that out.")
     elif text is not None and starts_twice(text, tokenizer) and add_special_tokens:
@@ -189,7 +188,11 @@ def encode_prompt(
     if with_images:
         options["images"] = images
     shown = ids if columns is None else ids[columns]
-    bands = bands or picture_bands(shown, inputs, hf_model, processor)
+    pictures = () if bands else picture_bands(shown, inputs, hf_model, processor)
+    if messages is not None and not is_encoder_decoder(hf_model):  # whose columns are not the chat's
+        renderer = processor if is_for_processor else tokenizer
+        bands, remarks = chat_bands(messages, shown.tolist(), tokenizer, renderer=renderer, **chat)
+        notes += remarks
     return EncodedPrompt(
         MappingProxyType(inputs),
         shown,
@@ -198,7 +201,7 @@ def encode_prompt(
         extras,
         MappingProxyType(options),
         tuple(notes),
-        check_bands(bands, len(shown)),
+        check_bands((*bands, *pictures), len(shown)),
     )
 
 

@@ -254,7 +254,7 @@ def picture_bands(
 
 
 def _names(n_rows: int, n_columns: int) -> list[str]:
-    return [f"row {row + 1}, column {column + 1}" for row in range(n_rows) for column in range(n_columns)]
+    return [f"r{row + 1} c{column + 1}" for row in range(n_rows) for column in range(n_columns)]
 
 
 def _breaks(processor: Any) -> frozenset[int]:

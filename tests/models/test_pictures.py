@@ -146,6 +146,10 @@ def test_chats_hold_pictures(family):
     for run in (model.run(held), model.run(empty, images=[picture()])):
         assert run.token_ids.tolist() == inputs["input_ids"][0].tolist()
         assert float((log_probs(run, 2, run.seq - 1) - expected).abs().max()) < 1e-4
+        spans = run.spec.prompt.spans
+        said = model.tokenizer.decode([run.token_ids[i] for i in spans["user"]])
+        assert said.endswith("What is it?")
+        assert set(spans["image"]) <= set(spans["user"])
     with torch.no_grad(), model.trace(held) as tracer:
         torch.testing.assert_close(
             tracer.result.logits[0, -1].double().log_softmax(-1), expected, rtol=1e-4, atol=1e-4
@@ -166,7 +170,7 @@ def test_a_band_covers_each_pictures_columns(family):
     for band in bands:
         assert (band["kind"], band["label"], band["is_folded"]) == ("image", "image", True)
         side = int((band["stop"] - band["start"]) ** 0.5)
-        assert band["names"] == [f"row {r + 1}, column {c + 1}" for r in range(side) for c in range(side)]
+        assert band["names"] == [f"r{r + 1} c{c + 1}" for r in range(side) for c in range(side)]
     assert widget.spans == {"image": of_pictures}
     assert len(bands) == (5 if name == "idefics3" else 1)
 
@@ -187,7 +191,7 @@ def test_a_wide_picture_has_its_own_rows_and_columns():
     run = lw.LanguageModel(hf_model, processor).run(TEXT, images=[picture().resize((64, 32))])
     (band,) = run.spec.prompt.bands
     assert run.spec.prompt.model_inputs["image_grid_thw"].tolist() == [[1, 4, 8]]  # patches, four to a column
-    assert band.names[3:5] == ("row 1, column 4", "row 2, column 1")
+    assert band.names[3:5] == ("r1 c4", "r2 c1")
 
 
 def test_patches_are_not_named_where_the_states_stand_otherwise():
