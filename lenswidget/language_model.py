@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, BatchEncoding
+from transformers import AutoProcessor, AutoTokenizer, BatchEncoding, ProcessorMixin
 
 from lenswidget.anatomy.anatomy import Anatomy
 from lenswidget.anatomy.discovery import discover
@@ -17,9 +17,19 @@ from lenswidget.errors import LensError, ModelError, PromptError
 from lenswidget.interventions.changes import Change, make_changes, ready_changes
 from lenswidget.interventions.edited_call import EditedCall
 from lenswidget.interventions.recipe import Edit, check_edits
+from lenswidget.models.caches import after_cache, check_continuation, check_lengths
 from lenswidget.models.facts import facts_of
-from lenswidget.models.hf_model import attribute_errors_told, check_keywords, device_of, takes
-from lenswidget.models.prompts import Prompt, after_cache, model_inputs
+from lenswidget.models.hf_model import (
+    attribute_errors_told,
+    auto_class,
+    check_keywords,
+    device_of,
+    takes,
+    takes_pictures,
+)
+from lenswidget.models.pictures import check_pictures, needs_processor, pictured
+from lenswidget.models.prompts import Prompt, model_inputs
+from lenswidget.models.run_state import settle
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.tracing.generation import Generation
@@ -40,7 +50,8 @@ class LanguageModel(TracedModel, ReadableModel):
 
     Args:
         name_or_hf_model: a hub name or folder, or a loaded model. A loaded model is used as it is.
-        tokenizer: its tokenizer, or the name of one; None with a loaded model to trace token ids alone.
+        tokenizer: its tokenizer, or the processor of a model that takes pictures, or the name of either; None
+            with a loaded model to trace token ids alone.
         blocks: path of the `ModuleList` of decoder blocks, where watching the model does not find it.
         final_norm: path of the final norm, likewise.
         unembed: path of the module that makes the logits, likewise.
@@ -74,11 +85,16 @@ class LanguageModel(TracedModel, ReadableModel):
         else:
             name = _name(name_or_hf_model)
             source = _source(name, tokenizer=tokenizer, rename=rename, **given, **from_pretrained_kwargs)
-            hf_model = _loaded(AutoModelForCausalLM, name, **from_pretrained_kwargs).eval()
+            hf_model = _loaded(
+                auto_class(name, from_pretrained_kwargs), name, **from_pretrained_kwargs
+            ).eval()
             tokenizer = tokenizer or name
         super().__init__(hf_model, rename=rename)
         if isinstance(tokenizer, (str, os.PathLike)):
-            tokenizer = _loaded(AutoTokenizer, os.fspath(tokenizer))
+            kind = AutoProcessor if takes_pictures(hf_model) else AutoTokenizer
+            tokenizer = _loaded(kind, os.fspath(tokenizer))
+        if isinstance(tokenizer, ProcessorMixin):
+            self.processor, tokenizer = tokenizer, getattr(tokenizer, "tokenizer", None)
         if tokenizer is not None and not hasattr(tokenizer, "decode"):
             raise ModelError(
                 f"The tokenizer is a {type(tokenizer).__name__}. Give one of transformers, its name, or None."
@@ -128,7 +144,8 @@ class LanguageModel(TracedModel, ReadableModel):
             edits: made in this forward, before the body sees what they change; positions count a row's own
                 tokens, padding left out.
             kwargs: handed on to the model's forward, as `use_cache=False`; and `add_special_tokens=False` for
-                text that has them. With `past_key_values=cache` the prompt goes on from what the cache holds.
+                text that has them, `images=[...]` for text with a placeholder for each. With
+                `past_key_values=cache` the prompt goes on from what the cache holds.
         Raises:
             PromptError: no prompt, several, one that the model cannot take, or a keyword that no module of
                 the model takes.
@@ -220,8 +237,9 @@ class LanguageModel(TracedModel, ReadableModel):
             sites: captured now; the others are when they are first read, by one more forward.
             edits: made in every forward of this run, those that capture other sites later included.
             progress: called with `(layers passed, layers)`.
-            options: of the prompt: `add_special_tokens=False`; `decoder=` for an encoder-decoder, the text,
-                ids or number of tokens that its decoder has; options of a chat template. See `encode_prompt`.
+            options: of the prompt: `add_special_tokens=False`; `images=`, the pictures that its text or chat
+                has places for; `decoder=` for an encoder-decoder, the text, ids or number of tokens that its
+                decoder has; options of a chat template. See `encode_prompt`.
         Raises:
             PromptError: a prompt that the model cannot take, or several.
             CellError: a site that the model does not have.
@@ -233,6 +251,10 @@ class LanguageModel(TracedModel, ReadableModel):
         """The widget on a prompt: see `LensWidget`."""
         return LensWidget(self, prompt, **kwargs)
 
+    def _open(self, model_call: ModelCall, kind: type[Trace] = Trace) -> Trace:
+        settle(self.hf_model)
+        return super()._open(model_call, kind)
+
     def _inputs(self, prompt: tuple[Any, ...], kwargs: dict[str, Any], side: str | None) -> dict[str, Any]:
         add_special_tokens = kwargs.pop("add_special_tokens", True)
         if len(prompt) > 1:
@@ -242,14 +264,26 @@ class LanguageModel(TracedModel, ReadableModel):
         if not prompt and not {"input_ids", "inputs_embeds", "input_features"} & set(kwargs):
             raise PromptError("No prompt was given. Write trace(prompt), with a string, ids or an encoding.")
         if not prompt:
-            return after_cache({**self.tokenize(kwargs)})
-        found = self.tokenize(prompt[0], side=side, add_special_tokens=add_special_tokens)
+            return self._checked({**self.tokenize(kwargs)}, side)
+        given, images = prompt[0], kwargs.pop("images", None)
+        if needs_processor(given, images, self.tokenizer, self.processor):
+            given = pictured(
+                given, images, self.processor, self.hf_model, add_special_tokens=add_special_tokens
+            )
+        found = self.tokenize(given, side=side, add_special_tokens=add_special_tokens)
         encoding = {**found, **kwargs}
         if "attention_mask" in kwargs:
             if "position_ids" not in kwargs:
                 encoding.pop("position_ids", None)  # they go by the mask, which is another one
             encoding = {**self.tokenize(encoding)}
-        return after_cache(encoding)
+        return self._checked(encoding, side)
+
+    def _checked(self, encoding: dict[str, Any], side: str | None) -> dict[str, Any]:
+        is_generation = side is not None
+        check_lengths(encoding)
+        check_pictures(encoding, self.hf_model, self.processor)
+        check_continuation(encoding, self.hf_model, is_generation=is_generation)
+        return after_cache(encoding, is_generation=is_generation)
 
     def _is_block(self, ref: ModuleRef) -> bool:
         # only elements of a list can be blocks: all else is settled without looking at the model

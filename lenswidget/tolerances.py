@@ -121,6 +121,11 @@ SAME_CONTEXT = Tolerance(
 PADDING = Tolerance(
     "A padded row runs through other kernels; pads that count as tokens move logits by far more.", share=1e-3
 )
+CONTINUATION = Tolerance(
+    "As a share of what forgetting the cached tokens does; a clamp in a one-token step moves a thousandth.",
+    share=0.05,
+    floor=1e-5,
+)
 TEXTS_TOGETHER = Tolerance(
     "A text in a batch and by itself, through a deep model, as a share of the norm.", spacings=8.0, share=1e-4
 )

@@ -26,6 +26,7 @@ from lenswidget.tracing.trace import Trace
 from lenswidget.tracing.traced_model import TracedModel
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+from survey_pictures import pictures
 from tiny_models import WHY_NOT, tiny_config, tiny_model
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
@@ -36,6 +37,7 @@ MAPPINGS = {
     "causal": hf.MODEL_FOR_CAUSAL_LM_MAPPING,
     "encoder-decoder": hf.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     "masked": hf.MODEL_FOR_MASKED_LM_MAPPING,
+    "pictures": hf.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
 }
 
 
@@ -46,7 +48,8 @@ class Row:
     `status` is "exact", "off", "refused" or "no instance". The errors are the largest |difference| of
     log-probs on a fresh prompt, in nats: of the tail against the model's own logits, of the tail against
     float64 of the same weights, and of the model's own float32 against that. `sum_error` is the largest
-    |resid_pre + what the sites add - resid_post| over the largest |resid_post|.
+    |resid_pre + what the sites add - resid_post| over the largest |resid_post|. `picture` is what
+    `survey_pictures.pictures` says, of the mapping "pictures".
     """
 
     mapping: str
@@ -62,6 +65,7 @@ class Row:
     sites: tuple[str, ...] = ()
     sum_error: float = 0.0
     reads: str = ""
+    picture: str = ""
 
 
 @functools.cache
@@ -113,6 +117,7 @@ def _row(mapping: str, config_class: type[hf.PretrainedConfig], model_class: typ
         reason=_reason(anatomy.sites),
         sum_error=sum_error,
         reads=_reads(anatomy),
+        picture=pictures(lm) if mapping == "pictures" else "",
     )
 
 
@@ -213,7 +218,8 @@ def _line(row: Row) -> str:
     way = "off" if row.status == "off" else "fast" if row.is_fast else "own forward"
     inner = ", ".join(site for site in row.sites if site not in ("resid_pre", "resid_post")) or "none"
     errors = [_number(row.from_float64), _number(row.own_from_float64)]
-    cells = [f"{row.model} ({row.config})", way, *errors, ", ".join(row.kinds), inner, row.reads]
+    reads = f"{row.reads}; picture: {row.picture}" if row.picture else row.reads
+    cells = [f"{row.model} ({row.config})", way, *errors, ", ".join(row.kinds), inner, reads]
     return f"| {' | '.join(cells)} |"
 
 

@@ -24,10 +24,12 @@ class ReadableModel(ABC):
 
     Attributes:
         tokenizer: turns text into ids and back; None for a model that is given ids alone.
+        processor: of a model that takes pictures; None for any other.
         source: the code that loads the model again, with `import lenswidget as lw`; None if unknown.
     """
 
     tokenizer: Any = None
+    processor: Any = None
     source: str | None = None
 
     @property

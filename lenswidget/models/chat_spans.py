@@ -5,6 +5,7 @@ before and after that text in the chat as it is. What was found is decoded again
 nothing is said.
 """
 
+import difflib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,19 +44,20 @@ class _Said:
 
 
 def chat_bands(
-    messages: Any, ids: Sequence[int], tokenizer: Any, **options: Any
+    messages: Any, ids: Sequence[int], tokenizer: Any, *, renderer: Any = None, **options: Any
 ) -> tuple[tuple[Band, ...], list[str]]:
     """The bands of a chat's columns: its messages, what the template puts around them, what is thinking.
 
     Args:
         messages: the chat.
         ids: of its columns, as the template and the tokenizer made them.
+        renderer: what has the template, a processor say; the tokenizer unless given.
         options: of the template.
     Returns:
         The bands, and remarks for people. Without bands a remark says why.
     """
     try:
-        return _found(_Chat(messages, tokenizer, options), list(ids))
+        return _found(_Chat(messages, tokenizer, renderer or tokenizer, options), list(ids))
     except _Unknown as reason:
         return (), [f"Which columns are whose message is not known: {reason}."]
 
@@ -63,9 +65,10 @@ def chat_bands(
 class _Chat:
     """A chat that can be rendered with other messages."""
 
-    def __init__(self, messages: Any, tokenizer: Any, options: Mapping[str, Any]) -> None:
+    def __init__(self, messages: Any, tokenizer: Any, renderer: Any, options: Mapping[str, Any]) -> None:
         self.messages = [dict(message) for message in messages]
         self.tokenizer = tokenizer
+        self._renderer = renderer
         self._options = {"add_generation_prompt": True, **options}
         text = self.render(self.messages)
         if text is None:
@@ -75,7 +78,7 @@ class _Chat:
     def render(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str | None:
         """Some messages as text; None where the template refuses them."""
         try:
-            found = self.tokenizer.apply_chat_template(
+            found = self._renderer.apply_chat_template(
                 list(messages), tokenize=False, **{**self._options, **options}
             )
         except Exception:  # a template may raise whatever it likes
@@ -136,9 +139,31 @@ def _offsets(chat: _Chat, ids: list[int]) -> tuple[list[int], list[int]]:
         offsets = [(int(start), int(stop)) for start, stop in found["offset_mapping"]]
     except Exception:  # tokenizers written in Python have no offsets, and say so in ways of their own
         raise _Unknown("the tokenizer does not say where its tokens are in the text") from None
-    if list(found["input_ids"]) != ids:
+    own = list(found["input_ids"])
+    if own != ids and any(_has_pictures(message) for message in chat.messages):
+        offsets = _widened(own, offsets, ids)
+    elif own != ids:
         raise _Unknown("the template’s text gives other tokens by itself")
     return [start for start, _ in offsets], [stop for _, stop in offsets]
+
+
+def _has_pictures(message: Mapping[str, Any]) -> bool:
+    parts: Any = message.get("content")
+    if not isinstance(parts, Sequence) or isinstance(parts, str):
+        return False
+    return any(isinstance(part, Mapping) and part.get("type") != "text" for part in parts)
+
+
+def _widened(own: list[int], offsets: list[tuple[int, int]], ids: list[int]) -> list[tuple[int, int]]:
+    """The offsets of a text's tokens, where a processor has put a picture's many for its placeholder."""
+    found: list[tuple[int, int]] = []
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, own, ids, autojunk=False).get_opcodes():
+        if kind == "equal":
+            found += offsets[a:b]
+        else:
+            start = offsets[a][0] if a < b else offsets[a - 1][1] if a else 0
+            found += [(start, offsets[b - 1][1] if a < b else start)] * (d - c)
+    return found
 
 
 def _fields(message: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], str, bool]]:

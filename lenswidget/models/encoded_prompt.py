@@ -1,12 +1,11 @@
 """One prompt as a value: what the model takes, which tokens the columns show, and how to make it again."""
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -14,8 +13,10 @@ from torch import Tensor, nn
 from lenswidget.errors import PromptError
 from lenswidget.models.bands import Band, band_to_json, bands_of_json, check_bands, spans_of
 from lenswidget.models.chat_spans import chat_bands
+from lenswidget.models.decoder_ids import add_decoder, start_ids
 from lenswidget.models.hf_model import is_encoder_decoder, takes
-from lenswidget.models.prompts import chat_ids, is_chat, model_inputs, starts_twice, text_ids
+from lenswidget.models.pictures import check_pictures, needs_processor, picture_bands, pictured
+from lenswidget.models.prompts import chat_ids, is_chat, model_inputs, starts_twice
 
 # Integer inputs of at most so many numbers in all are written out in code.
 MOST_IN_CODE = 4096
@@ -69,7 +70,9 @@ class EncodedPrompt:
         is_whole = "decoder_input_ids" not in self.model_inputs  # a trace puts no start token there
         if self.text is not None and is_whole and not self.options:
             return repr(self.text)
-        if not self.extras and is_whole:
+        if self.text is not None and is_whole and set(self.options) == {"images"}:
+            return f"{self.text!r}, images=images"
+        if not self.extras and is_whole and self.text is None:
             return repr(self.model_inputs["input_ids"][0].tolist())
         values = list(self.model_inputs.values())
         is_short = sum(value.numel() for value in values if isinstance(value, Tensor)) <= MOST_IN_CODE
@@ -80,10 +83,10 @@ class EncodedPrompt:
 
     def to_state(self) -> dict[str, Any]:
         """The prompt as plain JSON values; `from_state` is the inverse."""
-        if self.text is not None:
+        if self.text is not None and "images" not in self.options:
             return {"text": self.text, **({"options": dict(self.options)} if self.options else {})}
         bands = {"bands": [band_to_json(band) for band in self.bands]} if self.bands else {}
-        if not self.extras:
+        if not self.extras and self.text is None:
             return {"ids": self.model_inputs["input_ids"][0].tolist(), **bands}
         inputs = {name: tensor_to_json(name, value) for name, value in self.model_inputs.items()}
         return {"inputs": inputs, **bands}
@@ -125,6 +128,8 @@ def encode_prompt(
     *,
     decoder: Any = None,
     add_special_tokens: bool = True,
+    images: Any = None,
+    processor: Any = None,
     bands: Sequence[Band] = (),
     **chat: Any,
 ) -> EncodedPrompt:
@@ -137,6 +142,8 @@ def encode_prompt(
             before them where it is missing), or how many tokens to continue greedily; None is the start
             token alone.
         add_special_tokens: whether the tokenizer adds its own, a BOS say, to text.
+        images: pictures, in the order of their placeholders in the text, or of their places in the chat.
+        processor: of a model that takes pictures.
         bands: columns that belong together, of ids or an encoding; those of a chat are found.
         chat: options of the chat template, `add_generation_prompt` and `enable_thinking` say.
     Raises:
@@ -146,23 +153,26 @@ def encode_prompt(
         return prompt
     notes: list[str] = []
     text = str(prompt) if isinstance(prompt, str) else None  # numpy's text is not plain
-    if is_chat(prompt):
-        messages, prompt = prompt, chat_ids(prompt, tokenizer, **chat)
-        if not is_encoder_decoder(hf_model):  # whose columns are not the chat's
-            bands, remarks = chat_bands(messages, prompt, tokenizer, **chat)
-            notes += remarks
+    messages = prompt if is_chat(prompt) else None
+    is_for_processor = needs_processor(prompt, images, tokenizer, processor)
+    if is_for_processor:
+        prompt = pictured(prompt, images, processor, hf_model, add_special_tokens=add_special_tokens, **chat)
+    elif is_chat(prompt):
+        prompt = chat_ids(prompt, tokenizer, **chat)
     elif chat:
         raise PromptError(f"Asked for {', '.join(chat)} with a prompt that is not a chat: leave that out.")
     elif text is not None and starts_twice(text, tokenizer) and add_special_tokens:
         notes.append(f"The text begins with {tokenizer.bos_token}, which the tokenizer adds: one is used.")
     inputs = dict(model_inputs(prompt, tokenizer, hf_model, device, add_special_tokens=add_special_tokens))
+    inputs.pop("labels", None)  # of a loss, which no readout shows; some processors add them
     _check_one(inputs)
+    check_pictures(inputs, hf_model, processor)
     if "position_ids" in inputs and "input_ids" in inputs and takes(hf_model, "attention_mask"):
         # without a mask and without a cache, transformers takes jumps in the positions for prompts that were
         # packed into one row, and keeps them apart; its own forward, which fills a cache, does not
         inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
     if is_encoder_decoder(hf_model):
-        _add_decoder(inputs, decoder, tokenizer, hf_model, device)
+        add_decoder(inputs, decoder, tokenizer, hf_model, device)
     elif decoder is not None:
         raise PromptError(
             f"Asked for decoder={decoder!r:.40}, but {type(hf_model).__name__} has no decoder beside an "
@@ -170,19 +180,28 @@ def encode_prompt(
         )
     columns = _columns(inputs, hf_model)
     ids = column_source(inputs)[0].cpu().long()
-    extras = _extras(inputs, text, tokenizer, hf_model, device, add_special_tokens)
+    with_images = images is not None and text is not None
+    extras = () if with_images else _extras(inputs, text, tokenizer, hf_model, device, add_special_tokens)
     if text is not None and decoder is not None:
         text = None  # text alone would not bring the decoder's ids again
-    options = {} if add_special_tokens else {"add_special_tokens": False}
+    options: dict[str, Any] = {} if add_special_tokens else {"add_special_tokens": False}
+    if with_images:
+        options["images"] = images
+    shown = ids if columns is None else ids[columns]
+    pictures = () if bands else picture_bands(shown, inputs, hf_model, processor)
+    if messages is not None and not is_encoder_decoder(hf_model):  # whose columns are not the chat's
+        renderer = processor if is_for_processor else tokenizer
+        bands, remarks = chat_bands(messages, shown.tolist(), tokenizer, renderer=renderer, **chat)
+        notes += remarks
     return EncodedPrompt(
         MappingProxyType(inputs),
-        ids if columns is None else ids[columns],
+        shown,
         columns,
         text,
         extras,
         MappingProxyType(options),
         tuple(notes),
-        check_bands(bands, len(ids) if columns is None else len(columns)),
+        check_bands((*bands, *pictures), len(shown)),
     )
 
 
@@ -247,64 +266,6 @@ def _is_same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.shape == other.shape and bool(torch.equal(one, other.to(one.dtype)))
     return one is other
-
-
-def _add_decoder(
-    inputs: dict[str, Any], decoder: Any, tokenizer: Any, hf_model: nn.Module, device: torch.device
-) -> None:
-    """Give an encoder-decoder the ids that its decoder's columns show."""
-    if "decoder_input_ids" in inputs:
-        if decoder is not None:
-            raise PromptError(
-                "Asked for decoder= with an encoding that has decoder_input_ids: give one of them."
-            )
-        return
-    start = start_ids(hf_model, device)
-    if decoder is None:
-        ids = start
-    elif isinstance(decoder, int) and not isinstance(decoder, bool):
-        ids = _continued(inputs, start, decoder, hf_model)
-    else:
-        found = text_ids(decoder, tokenizer) if isinstance(decoder, str) else _listed(decoder)
-        given = torch.tensor([found], device=device, dtype=torch.long)
-        ids = given if found[:1] == start[0].tolist() else torch.cat([start, given], dim=1)
-    inputs["decoder_input_ids"] = ids
-
-
-def start_ids(hf_model: Any, device: torch.device) -> Tensor:
-    """The token that an encoder-decoder's decoder begins with, `[1, 1]`.
-
-    Raises:
-        PromptError: the model does not name one.
-    """
-    for config in (getattr(hf_model, "generation_config", None), getattr(hf_model, "config", None)):
-        for name in ("decoder_start_token_id", "bos_token_id"):
-            found = getattr(config, name, None)
-            if isinstance(found, int):
-                return torch.tensor([[found]], device=device)
-    raise PromptError(
-        f"{type(hf_model).__name__} names no token that its decoder starts with. Give decoder=[ids]."
-    )
-
-
-def _continued(inputs: Mapping[str, Any], start: Tensor, n_tokens: int, hf_model: Any) -> Tensor:
-    """The start token and the `n_tokens` that the model itself goes on with, greedily."""
-    if n_tokens < 1:
-        raise PromptError(f"Asked for {n_tokens} tokens of the decoder. Give 1 or more.")
-    with torch.no_grad():
-        return hf_model.generate(
-            **inputs, decoder_input_ids=start, max_new_tokens=n_tokens, do_sample=False, num_beams=1
-        )
-
-
-def _listed(ids: Any) -> list[int]:
-    found = ids.flatten().tolist() if isinstance(ids, (Tensor, np.ndarray)) else ids
-    if not isinstance(found, Iterable) or isinstance(found, (bytes, Mapping)):
-        raise PromptError(f"The decoder was given {ids!r:.60}. Give text, token ids, or a number of tokens.")
-    listed = list(found)
-    if not listed or not all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in listed):
-        raise PromptError(f"The decoder was given {ids!r:.60}. Give text, token ids, or a number of tokens.")
-    return [int(i) for i in listed]
 
 
 def tensor_to_json(name: str, value: Any) -> dict[str, Any]:

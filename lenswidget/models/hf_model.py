@@ -11,7 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import MODEL_FOR_MASKED_LM_MAPPING
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+)
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import generic
 
@@ -181,7 +191,10 @@ def check_keywords(hf_model: nn.Module, kwargs: Mapping[str, Any]) -> None:
     """
     if not kwargs:
         return
-    known = _keywords_of(frozenset(type(module) for module in hf_model.modules())) | {"add_special_tokens"}
+    known = _keywords_of(frozenset(type(module) for module in hf_model.modules())) | {
+        "add_special_tokens",
+        "images",
+    }
     known |= set(inspect.signature(hf_model.forward).parameters)
     for name in kwargs:
         if name not in known:
@@ -190,6 +203,41 @@ def check_keywords(hf_model: nn.Module, kwargs: Mapping[str, Any]) -> None:
             raise PromptError(
                 f"Asked for {name}=, which no module of {type(hf_model).__name__} takes. {remedy}"
             )
+
+
+# In this order: a configuration may be in several.
+_AUTO_CLASSES = (
+    (MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM),
+    (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForImageTextToText),
+    (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, AutoModelForSeq2SeqLM),
+    (MODEL_FOR_MASKED_LM_MAPPING, AutoModelForMaskedLM),
+)
+# Options of loading that a configuration needs too.
+_OF_A_CONFIG = frozenset(
+    {"trust_remote_code", "token", "revision", "cache_dir", "local_files_only", "subfolder"}
+)
+
+
+def auto_class(name: str, options: Mapping[str, Any]) -> Any:
+    """The transformers auto class that loads a model by its name; that of causal models where none is known.
+
+    Args:
+        options: of `from_pretrained`.
+    """
+    if "gguf_file" in options or "config" in options:
+        return AutoModelForCausalLM
+    try:
+        config = AutoConfig.from_pretrained(name, **{k: v for k, v in options.items() if k in _OF_A_CONFIG})
+    except Exception:  # loading the model says what is wrong
+        return AutoModelForCausalLM
+    found = (auto for mapping, auto in _AUTO_CLASSES if type(config) in mapping)
+    return next(found, AutoModelForCausalLM)
+
+
+def takes_pictures(hf_model: nn.Module) -> bool:
+    """Whether transformers knows the model's configuration as one of pictures with text."""
+    config = getattr(hf_model, "config", None)
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and takes(hf_model, "pixel_values")
 
 
 def is_masked_lm(hf_model: nn.Module) -> bool:

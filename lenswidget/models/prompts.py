@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import BatchEncoding
 
 from lenswidget.errors import PromptError
+from lenswidget.models.caches import check_lengths
 from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import inference, takes, text_config
 from lenswidget.tolerances import PADDING, largest, within
@@ -66,6 +67,7 @@ def model_inputs(
         key: value.to(device) if isinstance(value, Tensor) else value for key, value in encoding.items()
     }
     _check(encoding, hf_model)
+    check_lengths(encoding)
     _add_positions(encoding, hf_model)
     return BatchEncoding(encoding)
 
@@ -281,23 +283,3 @@ def _bears_left_padding(hf_model: nn.Module, device: Any) -> bool:
         return within(padded, alone, PADDING, largest(alone))
 
     return facts_of(hf_model).get("bears left padding", tried)
-
-
-def after_cache(encoding: dict[str, Any]) -> dict[str, Any]:
-    """An encoding whose mask covers what its `past_key_values` hold, as `generate` would make it.
-
-    A mask of the new tokens alone would hide most of the prefix.
-    """
-    n_past, mask = _n_cached(encoding.get("past_key_values")), encoding.get("attention_mask")
-    given = encoding.get("input_ids", encoding.get("inputs_embeds"))
-    if not n_past or not isinstance(mask, Tensor) or given is None or mask.shape[1] != given.shape[1]:
-        return encoding
-    past = torch.ones(mask.shape[0], n_past, dtype=mask.dtype, device=mask.device)
-    return {**encoding, "attention_mask": torch.cat([past, mask], dim=1)}
-
-
-def _n_cached(cache: Any) -> int:
-    """How many positions a cache holds."""
-    if hasattr(cache, "get_seq_length"):
-        return int(cache.get_seq_length())
-    return int(cache[0][0].shape[-2]) if isinstance(cache, tuple) and cache else 0

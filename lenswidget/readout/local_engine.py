@@ -73,7 +73,9 @@ class LocalEngine:
         """One prompt as the model takes it: see `encode_prompt`, which explains the options."""
         model = self.model
         with model.lock:
-            return encode_prompt(prompt, model.tokenizer, model.hf_model, model.device, **options)
+            return encode_prompt(
+                prompt, model.tokenizer, model.hf_model, model.device, processor=model.processor, **options
+            )
 
     def run(
         self,

@@ -48,6 +48,7 @@ def cell_code(
         load,
         *([] if is_plain else [f"# lens: your {'function' if is_function else 'lens'} shown as {lens!r}"]),
         *([] if inputs else [f"# prompt: the encoding that you gave, with {', '.join(prompt.model_inputs)}"]),
+        *(["# images: the pictures that you gave"] if "images" in prompt.options else []),
         *(["# edits: those of the widget, w.edits"] if edits is None else []),
         *(
             [f"# the model's own modules round to {info.dtype}; the card is decoded in float32"]

@@ -5,15 +5,16 @@ into an id. Bytes that are no whole character are shown in hex, white space as g
 """
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 Kind = Literal["text", "space", "bytes", "special", "none"]
 
 SPACE_GLYPHS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 ZERO_WIDTH_JOINER = "\u200d"
+REPLACEMENT = "\ufffd"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,18 @@ class Labels:
             pending = b""
         return joined
 
+    def text(self, token_ids: Iterable[int]) -> str:
+        """What these ids spell together, as the tokenizer's own decode does: fragments make up characters.
+
+        Bytes that are no whole character become the replacement sign; special tokens keep their names.
+        """
+        spelt = (self._spelt(token_id) for token_id in token_ids)
+        return b"".join(spelt).decode(errors="replace")
+
+    def _spelt(self, token_id: int) -> bytes:
+        label = self[token_id]
+        return bytes.fromhex(label.raw) if label.kind == "bytes" else label.raw.encode(errors="replace")
+
     def search(self, text: str, k: int = 20) -> list[int]:
         """Ids whose string is like `text`: the same first, then alike but for space and case, then prefixes.
 
@@ -150,17 +163,33 @@ class Labels:
         piece = self.tokenizer.convert_ids_to_tokens(token_id)
         if piece is None:
             return Label(f"#{token_id}", "none", "")
-        raw = self._bytes(piece)
-        if raw is None:
+        told, raw = self._bytes(piece), ""
+        if told is None:
             text = self.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
             # sentencepiece drops the space that opens a sequence, so take it from the piece
-            raw = piece.replace("▁", " ") if "▁" in piece else text or str(piece)
-        else:
+            raw = str(piece.replace("▁", " ") if "▁" in piece else text or piece)
+            told = self._told_bytes(token_id) if REPLACEMENT in raw else None
+        if told is not None:
             try:
-                raw = raw.decode()
+                raw = told.decode()
             except UnicodeDecodeError:
-                return Label(raw.hex(" ").upper(), "bytes", raw.hex())
+                return Label(told.hex(" ").upper(), "bytes", told.hex())
         return Label(visible(raw), "space" if raw.isspace() else "text", raw)
+
+    def _told_bytes(self, token_id: int) -> bytes | None:
+        """The bytes of an id, where a tokenizer that names pieces by their text can tell them apart."""
+        return None if self._byte_piece is None else self._byte_piece(token_id)
+
+    @cached_property
+    def _byte_piece(self) -> Callable[[int], bytes] | None:
+        """What tells an id's bytes, in the tokenizer or in one that it wraps, as mistral-common's does."""
+        inner = self.tokenizer
+        while inner is not None:
+            found = getattr(inner, "id_to_byte_piece", None)
+            if callable(found):
+                return cast(Any, found)
+            inner = getattr(inner, "instruct_tokenizer", None) or getattr(inner, "tokenizer", None)
+        return None
 
     def _bytes(self, piece: Any) -> bytes | None:
         """The bytes a vocabulary piece stands for, where the tokenizer works on bytes."""

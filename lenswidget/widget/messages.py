@@ -129,7 +129,7 @@ def run_message(
     next_id = int(answer.ids[0, 0])
     return {
         "id": run.id,
-        "prompt": "".join(labels[i].raw for i in tokens) if prompt.text is None else prompt.text,
+        "prompt": labels.text(tokens) if prompt.text is None else prompt.text,
         "is_text": prompt.text is not None,
         "extras": list(prompt.extras),
         "notes": list(prompt.notes),

@@ -1,11 +1,12 @@
 """What a widget's requests are answered from: an engine, its lenses, its labels and its runs."""
 
 from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any, NamedTuple, cast
 
 from lenswidget.checks import check_ids
-from lenswidget.errors import CellError, FidelityError, LensError
+from lenswidget.errors import CellError, FidelityError, LensError, PromptError
 from lenswidget.interventions.recipe_code import edits_code
 from lenswidget.interventions.recipe_state import edits_to_state
 from lenswidget.lenses.lens import (
@@ -175,11 +176,22 @@ class Session:
             edits = spec.edits
         else:
             assert request.prompt is not None
-            options = dict(self.spec.prompt.options)
-            spec, edits = RunSpec(self.encode(request.prompt, **options)), self.spec.edits
+            spec, edits = RunSpec(self._encode_again(request.prompt)), self.spec.edits
         if request.edits is not None:
             edits = edits_of(request.edits, edits, self)
         return RunSpec(spec.prompt, spec.sites, edits)
+
+    def _encode_again(self, prompt: Any) -> EncodedPrompt:
+        """Another prompt with the options of the one that is shown; its pictures where they have a place."""
+        options = dict(self.spec.prompt.options)
+        try:
+            return self.encode(prompt, **options)
+        except PromptError:
+            if options.pop("images", None) is None:
+                raise
+            with suppress(PromptError):
+                return self.encode(prompt, **options)
+            raise
 
     @property
     def is_current(self) -> bool:

@@ -33,7 +33,9 @@ STATIC = Path(__file__).parent.parent / "static"
 TURNS_AFTER_A_RUN = 3
 IDLE = {"state": "idle", "text": "", "done": 0, "total": 0}
 # How a prompt is encoded; see `encode_prompt`.
-PROMPT_OPTIONS = frozenset({"add_special_tokens", "decoder", "add_generation_prompt", "enable_thinking"})
+PROMPT_OPTIONS = frozenset(
+    {"add_special_tokens", "decoder", "images", "add_generation_prompt", "enable_thinking"}
+)
 
 
 class LensWidget(ViewTraits, PageState):

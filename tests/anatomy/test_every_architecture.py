@@ -35,12 +35,16 @@ def test_every_entry_has_a_row(rows):
     )
 
 
-@pytest.mark.parametrize(("mapping", "n"), [("causal", 170), ("encoder-decoder", 30), ("masked", 45)])
+@pytest.mark.parametrize(
+    ("mapping", "n"), [("causal", 170), ("encoder-decoder", 30), ("masked", 45), ("pictures", 64)]
+)
 def test_most_entries_run(rows, mapping, n):
     assert sum(row.status != "no instance" for row in rows if row.mapping == mapping) >= n
 
 
-@pytest.mark.parametrize(("mapping", "share"), [("causal", 0.97), ("encoder-decoder", 1.0), ("masked", 0.91)])
+@pytest.mark.parametrize(
+    ("mapping", "share"), [("causal", 0.97), ("encoder-decoder", 1.0), ("masked", 0.91), ("pictures", 0.95)]
+)
 def test_those_that_run_are_exact(rows, mapping, share):
     running = [row for row in rows if row.mapping == mapping and row.status != "no instance"]
     exact = [row for row in running if row.status == "exact"]
@@ -51,7 +55,7 @@ def test_columns_and_what_they_speak_of_are_those_of_the_mapping(rows):
     exact = [row for row in rows if row.status == "exact"]
     both_sides = [row for row in exact if "decoder's columns" in row.reads]
     # some entries of that mapping hand the encoder's states to a plain decoder, among its tokens
-    assert {row.mapping for row in both_sides} <= {"encoder-decoder", "masked"}
+    assert {row.mapping for row in both_sides} <= {"encoder-decoder", "masked", "pictures"}
     assert len(both_sides) >= 25
     masked = [row for row in exact if row.mapping == "masked" and row not in both_sides]
     # MRA's attention is a CUDA kernel, and zeros without it: there no position sees another
@@ -59,6 +63,13 @@ def test_columns_and_what_they_speak_of_are_those_of_the_mapping(rows):
     causal = [row for row in exact if row.mapping == "causal" and "sees later ones" not in row.reads]
     assert len(causal) >= 160
     assert [row.model for row in causal if row.reads.split(", ")[0] != "next token"] == []
+
+
+def test_pictures_are_read_with_their_text_and_never_left_out_in_silence(rows):
+    said = [row.picture for row in rows if row.mapping == "pictures" and row.status == "exact"]
+    # pixels are made up here in a few shapes; what takes another shape is looked at on text alone
+    assert set(said) <= {"exact", "exact, no placeholders", "no picture made here was taken"}
+    assert sum(each != "no picture made here was taken" for each in said) >= 36
 
 
 def test_none_is_silently_off(rows):

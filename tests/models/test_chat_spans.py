@@ -194,6 +194,31 @@ def test_a_message_in_parts_has_all_of_them(found):
     assert "img" not in said["user"]
 
 
+def test_a_pictures_many_tokens_in_place_of_its_placeholder_are_no_message(tokenizer):
+    template = (
+        "{% for m in messages %}<s>{{ m.role }}\n{% for p in m.content %}"
+        "{{ p.text if p.type == 'text' else '[INST]' }}{% endfor %}</s>{% endfor %}"
+    )
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = template
+    parts = [{"type": "text", "text": "Look: "}, {"type": "image"}, {"type": "text", "text": "what is it?"}]
+    messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": parts[:1]}]
+    ids = chat_ids(messages, own)
+    picture = own.convert_tokens_to_ids("[INST]")
+    at = ids.index(picture)
+    # as processors do: one token many times, and others around it
+    for put in ([picture] * 6, [5, *[picture] * 4, 6], [7, 8, 9]):
+        wide = [*ids[:at], *put, *ids[at + 1 :]]
+        bands, notes = chat_bands(messages, wide, own)
+        assert not notes
+        said = spans(bands, wide, own)
+        assert said["user"] == "Look: what is it?"
+        assert said["assistant"] == "Look: "
+        assert set(range(at, at + len(put))) <= set(spans_of(bands)["template"])
+    # without a picture other tokens are not explained
+    assert chat_bands(ASKED, [*chat_ids(ASKED, tokenizer), 5], tokenizer)[0] == ()
+
+
 def test_what_a_template_leaves_out_is_told(found):
     _, said, notes = found(NO_SYSTEM, CHAT)
     assert "system" not in said

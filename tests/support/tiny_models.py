@@ -16,6 +16,12 @@ MAX_PARAMETERS = 40_000_000
 
 # The first pattern that matches a whole field name decides; a value is only ever made smaller.
 RULES: list[tuple[str, int]] = [
+    # each its own: what stands for a picture does not stand for a film
+    (r"image_token_(id|index)", D_VOCAB - 12),
+    (r"video_token_(id|index)", D_VOCAB - 13),
+    (r"audio_token_(id|index)", D_VOCAB - 14),
+    (r"vision_start_token_id", D_VOCAB - 15),
+    (r"vision_end_token_id", D_VOCAB - 16),
     (r"\w*_(token_id|token_index)", D_VOCAB - 1),
     (r"\w*vocab_size\w*", D_VOCAB),
     (r"(num|n)_(expert_)?groups?|num_expert_group|topk_group", 1),
@@ -34,6 +40,10 @@ RULES: list[tuple[str, int]] = [
     (r"\w*rank", 16),
     (r"max_position_embeddings|n_positions|n_ctx|max_seq_len|context_length|max_\w+_positions", 128),
     (r"\w*(state_size|d_state|chunk_size|embed_dim|rel_extent|per_layer_input)", 16),
+    # a picture of 4 by 4 patches
+    (r"image_size", 32),
+    (r"(spatial_|vision_)?patch_size", 8),
+    (r"mm_tokens_per_image", 4),
     (r"encoder_hash_byte_group_vocab|ngram_vocab_size_base", D_VOCAB),
 ]
 
@@ -78,6 +88,26 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "Qwen2_5_VLTextConfig": {
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
     },
+    **{
+        name: {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}
+        for name in (
+            "Qwen2VLTextConfig",
+            "Qwen2_5OmniTextConfig",
+            "Glm4vTextConfig",
+            "GlmOcrTextConfig",
+            "PaddleOCRTextConfig",
+            "Cosmos3EdgeTextConfig",
+        )
+    },
+    "Glm4vMoeTextConfig": {
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.5,
+            "mrope_section": [1, 1, 2],
+        }
+    },
+    "Step3p7TextConfig": {"sliding_window": 64},
     "ReformerConfig": {"axial_pos_shape": [8, 16], "axial_pos_embds_dim": [32, 32], "hidden_size": 64},
 }
 

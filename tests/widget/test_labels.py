@@ -5,6 +5,7 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import tokenizer as tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -123,3 +124,11 @@ def test_search_puts_the_same_string_first(demo_model):
     assert labels[hits[0]].raw == " Paris"
     assert {labels[i].raw for i in labels.search("paris", 3)} >= {"Paris", " Paris"}
     assert labels.search("") == []
+
+
+def test_ids_spell_what_the_tokenizer_decodes():
+    ids = tiny_tokenizer()("naïve 😀 café")["input_ids"]
+    labels = Labels(tiny_tokenizer(), 300)
+    assert labels.text(ids) == tiny_tokenizer().decode(ids) == "naïve 😀 café"
+    cut = ids[: ids.index(tiny_tokenizer()("😀")["input_ids"][0]) + 2]
+    assert labels.text(cut) == tiny_tokenizer().decode(cut) == "naïve \ufffd"
