@@ -1,5 +1,7 @@
 """Traits that the page sets are checked before they change anything: a page is not to be believed."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -10,6 +12,17 @@ from lenswidget.widget.tasks import ErrorMessage, error_message
 
 # Not read-only in Python, but never the page's to set.
 OF_THE_KERNEL = frozenset({"prompt", "_esm", "_css", "_anywidget_id"})
+
+STATIC = Path(__file__).parent.parent / "static"
+
+
+def source_of(name: str) -> str | Path:
+    """A file of the bundle, as its text; with live reload (`ANYWIDGET_HMR=1`) its path, which is watched.
+
+    anywidget keeps every widget whose source is a path, closed or not, with its model and its lenses.
+    """
+    path = STATIC / name
+    return path if os.environ.get("ANYWIDGET_HMR") == "1" else path.read_text(encoding="utf-8")
 
 
 class PageState(anywidget.AnyWidget):
