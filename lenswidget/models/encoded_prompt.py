@@ -151,6 +151,9 @@ def encode_prompt(
     columns = _columns(inputs, hf_model)
     ids = column_source(inputs)[0].cpu().long()
     extras = _extras(inputs, text, tokenizer, hf_model, device, add_special_tokens)
+    if text is not None and "input_ids" in extras:
+        text = None  # a tokenizer that draws lots made other ids of it
+        extras = _extras(inputs, text, tokenizer, hf_model, device, add_special_tokens)
     if text is not None and decoder is not None:
         text = None  # text alone would not bring the decoder's ids again
     options = {} if add_special_tokens else {"add_special_tokens": False}

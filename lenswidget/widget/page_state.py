@@ -45,7 +45,9 @@ class PageState(anywidget.AnyWidget):
                     taken[name] = getattr(self, name)  # the page waits for an echo of each
         super().set_state(taken)
         for name, error in refused.items():
-            self.send({"kind": "refused", "name": name, "error": error})
+            # the name as the page wrote it, but for what no message can carry
+            sent = str(name).encode("ascii", "backslashreplace").decode()
+            self.send({"kind": "refused", "name": sent, "error": error})
             if name in self.keys:
                 self.send_state(name)
 

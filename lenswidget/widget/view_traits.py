@@ -7,7 +7,7 @@ from typing import Any
 
 import traitlets as t
 
-from lenswidget.checks import check_temperature
+from lenswidget.checks import check_temperature, check_text
 from lenswidget.errors import CellError, EditError, LensError, PromptError
 from lenswidget.interventions.recipe import Edit, RunSpec
 from lenswidget.widget.refusals import refused_together, validates
@@ -246,4 +246,4 @@ def _integers(values: Any) -> list[int]:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
-    return value
+    return check_text(value, "A label or name", CellError)

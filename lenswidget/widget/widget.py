@@ -9,6 +9,7 @@ from typing import Any, SupportsIndex
 import traitlets as t
 
 from lenswidget.anatomy.protocol import ReadableModel
+from lenswidget.checks import is_text
 from lenswidget.errors import Cancelled, LensError, PromptError
 from lenswidget.files import file_at, write_beside
 from lenswidget.interventions.recipe import Edit, RunSpec, check_edits
@@ -20,7 +21,7 @@ from lenswidget.progress import drain
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.query import CellsLike
 from lenswidget.readout.readout import Readout
-from lenswidget.widget import cell_outputs, export, html_table
+from lenswidget.widget import cell_outputs, csv_table, export, html_table
 from lenswidget.widget.messages import n_columns_at_first
 from lenswidget.widget.packing import Packed
 from lenswidget.widget.page_state import PageState, source_of
@@ -128,12 +129,18 @@ class LensWidget(ViewTraits, PageState):
         """`readout().to_dataframe()`: a row per cell and top token."""
         return self.readout(**options).to_dataframe()
 
-    def to_csv(self, path: str | Path, **options: Any) -> Path:
-        """Write `to_dataframe()` as a CSV file; returns its path, absolute."""
+    def to_csv(self, path: str | Path, *, raw: bool = False, **options: Any) -> Path:
+        """Write `to_dataframe()` as a CSV file; returns its path, absolute.
+
+        Args:
+            raw: leave tokens as they are. Else those that a spreadsheet would take for a formula (they begin
+                with `= + - @`, a tab or a carriage return) have a `'` before them.
+            options: of `readout`.
+        """
         target = file_at(path)
         frame = self.to_dataframe(**options)
         with write_beside(target) as scratch:
-            frame.to_csv(scratch, index=False)
+            csv_table.write(frame, scratch, raw=raw)
         return target
 
     def track(self, token: str | SupportsIndex, *, label: str | None = None) -> Readout:
@@ -306,8 +313,9 @@ class LensWidget(ViewTraits, PageState):
     def _receive(self, _widget: Any, message: Any, _buffers: Any) -> None:
         request_id = message.get("id") if isinstance(message, dict) else None
         try:
-            if not isinstance(request_id, str):
-                raise LensError(f"The page sent a request with the id {request_id!r:.40}. Send text there.")
+            if not isinstance(request_id, str) or not is_text(request_id):
+                given, request_id = request_id, None
+                raise LensError(f"The page sent a request with the id {given!r:.40}. Send text there.")
             if message.get("kind") == "cancel":
                 self._cancel(message.get("target"))
                 self._reply(request_id, value={})

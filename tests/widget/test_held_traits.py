@@ -1,4 +1,4 @@
-"""Traits that are set together: all are taken, or, where one is refused, none; the run that is shown agrees."""
+"""Traits that are set together: all are taken, or, where one is refused, none; the run shown agrees."""
 
 import pytest
 import traitlets
