@@ -39,6 +39,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="begin with this one of the sample")
     parser.add_argument("--limit", type=int, default=900, help="seconds for each (default: 900)")
+    parser.add_argument(
+        "--near", action="store_true", help="only the tests that name the module: quick, and misses more"
+    )
     parser.add_argument("--python", default=str(ROOT / ".venv/bin/python"), help="runs the tests")
     parser.add_argument("--report", type=Path, help="a file that gets a line of JSON per mutant")
     args = parser.parse_args()
@@ -57,7 +60,7 @@ def main() -> int:
             target = copy / path.relative_to(ROOT)
             target.write_text(mutant)
             began = time.monotonic()
-            outcome = run_tests(copy, folder, path.stem, args.python, args.limit)
+            outcome = run_tests(copy, folder, path.stem, args.python, args.limit, near_only=args.near)
             target.write_text(source)
             found[folder, outcome] += 1
             line = {
@@ -139,11 +142,12 @@ def stripped(source: str) -> str:
     return ast.dump(tree)
 
 
-def run_tests(copy: Path, folder: str, module: str, python: str, limit_s: int) -> str:
+def run_tests(copy: Path, folder: str, module: str, python: str, limit_s: int, *, near_only: bool) -> str:
     """Whether the tests of a folder notice what stands in the copy: noticed, missed, or too slow."""
     files = sorted((copy / "tests" / folder).glob("test_*.py"))
     near = [path for path in files if f"{folder}.{module}" in path.read_text() or module in path.stem]
     ordered = [*near, *(path for path in files if path not in near)]
+    ordered = near if near_only and near else ordered
     command = [python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *map(str, ordered)]
     env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     try:

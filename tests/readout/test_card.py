@@ -198,7 +198,7 @@ class LargestFloat64(TorchDispatchMode):
 
 
 def test_a_card_makes_no_float64_copy_of_the_unembed():
-    """The exact product is of the best tokens: over the whole vocabulary it would take 1.6 GB of a large model."""
+    """The exact product is of the best tokens: over the whole vocabulary it would take gigabytes."""
     run = wide_vocabulary(gpt2).run(IDS)
     expected = decode(run, 1, 3, k=20)
     with LargestFloat64() as seen:
