@@ -10,8 +10,8 @@ import traitlets as t
 from lenswidget.errors import LensError
 from lenswidget.widget.tasks import ErrorMessage, error_message
 
-# Not read-only in Python, but never the page's to set.
-OF_THE_KERNEL = frozenset({"prompt", "_esm", "_css", "_anywidget_id"})
+# What a page sets besides a person's choices: how many views it has, where that is counted.
+OF_THE_PAGE = frozenset({"_view_count"})
 
 STATIC = Path(__file__).parent.parent / "static"
 
@@ -54,10 +54,8 @@ class PageState(anywidget.AnyWidget):
     def _check_from_page(self, name: str, value: Any) -> None:
         """Refuse a value before it is set: traitlets keeps one that is refused by an error not its own."""
         trait = self.traits().get(name)
-        if trait is None or trait.read_only or name in OF_THE_KERNEL:
+        if trait is None or not (trait.metadata.get("is_choice") or name in OF_THE_PAGE):
             raise LensError(f"The page set {name!r}, which only the kernel sets.")
-        if not trait.metadata.get("is_choice"):
-            return
         if isinstance(value, bool) is not isinstance(trait, t.Bool):
             raise LensError(f"The page set {name!r} to {value!r}. Send a value of the trait's own kind.")
         trait._validate(self, value)  # pyright: ignore[reportPrivateUsage]

@@ -55,6 +55,7 @@ class Tasks:
         self._reply = reply
         self._progress = progress
         self._cancelled: set[Any] = set()
+        self._answered_last: Any = None
         self._open: dict[Any, asyncio.Task[None] | None] = {}
 
     def start(self, request_id: Any, work: Generator[tuple[int, int], None, Any]) -> None:
@@ -79,6 +80,14 @@ class Tasks:
         """Stop a request at its next slice; one that is done or unknown is left alone."""
         if request_id in self._open:
             self._cancelled.add(request_id)
+
+    def give_up(self, request_id: Any) -> bool:
+        """Forget a request whose work was interrupted; whether it still waits for its reply."""
+        task = self._open.pop(request_id, None)
+        if task is not None:
+            task.cancel()
+        self._cancelled.discard(request_id)
+        return request_id != self._answered_last
 
     async def _turns(self, request_id: Any, work: Generator[tuple[int, int], None, Any]) -> None:
         while True:
@@ -116,3 +125,4 @@ class Tasks:
         self._open.pop(request_id, None)
         self._cancelled.discard(request_id)
         self._reply(request_id, **outcome)
+        self._answered_last = request_id

@@ -323,6 +323,9 @@ class LensWidget(ViewTraits, PageState):
                 self._tasks.start(request_id, self._answer(message))
         except LensError as error:
             self._reply(request_id, error=error_message(error))
+        except KeyboardInterrupt as error:  # outside of a slice, whose interrupts are its reply
+            if isinstance(request_id, str) and self._tasks.give_up(request_id):
+                self._reply(request_id, error=error_message(error))
 
     def _cancel(self, target: Any) -> None:
         if not isinstance(target, str):
