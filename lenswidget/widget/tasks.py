@@ -6,7 +6,10 @@ none does (a script), a request runs through at once.
 
 import asyncio
 import logging
+import signal
+import threading
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -41,6 +44,23 @@ class Answer:
 
     value: Any
     then: Callable[[], None]
+
+
+@contextmanager
+def undisturbed() -> Generator[None, None, None]:
+    """An interrupt waits for the end of the body: in the middle of a send nobody knows whether it is out."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 class Tasks:
@@ -124,5 +144,6 @@ class Tasks:
     def _end(self, request_id: Any, **outcome: Any) -> None:
         self._open.pop(request_id, None)
         self._cancelled.discard(request_id)
-        self._reply(request_id, **outcome)
-        self._answered_last = request_id
+        with undisturbed():
+            self._reply(request_id, **outcome)
+            self._answered_last = request_id
