@@ -2,6 +2,7 @@
 
 import pytest
 import torture
+import torture_kernel
 
 
 @pytest.mark.parametrize("kind", torture.FAULTS, ids=lambda kind: kind.__name__)
@@ -22,3 +23,8 @@ def test_what_stays_is_flat(campaign):
     before, after = campaign(20)
     assert (after["widgets"], after["comms"]) == (before["widgets"], before["comms"])
     assert after["objects"] <= before["objects"] * 1.005
+
+
+def test_a_request_that_is_interrupted_in_a_kernel_gets_one_reply():
+    found = torture_kernel.interrupts(10)
+    assert found == {"ok": 10, "the widget as it should be afterwards": 1, "lock or hooks left": 0}
