@@ -1,7 +1,7 @@
 """Edits made ready for one prompt of one model: what each does to the states at its layers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -71,12 +71,13 @@ class Change:
         for row in range(batch):
             mask[row, self.where[row // n_beams]] = True
         mask[:, n_prompt:] = self.generated
-        if seq not in (1, n_prompt + moment.step):
+        whole = n_prompt + moment.step
+        if seq not in (1, whole):
             raise EditError(
-                f"The model was given {seq} positions at step {moment.step}, not 1 or {n_prompt} + {moment.step}, "
-                "so it is not known which are edited. Generate without chunks or drafts."
+                f"The model was given {seq} positions at step {moment.step}, not 1 or {whole}, so it is not "
+                "known which are edited. Generate without chunks or drafts."
             )
-        return (mask if seq == n_prompt + moment.step else mask[:, -1:]).to(states.device)
+        return (mask if seq == whole else mask[:, -1:]).to(states.device)
 
 
 def make_changes(
@@ -105,7 +106,7 @@ def ready_changes(edits: Any) -> list[Change] | None:
     return list(edits) if is_ready else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Maker:
     """Makes the changes of one edit."""
 
@@ -113,7 +114,6 @@ class _Maker:
     model: ReadableModel
     inputs: Mapping[str, Any]
     is_generation: bool
-    _rules: dict[str, str] = field(default_factory=dict[str, str])
 
     def changes(self) -> list[Change]:
         edit, anatomy = self.edit, self.model.anatomy

@@ -1,7 +1,7 @@
 """One prompt as a value: what the model takes, which tokens the columns show, and how to make it again."""
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +12,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from lenswidget.errors import PromptError
+from lenswidget.models.bands import Band, band_to_json, bands_of_json, check_bands, spans_of
+from lenswidget.models.chat_spans import chat_bands
 from lenswidget.models.hf_model import is_encoder_decoder, takes
 from lenswidget.models.prompts import chat_ids, is_chat, model_inputs, starts_twice, text_ids
 
@@ -34,6 +36,7 @@ class EncodedPrompt:
         extras: the names of the inputs that neither the text nor the ids alone would bring along.
         options: what `encode_prompt` was told besides the prompt.
         notes: remarks for people, one sentence each.
+        bands: columns that belong together: the messages of a chat, what its template puts around them.
     """
 
     model_inputs: Mapping[str, Any]
@@ -43,11 +46,17 @@ class EncodedPrompt:
     extras: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     notes: tuple[str, ...] = ()
+    bands: tuple[Band, ...] = ()
 
     @property
     def seq(self) -> int:
         """How many columns the grid has."""
         return len(self.column_ids)
+
+    @property
+    def spans(self) -> dict[str, list[int]]:
+        """The columns of each role of a chat, and those of its `template`: see `bands.spans_of`."""
+        return spans_of(self.bands)
 
     @property
     def as_given(self) -> str | list[int]:
@@ -73,9 +82,11 @@ class EncodedPrompt:
         """The prompt as plain JSON values; `from_state` is the inverse."""
         if self.text is not None:
             return {"text": self.text, **({"options": dict(self.options)} if self.options else {})}
+        bands = {"bands": [band_to_json(band) for band in self.bands]} if self.bands else {}
         if not self.extras:
-            return {"ids": self.model_inputs["input_ids"][0].tolist()}
-        return {"inputs": {name: tensor_to_json(name, value) for name, value in self.model_inputs.items()}}
+            return {"ids": self.model_inputs["input_ids"][0].tolist(), **bands}
+        inputs = {name: tensor_to_json(name, value) for name, value in self.model_inputs.items()}
+        return {"inputs": inputs, **bands}
 
     def __repr__(self) -> str:
         extras = f", with {', '.join(self.extras)}" if self.extras else ""
@@ -93,13 +104,17 @@ def prompt_of_state(state: Any) -> tuple[Any, dict[str, Any]]:
             options = rest.get("options", {})
             if isinstance(options, dict):
                 return text, {str(name): value for name, value in options.items()}
-        case {"ids": list(ids)}:
-            return ids, {}
-        case {"inputs": dict(inputs)}:
-            return {str(name): tensor_of_json(value) for name, value in inputs.items()}, {}
+        case {"ids": list(ids), **rest}:
+            return ids, _bands_option(rest)
+        case {"inputs": dict(inputs), **rest}:
+            return {str(name): tensor_of_json(value) for name, value in inputs.items()}, _bands_option(rest)
         case _:
             pass
     raise PromptError(f"The state's recipe is {state!r:.80}. Pass w.state of another widget as it is.")
+
+
+def _bands_option(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {"bands": bands_of_json(state["bands"])} if state.get("bands") else {}
 
 
 def encode_prompt(
@@ -110,6 +125,7 @@ def encode_prompt(
     *,
     decoder: Any = None,
     add_special_tokens: bool = True,
+    bands: Sequence[Band] = (),
     **chat: Any,
 ) -> EncodedPrompt:
     """One prompt of any kind that `model_inputs` takes, ready to be run.
@@ -121,6 +137,7 @@ def encode_prompt(
             before them where it is missing), or how many tokens to continue greedily; None is the start
             token alone.
         add_special_tokens: whether the tokenizer adds its own, a BOS say, to text.
+        bands: columns that belong together, of ids or an encoding; those of a chat are found.
         chat: options of the chat template, `add_generation_prompt` and `enable_thinking` say.
     Raises:
         PromptError: a prompt that the model cannot take, several prompts, or embeddings.
@@ -130,7 +147,10 @@ def encode_prompt(
     notes: list[str] = []
     text = str(prompt) if isinstance(prompt, str) else None  # numpy's text is not plain
     if is_chat(prompt):
-        prompt = chat_ids(prompt, tokenizer, **chat)
+        messages, prompt = prompt, chat_ids(prompt, tokenizer, **chat)
+        if not is_encoder_decoder(hf_model):  # whose columns are not the chat's
+            bands, remarks = chat_bands(messages, prompt, tokenizer, **chat)
+            notes += remarks
     elif chat:
         raise PromptError(f"Asked for {', '.join(chat)} with a prompt that is not a chat: leave that out.")
     elif text is not None and starts_twice(text, tokenizer) and add_special_tokens:
@@ -165,6 +185,7 @@ def encode_prompt(
         extras,
         MappingProxyType(options),
         tuple(notes),
+        check_bands(bands, len(ids) if columns is None else len(columns)),
     )
 
 

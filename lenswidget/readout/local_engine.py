@@ -265,4 +265,6 @@ def _describe(model: ReadableModel) -> ModelInfo:
         source=model.source,
         class_name=type(hf_model).__name__,
         is_causal=model.anatomy.is_causal,
+        predicts=model.anatomy.predicts,
+        rows=model.anatomy.rows if model.anatomy.is_looped else (),
     )

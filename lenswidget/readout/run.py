@@ -4,13 +4,14 @@ import contextlib
 import functools
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lenswidget.anatomy.anatomy import Row
 from lenswidget.anatomy.fidelity import Fidelity
 from lenswidget.anatomy.tail import Tail
 from lenswidget.checks import check_ids, is_integer
@@ -38,6 +39,8 @@ class ModelInfo:
         source: the code that loads it again; None if unknown.
         class_name: of the transformers model.
         is_causal: whether what is said at a position depends on that token and those before it alone.
+        predicts: which token a position speaks of: the "next" one, or the "same" in a masked language model.
+        rows: the call of a block that each layer is, where blocks run in a loop; else empty.
     """
 
     name: str
@@ -51,6 +54,8 @@ class ModelInfo:
     source: str | None
     class_name: str
     is_causal: bool = True
+    predicts: Literal["next", "same"] = "next"
+    rows: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -138,6 +143,19 @@ class Run:
     def seq(self) -> int:
         """How many columns the grid has."""
         return self.spec.prompt.seq
+
+    @property
+    def answer_position(self) -> int:
+        """Where the model's answer stands: the last column, which speaks of the token after the prompt.
+
+        In a masked language model the last mask of the prompt, where there is one.
+        """
+        mask_id = getattr(self.tokenizer, "mask_token_id", None)
+        if self.model.predicts == "same" and mask_id is not None:
+            masks = (self.token_ids == mask_id).nonzero()
+            if len(masks):
+                return int(masks[-1])
+        return self.seq - 1
 
     @property
     def n_layers(self) -> int:

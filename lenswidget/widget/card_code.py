@@ -1,5 +1,6 @@
 """A cell card as code: the trace that reproduces it."""
 
+from lenswidget.anatomy.passes import row_phrase
 from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.readout.run import ModelInfo
 from lenswidget.widget.requests import DecodeRequest
@@ -39,6 +40,7 @@ def cell_code(
     # ids without a token count in the softmax, and are not on the card
     is_edited = edits != "[]"
     shown = "" if n_tokens is None else f"[:{n_tokens}]"
+    called = f"  # layer {layer}: {row_phrase(info.rows[layer])}" if info.rows and layer >= 0 else ""
     lines = [
         *(["import lenswidget as lw"] if "lw." in f"{load}{edits}" else []),
         "import torch",
@@ -54,7 +56,7 @@ def cell_code(
         ),
         *([f"edits = {edits}"] if is_edited and edits is not None else []),
         f"with torch.no_grad(), model.trace({inputs or 'prompt'}{', edits=edits' if is_edited else ''}):",
-        f"    states = {read}[:, {position}]",
+        f"    states = {read}[:, {position}]{called}",
         f"    logits = model.tail({carried})[0]",
         "",
         f"probs = torch.softmax({divided}, dim=-1)",

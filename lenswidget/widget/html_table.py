@@ -5,7 +5,7 @@ nbconvert, *File → Print* and pages that only draw notebooks take it where no 
 
 import html
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lenswidget.widget.packing import unpack
@@ -25,15 +25,46 @@ def table(run: Mapping[str, Any], snapshot: Mapping[str, Any]) -> str:
     arrays = unpack(header, snapshot["buffers"])
     ids, log_probs = arrays["ids"][..., 0], arrays["log_probs"][..., 0]
     positions = header["positions"]
-    tokens = (_cell("th", _label(run["labels"], run["tokens"][i]), f"position {i}") for i in positions)
-    rows = [f"<tr><th>layer</th>{''.join(tokens)}</tr>"]
+    rows = [*_roles(run, positions), _tokens(run, positions)]
     for row in reversed(range(len(header["layers"]))):
-        layer = header["layers"][row]
         cells = "".join(_cells(header["labels"], ids[row].tolist(), log_probs[row].tolist()))
-        rows.append(f"<tr><th>{'embed' if layer < 0 else layer}</th>{cells}</tr>")
+        rows.append(f"<tr>{_layer(run, header['layers'][row])}{cells}</tr>")
     first = f", the last {len(positions)} of {len(run['tokens'])} tokens" if positions[0] else ""
-    caption = f"{run['model']}, {header['site']} through the {header['lens']} lens{first}"
+    says = ". Each cell: the token that stands there" if run.get("predicts") == "same" else ""
+    caption = f"{run['model']}, {header['site']} through the {header['lens']} lens{first}{says}"
     return f"<table><caption>{html.escape(caption)}</caption>{''.join(rows)}</table>"
+
+
+def _roles(run: Mapping[str, Any], positions: Sequence[int]) -> Iterator[str]:
+    """A row that says whose message each column is of; none outside chats."""
+    messages = [band for band in run.get("bands", ()) if band["kind"] == "message"]
+    if not messages:
+        return
+    roles = [next((m["label"] for m in messages if m["start"] <= i < m["stop"]), "") for i in positions]
+    starts = {band["start"] for band in messages}
+    spans: list[tuple[str, int]] = []
+    for position, role in zip(positions, roles, strict=True):
+        if spans and position not in starts and spans[-1][0] == role:
+            spans[-1] = (role, spans[-1][1] + 1)
+        else:
+            spans.append((role, 1))
+    heads = (f'<th colspan="{n}">{html.escape(role)}</th>' for role, n in spans)
+    yield f"<tr><th>role</th>{''.join(heads)}</tr>"
+
+
+def _tokens(run: Mapping[str, Any], positions: Sequence[int]) -> str:
+    tokens = (_cell("th", _label(run["labels"], run["tokens"][i]), f"position {i}") for i in positions)
+    return f"<tr><th>layer</th>{''.join(tokens)}</tr>"
+
+
+def _layer(run: Mapping[str, Any], layer: int) -> str:
+    """The head of a row: its layer, or pass and block where blocks run in a loop."""
+    if layer < 0:
+        return _cell("th", "embed")
+    if not run.get("rows"):
+        return _cell("th", str(layer))
+    row = run["rows"][layer]
+    return _cell("th", row["name"], html.escape(f"{row['phrase']}, {row['path']}: layer {layer}", quote=True))
 
 
 def _cells(labels: Mapping[str, Any], ids: list[int], log_probs: list[float]) -> Iterator[str]:

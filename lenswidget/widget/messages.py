@@ -5,6 +5,8 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from lenswidget.anatomy.passes import passes_of, row_name, row_phrase
+from lenswidget.models.bands import BandMessage, band_to_json
 from lenswidget.readout.card import Card
 from lenswidget.readout.comparison import Effect, Proof
 from lenswidget.readout.readout import Readout
@@ -60,7 +62,8 @@ class RunMessage(TypedDict):
 
     `prompt` is what the box shows; `is_text` tells text from the written form of ids. `extras` names the
     inputs beyond ids and mask that came with the prompt, which edited text would drop. `notes` are for the
-    info line.
+    info line. `passes` and `rows` are those of blocks that run in a loop, else empty. `next` is the model's
+    own answer, and stands at its `position`.
     """
 
     id: str
@@ -78,6 +81,10 @@ class RunMessage(TypedDict):
     next: dict[str, int | float | str]
     joined: list[str | None]
     special: list[bool]
+    bands: list[BandMessage]
+    passes: list[dict[str, Any]]
+    rows: list[dict[str, str]]
+    predicts: str
     sites: list[str]
     lenses: list[str]
     max_length: int | None
@@ -114,7 +121,7 @@ def run_message(
     """What the page knows of a run: the model, the prompt's tokens, what can be asked.
 
     Args:
-        answer: a readout of the last cell, whose top token is the model's own next one.
+        answer: a readout of the last layer at `run.answer_position`: the model's own answer.
         edited: what is known of its edits, where some are on.
     """
     prompt, info, fidelity = run.spec.prompt, run.model, run.fidelity
@@ -133,9 +140,19 @@ def run_message(
         "d_vocab": info.d_vocab,
         "tokens": tokens,
         "labels": labels_message(labels, [*tokens, next_id]),
-        "next": {"id": next_id, "log_prob": json_number(float(answer.log_probs[0, 0]))},
+        "next": {
+            "id": next_id,
+            "log_prob": json_number(float(answer.log_probs[0, 0])),
+            "position": run.answer_position,
+        },
         "joined": labels.joined(tokens),
         "special": [labels.is_special(i) for i in tokens],
+        "bands": [band_to_json(band) for band in prompt.bands],
+        "passes": [
+            {"start": each.start, "stop": each.stop, "label": each.label} for each in passes_of(info.rows)
+        ],
+        "rows": [{"name": row_name(row), "phrase": row_phrase(row), "path": row.path} for row in info.rows],
+        "predicts": info.predicts,
         "sites": list(info.sites),
         "lenses": list(lenses),
         "max_length": info.max_length,
@@ -163,6 +180,7 @@ def edited_message(labels: Labels, ids: Sequence[str | None], proof: Proof, effe
             "ok": proof.ok,
             "n_untouched": proof.n_untouched,
             "n_equal": proof.n_equal,
+            "n_close": proof.n_close,
             "text": proof.text,
         },
         "effect": {

@@ -238,7 +238,7 @@ class Session:
     def describe(self) -> RunMessage:
         """The run that is shown, as the page takes it."""
         run = self.run
-        last = Cells([run.n_layers - 1], [run.seq - 1])
+        last = Cells([run.n_layers - 1], [run.answer_position])
         answer = drain(self._engine.read_slices(Query(run, last)))
         runs = self._companions.get(run.id)
         edited = None

@@ -10,6 +10,7 @@ import traitlets as t
 from lenswidget.checks import check_temperature, check_text
 from lenswidget.errors import CellError, EditError, LensError, PromptError
 from lenswidget.interventions.recipe import Edit, RunSpec
+from lenswidget.models.bands import Band
 from lenswidget.widget.refusals import refused_together, validates
 from lenswidget.widget.session import Session
 
@@ -65,6 +66,11 @@ class ViewTraits(t.HasTraits):
     stride = t.Int(1, min=1).tag(**CHOICE)
     orientation = t.Enum(("layers", "tokens"), default_value="layers").tag(**CHOICE)
     hide_special = t.Bool(False).tag(**CHOICE)
+    hide_template = t.Bool(False).tag(**CHOICE)
+    # the places in run["bands"] of those that are one column; None folds what is folded at first
+    folded_bands = t.List(t.Int(min=0), allow_none=True, default_value=None).tag(**CHOICE)
+    # the places in run["passes"] of those that are shown by their last row alone
+    folded_passes = t.List(t.Int(min=0)).tag(**CHOICE)
     column_width_px = t.Int(72, min=24, max=400).tag(**CHOICE)
     pins = t.List(t.Dict()).tag(**CHOICE)
     cards = t.List(t.Dict()).tag(**CHOICE)
@@ -79,18 +85,35 @@ class ViewTraits(t.HasTraits):
         traits["prompt"].keep(self, spec.prompt.as_given)
         traits["edits"].keep(self, spec.edits)
 
+    def _keep_folds(self, before: Sequence[Band], now: Sequence[Band]) -> None:
+        """Another prompt is shown: of its bands, those that the last one had too stay as they were."""
+        places: Any = self.folded_bands
+        if places is None or before == now:
+            return
+        folded = [before[place] for place in places if place < len(before)]
+        self.folded_bands = [
+            place
+            for place, band in enumerate(now)
+            if band in folded or (band.is_folded and band not in before)
+        ]
+
     @property
     def state(self) -> dict[str, Any]:
         """The choices made here and the recipe of the run; `model.lens(state=w.state)` shows both again.
 
-        Plain JSON values. A recipe that JSON cannot hold (inputs that are not tensors, edits along a lens that
-        is not among the widget's) is None.
+        Plain JSON values. A recipe that JSON cannot hold (inputs that are not tensors, edits along a lens
+        that is not among the widget's) is None.
         """
         try:
             recipe = self._session.recipe_state()
         except (PromptError, EditError):
             recipe = None
         return {**{name: getattr(self, name) for name in self.trait_names(is_choice=True)}, "recipe": recipe}
+
+    @property
+    def spans(self) -> dict[str, list[int]]:
+        """The columns of a chat: of each role's messages, of the `template` around them, of `thinking`."""
+        return self._session.spec.prompt.spans
 
     @property
     def _reading(self) -> dict[str, Any]:

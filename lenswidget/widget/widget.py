@@ -241,8 +241,11 @@ class LensWidget(ViewTraits, PageState):
 
     def _show(self, runs: Runs) -> None:
         """Make a run the one that is shown, here and on the page."""
+        before = self._session.spec.prompt.bands if self._session.shown else None
         self._session.show(runs)
         with self.hold_sync():
+            if before is not None:
+                self._keep_folds(before, runs.run.spec.prompt.bands)
             self._keep_recipe(runs.run.spec)
             self.set_trait("run", self._session.describe())
             self._on_reading(None)

@@ -95,7 +95,7 @@ class WidgetPage:
         """The widget as it was at first."""
         self.execute(
             "w.selection = None; w.pins = []; w.cards = []; w.metric = 'prob'; w.stride = 1;"
-            "w.site = 'resid_post';"
+            "w.site = 'resid_post'; w.edits = []; w.view = 'after'; w.difference = 'kl';"
             "w.orientation = 'layers'; w.hide_special = False; w.column_width_px = 72; w.rank_token = None;"
             f"w.trajectory = {{'metric': 'prob', 'positions': []}}; w.card_k = 20; w.prompt = {PROMPT!r}"
         )

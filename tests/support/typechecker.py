@@ -7,7 +7,7 @@ from beartype import beartype
 
 HANDED_IN = frozenset(
     {"model", "lens", "lenses", "run", "against", "prompt", "texts", "cells", "progress", "path", "state"}
-    | {"site", "k", "track", "metrics", "temperature"}
+    | {"site", "k", "track", "metrics", "temperature", "edits", "layers", "positions", "strength"}
 )
 
 

@@ -92,7 +92,17 @@ export function createTrajectories(transport: Transport, arrived: () => void): T
       (layer) => layer >= lowestRow(site),
     );
     try {
-      const request = { run_id, layers, positions: [position], site, lens, k: 1, track: ids, metrics: [] };
+      const request = {
+        run_id,
+        layers,
+        positions: [position],
+        site,
+        lens,
+        k: 1,
+        track: ids,
+        metrics: [],
+        against: null,
+      };
       const { value, buffers } = await transport.request("read", request).reply;
       const { arrays, header } = readTile(value, buffers);
       cells.addLabels(header.labels);

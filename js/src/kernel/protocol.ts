@@ -20,6 +20,37 @@ export interface Fidelity {
   readonly text: string;
 }
 
+/** Columns that belong together, `start <= position < stop`: a message of a chat, what its template puts around it. */
+export interface Band {
+  readonly start: number;
+  readonly stop: number;
+  readonly kind: "message" | "template" | "thinking" | "image";
+  /** Of a message its role. */
+  readonly label: string;
+  /** Whether it is one column until a person unfolds it. */
+  readonly is_folded: boolean;
+  /** What each column is called beside its token, or empty. */
+  readonly names?: readonly string[];
+}
+
+/** Layers of one pass through blocks that run in a loop, `start <= layer < stop`. */
+export interface Pass {
+  readonly start: number;
+  readonly stop: number;
+  /** "pass 2". */
+  readonly label: string;
+}
+
+/** A layer of a model whose blocks run in a loop. */
+export interface Row {
+  /** Pass and block, "2.3". */
+  readonly name: string;
+  /** The same in words: "pass 2, block 3". */
+  readonly phrase: string;
+  /** The block's module path. */
+  readonly path: string;
+}
+
 /** A run, as the trait `run` describes it. */
 export interface RunInfo {
   readonly id: string;
@@ -43,8 +74,18 @@ export interface RunInfo {
   readonly joined?: readonly (string | null)[];
   /** Per position: is this a special token (BOS, chat marker)? */
   readonly special: readonly boolean[];
-  /** The model's own next token after the prompt; its label is among `labels`. */
-  readonly next: { readonly id: number; readonly log_prob: JsonNumber };
+  /** Sorted by their start, the wider first. */
+  readonly bands?: readonly Band[];
+  /** Of blocks that run in a loop: the passes, and what each layer is; else empty. */
+  readonly passes?: readonly Pass[];
+  readonly rows?: readonly Row[];
+  /** Which token a cell speaks of: the one that comes next, or in a masked language model the one that stands there. */
+  readonly predicts?: "next" | "same";
+  /**
+   * The model's own answer: the token after the prompt, or in a masked language model that at the last mask, or else
+   * at the last position. Its label is among `labels`.
+   */
+  readonly next: { readonly id: number; readonly log_prob: JsonNumber; readonly position?: number };
   readonly sites: readonly string[];
   readonly lenses: readonly string[];
   readonly max_length: number | null;

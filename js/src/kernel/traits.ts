@@ -28,6 +28,12 @@ export interface Traits {
   readonly stride: number;
   readonly orientation: "layers" | "tokens";
   readonly hide_special: boolean;
+  /** Without the columns that a chat's template put around the messages. */
+  readonly hide_template: boolean;
+  /** The places in `run.bands` of those that are one column; null folds what is folded at first. */
+  readonly folded_bands: readonly number[] | null;
+  /** The places in `run.passes` of those that are shown by their last row. */
+  readonly folded_passes: readonly number[];
   readonly column_width_px: number;
   readonly pins: readonly Pin[];
   readonly cards: readonly CardRef[];
@@ -50,6 +56,9 @@ export const VIEW_DEFAULTS = {
   stride: 1,
   orientation: "layers",
   hide_special: false,
+  hide_template: false,
+  folded_bands: null,
+  folded_passes: [],
   column_width_px: 72,
   rank_token: null,
   view: "after",

@@ -1,4 +1,4 @@
-import type { JsonNumber, Label } from "../kernel/protocol.ts";
+import type { JsonNumber, Label, RunInfo } from "../kernel/protocol.ts";
 
 /** In place of a number that is not known. */
 export const UNKNOWN = Number.NaN;
@@ -49,12 +49,19 @@ export function rankText(rank: number | null | undefined): string {
   return rank != null && rank >= 0 ? `#${(rank + 1).toLocaleString("en")}` : "–";
 }
 
-export function layerName(layer: number): string {
-  return layer < 0 ? "embed" : `${layer}`;
+/** Of a run, what each layer is, where blocks run in a loop. */
+type Looped = { readonly rows?: RunInfo["rows"] | undefined };
+
+/** A layer in a head: its number, or pass and block where blocks run in a loop. */
+export function layerName(layer: number, run?: Looped): string {
+  return layer < 0 ? "embed" : (run?.rows?.[layer]?.name ?? `${layer}`);
 }
 
-export function layerPhrase(layer: number): string {
-  return layer < 0 ? "embedding" : `layer ${layer}`;
+/** A layer in a sentence: "layer 7", or "pass 2, block 3 (layer 7)". */
+export function layerPhrase(layer: number, run?: Looped): string {
+  if (layer < 0) return "embedding";
+  const phrase = run?.rows?.[layer]?.phrase;
+  return phrase ? `${phrase} (layer ${layer})` : `layer ${layer}`;
 }
 
 export function tokenCount(n: number): string {

@@ -1,6 +1,15 @@
-import type { CellRef, RunInfo } from "../kernel/protocol.ts";
+import type { CellRef, Pass, RunInfo } from "../kernel/protocol.ts";
 import type { Traits } from "../kernel/traits.ts";
 import { DEFAULTS } from "../kernel/traits.ts";
+import {
+  type Columns,
+  foldedPasses,
+  hasLongPass,
+  STRIP_PX,
+  type Strip,
+  shownColumns,
+  stripsOf,
+} from "./bands.ts";
 import { clamp } from "./format.ts";
 
 /** What the rows and columns of the grid are. `rows` and `cols` hold layers or positions, in visual order. */
@@ -13,6 +22,10 @@ export interface Shape {
   readonly row_px: number;
   readonly head_row_px: number;
   readonly head_col_px: number;
+  /** Bands that are one column, by the position of that column. */
+  readonly folds: Columns["folds"];
+  /** The strips over the columns, where positions run across; else beside the rows. */
+  readonly strips: readonly Strip[];
 }
 
 /** A half-open range of rows and columns. */
@@ -31,6 +44,8 @@ export interface Scroll {
 }
 
 const ROW_PX = 20;
+/** The height of the columns' heads without strips, where positions run across. */
+export const PLAIN_HEAD_PX = 38;
 export const MIN_COL_PX = 24;
 export const DEFAULT_COL_PX = DEFAULTS.column_width_px;
 export const MAX_COL_PX = 400;
@@ -44,20 +59,24 @@ export function lowestRow(site: string): number {
   return site === "resid_post" ? -1 : 0;
 }
 
-/** The layers that have a row, last first: every `stride`-th counted from the last layer, and the lowest row. */
-export function shownLayers(n_layers: number, stride: number, site: string): number[] {
+/**
+ * The layers that have a row, last first: every `stride`-th counted from the last layer, and the lowest row. Of a
+ * folded pass only the last one, which is shown whatever the stride.
+ */
+export function shownLayers(
+  n_layers: number,
+  stride: number,
+  site: string,
+  folded: readonly Pass[] = [],
+): number[] {
   const layers: number[] = [];
   for (let layer = n_layers - 1; layer >= 0; layer -= Math.max(1, stride)) layers.push(layer);
   const lowest = lowestRow(site);
   if (layers.at(-1) !== lowest) layers.push(lowest);
-  return layers;
-}
-
-/** The positions that have a column, in order; without special tokens if those are hidden. */
-function shownPositions(run: Pick<RunInfo, "tokens" | "special">, hide_special: boolean): number[] {
-  const positions = run.tokens.map((_, position) => position);
-  const kept = hide_special ? positions.filter((position) => !run.special[position]) : positions;
-  return kept.length ? kept : positions;
+  const isOpen = (layer: number) => !folded.some(({ start, stop }) => start <= layer && layer < stop);
+  if (!folded.length) return layers;
+  const kept = [...layers.filter(isOpen), ...folded.map(({ stop }) => stop - 1)];
+  return kept.sort((a, b) => b - a);
 }
 
 /** Columns of the default width narrow to at least this, if all of them then fit. A chosen width never narrows. */
@@ -66,15 +85,20 @@ const FIT_FROM_PX = 40;
 export const SCROLLBAR_PX = 14;
 
 export function shapeOf(
-  run: Pick<RunInfo, "n_layers" | "tokens" | "special">,
-  traits: Pick<Traits, "stride" | "hide_special" | "orientation" | "column_width_px" | "site">,
+  run: Pick<RunInfo, "n_layers" | "tokens" | "special" | "bands" | "passes">,
+  traits: Pick<Traits, "stride" | "orientation" | "column_width_px" | "site"> &
+    Pick<Traits, "hide_special" | "hide_template" | "folded_bands" | "folded_passes">,
   room_px = 0,
 ): Shape {
-  const layers = shownLayers(run.n_layers, traits.stride, traits.site);
-  const positions = shownPositions(run, traits.hide_special);
+  const passes = foldedPasses(run, traits.folded_passes);
+  const layers = shownLayers(run.n_layers, traits.stride, traits.site, passes);
+  const columns = shownColumns(run, traits);
+  const { positions, folds } = columns;
+  const strips = stripsOf(run, columns);
   const transposed = traits.orientation === "tokens";
   const cols = transposed ? layers.reverse() : positions;
-  const head_col_px = transposed ? 132 : 58;
+  const head_col_px = transposed ? (strips.length ? 172 : 132) : hasLongPass(run) ? 104 : 58;
+  const n_lines = Math.max(0, ...strips.map(({ line }) => line + 1));
   const wide = clamp(traits.column_width_px, MIN_COL_PX, MAX_COL_PX);
   const fitting = ((room_px - SCROLLBAR_PX - head_col_px - 2) / cols.length) | 0;
   return {
@@ -83,8 +107,10 @@ export function shapeOf(
     isAcross: !transposed,
     col_px: wide === DEFAULT_COL_PX && fitting >= FIT_FROM_PX ? Math.min(wide, fitting) : wide,
     row_px: ROW_PX,
-    head_row_px: transposed ? 24 : 38,
+    head_row_px: transposed ? 24 : PLAIN_HEAD_PX + n_lines * STRIP_PX,
     head_col_px,
+    folds,
+    strips,
   };
 }
 

@@ -128,3 +128,13 @@ export const N_PIN_COLORS = PINS.light.length;
 export function pinColor(index: number, theme: Theme): string {
   return PINS[theme][index % N_PIN_COLORS] ?? "currentColor";
 }
+
+/** Colours of the strips over a prompt's messages and pictures; quieter than the pins, since the text names them. */
+const BANDS: Record<Theme, readonly string[]> = {
+  light: ["#5b6b82", "#0f766e", "#7a4fb5", "#9a5b13", "#a63a63"],
+  dark: ["#9fb0c8", "#5cc9bd", "#c3a4f2", "#e2b267", "#f097b8"],
+};
+
+export function bandColor(index: number, theme: Theme): string {
+  return BANDS[theme][index % BANDS[theme].length] ?? "currentColor";
+}

@@ -1,7 +1,16 @@
 import type { Card, CardRef, CellRef, EditRequest, Match, Pin, RunInfo } from "../kernel/protocol.ts";
 import type { Traits, ViewTraits } from "../kernel/traits.ts";
 import { N_PIN_COLORS } from "../look/scales.ts";
-import { ask, askKept, changeCard, changeKept, follow, followView, takeCard, withCard } from "./reduceCards.ts";
+import {
+  ask,
+  askKept,
+  changeCard,
+  changeKept,
+  follow,
+  followView,
+  takeCard,
+  withCard,
+} from "./reduceCards.ts";
 import { cardOf, drawnId, isInside, isOffline, promptText, sameCell, shownRun } from "./selectors.ts";
 import { type Decoding, keyOf, MAIN, NO_SEARCH, type Search, type State } from "./state.ts";
 

@@ -33,7 +33,11 @@ export function isEdited(run: RunInfo | null, { layer, position }: CellRef): boo
 
 /** The edits of the shown run, as they are asked for again. */
 export function keptEdits(run: RunInfo): EditRequest[] {
-  return (run.edits ?? []).map(({ strength, is_on }, keep) => ({ keep, strength: toNumber(strength), is_on }));
+  return (run.edits ?? []).map(({ strength, is_on }, keep) => ({
+    keep,
+    strength: toNumber(strength),
+    is_on,
+  }));
 }
 
 const NO_CARDS: Cards = {};
@@ -82,9 +86,12 @@ export function promptWords(run: RunInfo, position: number): string {
   return quoted(promptLabel(run, position)) + (whole ? ` (part of ${whole})` : "");
 }
 
-/** Whether the top token of a cell is the token that follows in the prompt. */
-export function isNext(run: RunInfo, position: number, top_id: number): boolean {
-  return run.tokens[position + 1] === top_id;
+/**
+ * Whether the top token of a cell is the token that the cell speaks of: the one that follows in the prompt, or in a
+ * masked language model the one that stands there.
+ */
+export function isTarget(run: RunInfo, position: number, top_id: number): boolean {
+  return run.tokens[run.predicts === "same" ? position : position + 1] === top_id;
 }
 
 /**

@@ -9,6 +9,7 @@ import { type CardState, type Decoding, keyOf, MAIN } from "../state/state.ts";
 import { movedLists, pinButton, tokenTable } from "./cardTable.ts";
 import { chart, DASHES, type Line } from "./chart.ts";
 import { button, promptChip, select, tokenChip } from "./elements.ts";
+import { roleAt } from "./heads.ts";
 import { searchBox } from "./search.ts";
 
 const KS = [5, 10, 20, 50, 100];
@@ -74,11 +75,11 @@ function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Ch
     );
   });
   const pick = (next: number) => app.dispatch({ type: "open", cell: { layer: next, position } });
-  const { n_layers, d_vocab } = run;
+  const { n_layers, d_vocab, rows } = run;
   return [
     h("ul.lw-tracked", { key: "tracked" }, items),
     h("p.lw-facts lw-dim", { key: "tracked name" }, "Rank along the column; probabilities on hover"),
-    chart({ lines, metric: "rank", n_layers, d_vocab, width_px: CHART_PX, layer, pick }),
+    chart({ lines, metric: "rank", n_layers, d_vocab, rows, width_px: CHART_PX, layer, pick }),
   ];
 }
 
@@ -108,13 +109,18 @@ function heading(app: App, key: string, ref: CardRef, { k, temperature }: CardSt
   const isMain = key === MAIN;
   const own = keyOf({ ...ref, k, temperature });
   const isKept = isMain && app.traits().cards.some((card) => keyOf(card) === own);
-  const phrase = layerPhrase(ref.layer);
+  const looped = run.rows?.[ref.layer]?.phrase;
+  const phrase = looped ?? layerPhrase(ref.layer);
+  const role = roleAt(run, ref.position);
   return h(
     "header.lw-cardhead",
     h(
       "h3",
       `${phrase[0]?.toUpperCase()}${phrase.slice(1)}`,
-      h("span.lw-dim", ` · position ${ref.position}\u00a0`),
+      h(
+        "span.lw-dim",
+        `${looped ? ` · layer ${ref.layer}` : ""} · position ${ref.position}${role && `, ${role}`}${run.predicts === "same" ? ", at" : ""}\u00a0`,
+      ),
       promptChip(run, ref.position),
     ),
     isMain &&
@@ -147,7 +153,7 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
     "section.lw-card",
     {
       "data-card": key,
-      "aria-label": `Decoded cell, ${layerPhrase(ref.layer)}, position ${ref.position}`,
+      "aria-label": `Decoded cell, ${layerPhrase(ref.layer, run)}, position ${ref.position}${run.predicts === "same" ? ": the token that stands there" : ""}`,
       "aria-busy": String(isPending),
     },
     heading(app, key, ref, state, run),

@@ -1,9 +1,10 @@
 import { type Child, h } from "../base/dom.ts";
 import type { Card, Label, Moved, RunInfo } from "../kernel/protocol.ts";
-import { fixed, nats, percent, rankText, signedPercent, toNumber } from "../look/format.ts";
+import { fixed, layerName, nats, percent, rankText, signedPercent, toNumber } from "../look/format.ts";
 import { pinColor } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
-import { isNext, pinOf } from "../state/selectors.ts";
+import { isTarget, pinOf } from "../state/selectors.ts";
+import { targetName } from "./describe.ts";
 import { togglePin, tokenChip } from "./elements.ts";
 
 /** More rows than the table shows without scrolling. */
@@ -45,7 +46,7 @@ function tokenRow(app: App, run: RunInfo, card: Card, i: number): Child {
   const log_prob = toNumber(card.log_probs[i]);
   const below = card.rank_below[i];
   const p = isBlank ? 0 : Math.exp(log_prob);
-  const next = !isBlank && isNext(run, card.position, id);
+  const next = !isBlank && isTarget(run, card.position, id);
   return h(
     "tr",
     { key: i, class: isBlank ? "is-blank" : next ? "is-next" : "" },
@@ -54,7 +55,8 @@ function tokenRow(app: App, run: RunInfo, card: Card, i: number): Child {
       "th.lw-bar",
       { scope: "row", style: { "--lw-p": String(p) } },
       tokenChip(label, id),
-      next && h("span.lw-tag", "next"),
+      next &&
+        h("span.lw-tag", { title: `This is ${targetName(run)}` }, run.predicts === "same" ? "here" : "next"),
     ),
     h("td.lw-num lw-prob", { title: `log-prob ${nats(log_prob, 4)}` }, percent(p)),
     h("td.lw-num", fixed(card.logits.length ? toNumber(card.logits[i]) : null)),
@@ -77,7 +79,7 @@ export function tokenTable(app: App, run: RunInfo, card: Card, n_awaited: number
         h(
           "tr",
           HEADS.map(([name, title], i) => {
-            const text = name === "below" && below !== null ? `in ${below < 0 ? "embed" : below}` : name;
+            const text = name === "below" && below !== null ? `in ${layerName(below, run)}` : name;
             const content = text || h("span.lw-hidden", "pin");
             return h("th", { key: i, scope: "col", class: i > 1 ? "lw-num" : "", title }, content);
           }),

@@ -1,22 +1,14 @@
 import { sameItems } from "../base/memo.ts";
 import type { Cells } from "../cells/cells.ts";
 import { cellValue, coloringOf, METRIC_SPECS } from "../cells/fields.ts";
-import type { CellRef, Label, RunInfo } from "../kernel/protocol.ts";
+import type { CellRef } from "../kernel/protocol.ts";
 import type { ViewTraits } from "../kernel/traits.ts";
-import { layerName } from "../look/format.ts";
+import { foldedPasses } from "../look/bands.ts";
 import { shownLayers } from "../look/layout.ts";
 import { colorAt, pinColor } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
-import {
-  isEdited,
-  isNext,
-  pinOf,
-  promptLabel,
-  promptWords,
-  sameCell,
-  settledLayer,
-  shownRun,
-} from "../state/selectors.ts";
+import { isEdited, isTarget, pinOf, sameCell, settledLayer, shownRun } from "../state/selectors.ts";
+import { brief } from "./heads.ts";
 
 /** How one cell of the grid looks. */
 export interface Look {
@@ -30,34 +22,19 @@ export interface Look {
 /** Narrower columns show no text, which would only blur the colours. */
 const TEXT_FROM_PX = 30;
 
-/** A label for a narrow cell, with a small dot for a leading space. */
-function brief([text, kind]: Label): string {
-  return kind === "text" && text.length > 1 && text.startsWith("␣") ? `·${text.slice(1)}` : text;
-}
-
-/** The text of a header: the number of a layer, or a token of the prompt and its position. */
-export function headOf(run: RunInfo, value: number, isLayer: boolean) {
-  if (isLayer) {
-    const kind = value === run.n_layers - 1 ? "last" : "layer";
-    return { text: layerName(value), kind, at: "", title: "" };
-  }
-  const label = promptLabel(run, value);
-  return { text: brief(label), kind: label[1], at: String(value), title: promptWords(run, value) };
-}
-
 /** The settled layer of each column, computed once per change of cells, reading or stride. */
 export function settledLayers(app: App): (position: number) => number | undefined {
   const known = new Map<number, number | undefined>();
   let last: unknown[] = [];
   return (position) => {
     const { traits, version } = app.get();
-    const { site, lens, stride } = traits;
+    const { site, lens, stride, folded_passes } = traits;
     const cells = app.cells();
-    const key = [cells, version, site, lens, stride];
+    const key = [cells, version, site, lens, stride, folded_passes];
     if (!sameItems(key, last)) known.clear();
     last = key;
     if (cells && !known.has(position)) {
-      const layers = shownLayers(cells.run.n_layers, stride, site);
+      const layers = shownLayers(cells.run.n_layers, stride, site, foldedPasses(cells.run, folded_passes));
       known.set(position, settledLayer(cells, traits, layers, position));
     }
     return known.get(position);
@@ -93,7 +70,7 @@ export function lookOf(
   if (top) {
     const kind = cells.label(top.id)[1];
     if (kind !== "text") names.push(`is-${kind}`);
-    if (isNext(run, position, top.id)) names.push("is-next");
+    if (isTarget(run, position, top.id)) names.push("is-next");
     if (settled === layer) names.push("is-settled");
     const pinned = pinOf(traits.pins, top.id);
     if (pinned) {

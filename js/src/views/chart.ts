@@ -1,6 +1,6 @@
 import { type Child, h } from "../base/dom.ts";
 import { METRIC_SPECS } from "../cells/fields.ts";
-import type { Pin, TrajectoryMetric } from "../kernel/protocol.ts";
+import type { Pin, RunInfo, TrajectoryMetric } from "../kernel/protocol.ts";
 import { clamp, fixed, layerName, QUARTERS, UNKNOWN } from "../look/format.ts";
 
 /** One line: a value per row from the embedding up; NaN where it is not known. */
@@ -21,6 +21,8 @@ export interface ChartProps {
   readonly metric: TrajectoryMetric;
   readonly n_layers: number;
   readonly d_vocab: number;
+  /** Of a model whose blocks run in a loop. */
+  readonly rows?: RunInfo["rows"] | undefined;
   readonly width_px: number;
   /** The focused layer, marked by a vertical rule. */
   readonly layer: number | null;
@@ -81,7 +83,13 @@ function spoken({ name, values }: Line, metric: TrajectoryMetric): string {
   return `${name}: embedding ${valueText(metric, values[0] ?? UNKNOWN)}, last layer ${valueText(metric, values[last] ?? UNKNOWN)}`;
 }
 
-function axes(axis: Axis, x: (i: number) => number, n_rows: number, width_px: number): Child {
+function axes(
+  axis: Axis,
+  x: (i: number) => number,
+  n_rows: number,
+  width_px: number,
+  looped: Pick<ChartProps, "rows">,
+): Child {
   const every = Math.max(1, Math.ceil(n_rows / Math.max(1, Math.floor(width_px / 60))));
   const rows = Array.from({ length: n_rows }, (_, row) => row).filter(
     (row) =>
@@ -98,7 +106,7 @@ function axes(axis: Axis, x: (i: number) => number, n_rows: number, width_px: nu
       h("text.lw-axis", { x: LEFT - 6, y: axis.y(tick) + 3.5, "text-anchor": "end" }, axis.text(tick)),
     ]),
     rows.map((row) =>
-      h("text.lw-axis", { x: x(row), y: HEIGHT - 8, "text-anchor": "middle" }, layerName(row - 1)),
+      h("text.lw-axis", { x: x(row), y: HEIGHT - 8, "text-anchor": "middle" }, layerName(row - 1, looped)),
     ),
   ];
 }
@@ -130,7 +138,7 @@ export function chart(props: ChartProps): Child {
       "aria-label": `Over the layers. ${lines.map((line) => spoken(line, metric)).join(". ")}`,
       on: { click },
     },
-    axes(axis, x, n_rows, width_px),
+    axes(axis, x, n_rows, width_px, props),
     layer !== null && h("line.lw-rule", { x1: x(layer + 1), x2: x(layer + 1), y1: TOP, y2: HEIGHT - BOTTOM }),
     lines.map((line) =>
       h("path.lw-line", {
@@ -149,7 +157,10 @@ export function chart(props: ChartProps): Child {
             r: layer === row - 1 ? 4 : 2.2,
             fill: line.color,
           },
-          h("title", `${line.name}, ${layerName(row - 1)}: ${line.notes?.[row] ?? valueText(metric, value)}`),
+          h(
+            "title",
+            `${line.name}, ${layerName(row - 1, props)}: ${line.notes?.[row] ?? valueText(metric, value)}`,
+          ),
         ),
       ),
   );

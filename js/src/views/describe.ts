@@ -1,12 +1,20 @@
-import { cellValue, inWords } from "../cells/fields.ts";
+import { cellValue, coloringOf, inWords } from "../cells/fields.ts";
 import type { CellRef, RunInfo } from "../kernel/protocol.ts";
 import { asPercent, layerPhrase, quoted } from "../look/format.ts";
 import type { App } from "../state/context.ts";
-import { isNext, promptWords } from "../state/selectors.ts";
+import { isTarget, promptWords } from "../state/selectors.ts";
+import { roleAt } from "./heads.ts";
 
-/** Where a cell is: "layer 20, position 8 after “␣of”". */
+/** The token that a cell speaks of. */
+export function targetName({ predicts }: Pick<RunInfo, "predicts">): string {
+  return predicts === "same" ? "the token that stands there" : "the next token";
+}
+
+/** Where a cell is: "layer 20, position 8 after “␣of”"; in a masked language model "at" it. */
 export function whereIs(run: RunInfo, { layer, position }: CellRef): string {
-  return `${layerPhrase(layer)}, position ${position} after ${promptWords(run, position)}`;
+  const role = roleAt(run, position);
+  const at = `position ${position}${role && ` (${role})`} ${run.predicts === "same" ? "at" : "after"}`;
+  return `${layerPhrase(layer, run)}, ${at} ${promptWords(run, position)}`;
 }
 
 /** A cell in one sentence, for the line under the grid, which is also the live region. */
@@ -20,7 +28,8 @@ export function describe(app: App, cell: CellRef): string {
   const top = cells.top(traits, layer, position);
   if (!top) return `${where}: not computed`;
   const parts = [`${quoted(cells.label(top.id))} ${asPercent(top.log_prob)}`];
-  if (traits.metric !== "prob") parts.push(inWords(cells, traits, cellValue(cells, traits, layer, position)));
-  if (isNext(run, position, top.id)) parts.push("which is the next token");
+  if (coloringOf(traits, run) !== "prob")
+    parts.push(inWords(cells, traits, cellValue(cells, traits, layer, position)));
+  if (isTarget(run, position, top.id)) parts.push(`which is ${targetName(run)}`);
   return `${where}: ${parts.join(", ")}`;
 }

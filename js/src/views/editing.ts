@@ -35,7 +35,10 @@ function edit(app: App, added: EditRequest): void {
 export function openEditor(app: App, cell: CellRef): void {
   const { site } = app.traits();
   const op: EditOp = "zero";
-  app.local({ editor: { cell, op, site, strength: 1, tokens: candidates(app, cell).slice(0, 2) }, panel: null });
+  app.local({
+    editor: { cell, op, site, strength: 1, tokens: candidates(app, cell).slice(0, 2) },
+    panel: null,
+  });
 }
 
 /** Make the edit that the form describes. */
@@ -63,14 +66,17 @@ export function yank(app: App, { layer, position }: CellRef): void {
   const run_id = drawnId(state);
   if (!run || run_id === null) return;
   const { site } = state.traits;
-  const text = `${layerName(layer)} ${quoted(promptLabel(run, position))}`;
+  const text = `${layerName(layer, run)} ${quoted(promptLabel(run, position))}`;
   app.local({ yanked: { run_id, layer, position, site, text }, said: `Took the cell ${text}` });
 }
 
 /** Put the cell that was taken here, as a patch. */
 export function put(app: App, { layer, position }: CellRef): void {
   const { yanked } = app.get();
-  if (!yanked) return app.local({ said: "Take a cell first, with y" });
+  if (!yanked) {
+    app.local({ said: "Take a cell first, with y" });
+    return;
+  }
   const { run_id, site } = yanked;
   edit(app, {
     op: "patch",
@@ -91,5 +97,9 @@ export function flip(app: App): void {
   const next: Partial<Record<View, View>> = { after: "difference", difference: "before" };
   const view = next[app.traits().view] ?? "after";
   app.set({ view });
-  app.local({ said: { before: "Before the edits", after: "After the edits", difference: "The difference" }[view as "after"] });
+  app.local({
+    said: { before: "Before the edits", after: "After the edits", difference: "The difference" }[
+      view as "after"
+    ],
+  });
 }

@@ -1,6 +1,6 @@
 import { type Child, h } from "../base/dom.ts";
-import type { EditInfo, EditOp, JsonNumber, RunInfo, View } from "../kernel/protocol.ts";
-import { asPercent, layerName, quoted, toNumber } from "../look/format.ts";
+import type { EditInfo, EditOp, EditRequest, JsonNumber, RunInfo, View } from "../kernel/protocol.ts";
+import { asPercent, layerName, quoted } from "../look/format.ts";
 import type { App } from "../state/context.ts";
 import { isOffline, keptEdits, promptLabel, shownRun } from "../state/selectors.ts";
 import type { Editor } from "../state/state.ts";
@@ -42,28 +42,36 @@ export function editText(edit: EditInfo, run: RunInfo): string {
         ? listed(positions, String)
         : listed(positions, (position) => quoted(promptLabel(run, position)));
   const of = tokens.map(({ label }) => quoted(label)).join(" ");
-  const from = source === null ? "" : ` from ${JSON.stringify(source.length > 24 ? `…${source.slice(-24)}` : source)}`;
-  return `${listed(layers, layerName)} ${site} · ${at} ${SIGNS[op]} ${of}${from}`.trim();
+  const from =
+    source === null ? "" : ` from ${JSON.stringify(source.length > 24 ? `…${source.slice(-24)}` : source)}`;
+  return `${listed(layers, (layer) => layerName(layer, run))} ${site} · ${at} ${SIGNS[op]} ${of}${from}`.trim();
+}
+
+/** The edits of a run as they will be: with what was asked for and is not run yet. */
+function asked(app: App, run: RunInfo): readonly EditRequest[] {
+  const kept = keptEdits(run);
+  const { wished } = app.get();
+  return wished?.length === kept.length ? wished : kept;
 }
 
 function chip(app: App, run: RunInfo, edit: EditInfo, index: number): Child {
+  const now = asked(app, run);
   const change = (patch: { strength?: number; is_on?: boolean } | null) => {
-    const kept = keptEdits(run);
-    const now = app.get().wished ?? kept;
-    const base = now.length === kept.length ? now : kept;
-    const edits = base.flatMap((one, i) => (i === index ? (patch ? [{ ...one, ...patch }] : []) : [one]));
+    const edits = asked(app, run).flatMap((one, i) =>
+      i === index ? (patch ? [{ ...one, ...patch }] : []) : [one],
+    );
     app.dispatch({ type: "edits", edits });
   };
   const [min, max] = SPANS[edit.op] ?? [0, 1];
-  const strength = toNumber(edit.strength);
+  const { strength = 1, is_on = true } = now[index] ?? {};
   const text = editText(edit, run);
   const disabled = isOffline(app.get());
   return h(
-    "li.lw-edit",
-    { key: `edit ${index}`, class: edit.is_on ? "" : "is-off" },
+    "li",
+    { key: `edit ${index}`, class: is_on ? "lw-edit" : "lw-edit is-off" },
     h("input", {
       type: "checkbox",
-      checked: edit.is_on,
+      checked: is_on,
       disabled,
       "aria-label": `On: ${text}`,
       on: { change: (event: Event) => change({ is_on: (event.target as HTMLInputElement).checked }) },
@@ -75,7 +83,7 @@ function chip(app: App, run: RunInfo, edit: EditInfo, index: number): Child {
       max: String(Math.max(max, strength)),
       step: "0.05",
       value: String(strength),
-      disabled: disabled || !edit.is_on,
+      disabled: disabled || !is_on,
       "aria-label": `Strength: ${text}`,
       on: { input: (event: Event) => change({ strength: Number((event.target as HTMLInputElement).value) }) },
     }),
@@ -165,7 +173,10 @@ export function editsBar(app: App): Child {
         "span.lw-dim",
         { key: "yanked" },
         `taken: ${yanked.text}; P puts it at a cell `,
-        button("×", () => app.local({ yanked: null }), { className: "lw-icon", title: "Let the taken cell go" }),
+        button("×", () => app.local({ yanked: null }), {
+          className: "lw-icon",
+          title: "Let the taken cell go",
+        }),
       ),
   );
 }
@@ -231,4 +242,3 @@ export function editor(app: App): Child {
     button("×", () => app.local({ editor: null }), { className: "lw-icon", title: "Close (Escape)" }),
   );
 }
-

@@ -8,6 +8,7 @@ import {
   cellAt,
   extentOf,
   maxHeight,
+  PLAIN_HEAD_PX,
   placeOf,
   SCROLLBAR_PX,
   type Scroll,
@@ -19,8 +20,11 @@ import {
 } from "../look/layout.ts";
 import type { App } from "../state/context.ts";
 import { lookOf, settledLayers } from "./cellLook.ts";
+import { toggleHead } from "./folding.ts";
 import { type CellNode, fitCells, fitRows, makeRow, paint, type RowNode, writeHead } from "./gridrow.ts";
+import { headOf } from "./heads.ts";
 import { Overview } from "./overview.ts";
+import { Strips } from "./strips.ts";
 
 type Place = ReturnType<typeof placeOf>;
 
@@ -31,6 +35,7 @@ export class GridView {
   readonly element = div("lw-grid", "grid");
   readonly #body = div("lw-body", "rowgroup");
   readonly #head = makeRow("columnheader");
+  readonly #strips: Strips;
   #rows: RowNode[] = [];
   /** How wide the grid may be. */
   room_px = 0;
@@ -65,12 +70,14 @@ export class GridView {
     const { element } = this;
     const body = this.#body;
     const head = this.#head;
-    element.ariaLabel = "Top token at every layer and position";
     head.element.classList.add("lw-head");
     head.element.ariaRowIndex = "1";
+    this.#strips = new Strips(app);
+    head.element.append(this.#strips.element);
     element.append(head.element, body);
     const { signal } = app;
     on(element, "scroll", () => this.#scrolled(), signal, { passive: true });
+    on(element, "click", (event: MouseEvent) => this.#pressHead(event), signal);
     const observer = new ResizeObserver(() => this.#resized());
     observer.observe(element);
     whenClosed(signal, () => {
@@ -121,6 +128,19 @@ export class GridView {
     return undefined;
   }
 
+  /** A press on the head of a row: its pass, or the band that begins there, folds or unfolds. */
+  #pressHead({ target, clientX }: MouseEvent): void {
+    const head = target instanceof Element ? target.closest(".is-foldable") : null;
+    const shape = this.#shape;
+    if (!head || !shape) return;
+    // the right edge of a column is for its width
+    if (head.matches(".lw-colhead") && clientX > head.getBoundingClientRect().right - 7) return;
+    const row = this.#rows.find(({ header }) => header === head)?.row;
+    const col = this.#head.cells.find(({ element }) => element === head)?.col;
+    if (row !== undefined) toggleHead(this.#app, shape, row, true);
+    else if (col !== undefined) toggleHead(this.#app, shape, col, false);
+  }
+
   currentShape(): Shape | null {
     return this.#shape;
   }
@@ -165,6 +185,7 @@ export class GridView {
     const window = windowOf(shape, this.scroll());
     this.#app.setViewport(viewportOf(shape, this.scroll()));
     this.#drawHead(run, shape, window);
+    this.#strips.draw(shape, window, this.#app.theme());
     this.#rows = fitRows(this.#body, this.#rows, window, shape.row_px);
     const focus = this.#focusPlace(shape);
     let focused: CellNode | undefined;
@@ -206,9 +227,11 @@ export class GridView {
   /** Compute the shape from the traits, and lay the rows out again if it changed. */
   #reshape(run: RunInfo): void {
     const traits = this.#app.traits();
-    const { stride, hide_special, orientation, column_width_px, site } = traits;
+    const { stride, hide_special, hide_template, folded_bands, folded_passes } = traits;
+    const { orientation, column_width_px, site } = traits;
+    const folds = [hide_special, hide_template, folded_bands, folded_passes];
     const { room_px } = this;
-    const key = [run, stride, hide_special, orientation, column_width_px, site, room_px];
+    const key = [run, stride, ...folds, orientation, column_width_px, site, room_px];
     if (!sameItems(key, this.#shapeKey)) {
       const before = this.#shape;
       const left = before ? this.#at.left / before.col_px : 0;
@@ -244,6 +267,7 @@ export class GridView {
     set("--lw-row", shape.row_px);
     set("--lw-head-row", shape.head_row_px);
     set("--lw-head-col", shape.head_col_px);
+    set("--lw-strips", shape.isAcross ? shape.head_row_px - PLAIN_HEAD_PX : 0);
     set("--lw-width", shape.head_col_px + shape.cols.length * shape.col_px);
     body.style.height = `${shape.rows.length * shape.row_px}px`;
     element.ariaRowCount = String(shape.rows.length + 1);
@@ -251,15 +275,18 @@ export class GridView {
     element.classList.toggle("is-transposed", !shape.isAcross);
     element.classList.toggle("is-wide", this.#isWide(shape));
     element.classList.toggle("is-tiny", shape.col_px < 44);
+    const says = run.predicts === "same" ? ": the token that each layer says stands there" : "";
+    element.ariaLabel = `Top token at every layer and position${says}`;
     this.#head.header.textContent = shape.isAcross ? "layer" : `token · ${run.tokens.length}`;
   }
 
-  #drawHead(run: RunInfo, { isAcross, cols, col_px }: Shape, window: CellRange): void {
-    fitCells(this.#head, "columnheader", window, col_px);
+  #drawHead(run: RunInfo, shape: Shape, window: CellRange): void {
+    const theme = this.#app.theme();
+    fitCells(this.#head, "columnheader", window, shape.col_px);
     for (const cell of this.#head.cells) {
-      if (cell.last) continue;
-      cell.last = "drawn";
-      writeHead(cell.element, "lw-colhead", run, cols[cell.col] ?? 0, !isAcross);
+      if (cell.last === theme) continue;
+      cell.last = theme;
+      writeHead(cell.element, "lw-colhead", headOf(run, shape, cell.col, !shape.isAcross), theme);
     }
   }
 
@@ -272,7 +299,12 @@ export class GridView {
     isDue: (cell: CellNode) => boolean,
   ): CellNode | undefined {
     const traits = this.#app.traits();
-    writeHead(node.header, "lw-rowhead", cells.run, shape.rows[node.row] ?? 0, shape.isAcross);
+    writeHead(
+      node.header,
+      "lw-rowhead",
+      headOf(cells.run, shape, node.row, shape.isAcross),
+      this.#app.theme(),
+    );
     fitCells(node, "gridcell", window, shape.col_px);
     let focused: CellNode | undefined;
     for (const cell of node.cells) {

@@ -1,7 +1,8 @@
 import { div } from "../base/dom.ts";
-import type { RunInfo } from "../kernel/protocol.ts";
 import type { CellRange } from "../look/layout.ts";
-import { headOf, type Look } from "./cellLook.ts";
+import { bandColor, type Theme } from "../look/scales.ts";
+import type { Look } from "./cellLook.ts";
+import type { Head } from "./heads.ts";
 
 /** A cell's element, with the look that was last written to it. */
 export interface CellNode {
@@ -128,19 +129,18 @@ export function paint(cell: CellNode, look: Look, isFocused: boolean): void {
   if (element.ariaSelected !== isSelected) element.ariaSelected = isSelected;
 }
 
-/** Write the header of a layer or a position. Only what changed is written. */
-export function writeHead(
-  element: HTMLElement,
-  name: string,
-  run: RunInfo,
-  value: number,
-  isLayer: boolean,
-): void {
-  const { text, kind, at, title } = headOf(run, value, isLayer);
-  const className = `${name} is-${kind}`;
+/** Write the header of a row or a column. Only what changed is written. */
+export function writeHead(element: HTMLElement, name: string, head: Head, theme: Theme): void {
+  const { text, at, title, label, band, color, isFolded } = head;
+  const className = `${name} ${head.className}${isFolded === null ? "" : " is-foldable"}`;
   const node = element.firstChild as Text;
   if (node.data !== text) node.data = text;
   if (element.className !== className) element.className = className;
   if (element.dataset.at !== at) element.dataset.at = at;
+  if ((element.dataset.band ?? "") !== band) element.dataset.band = band;
   if (element.title !== title) element.title = title;
+  if ((element.ariaLabel ?? "") !== label) element.ariaLabel = label || null;
+  if (color !== null) element.style.setProperty("--lw-band", bandColor(color, theme));
+  const expanded = isFolded === null ? null : String(!isFolded);
+  if (element.ariaExpanded !== expanded) element.ariaExpanded = expanded;
 }

@@ -6,6 +6,7 @@ import { chartedPositions, shownRun } from "../state/selectors.ts";
 import { MAIN } from "../state/state.ts";
 import { flip, openEditor, put, yank } from "./editing.ts";
 import { toggle, togglePin } from "./elements.ts";
+import { foldBandAt, foldPassAt, toggleTemplate } from "./folding.ts";
 import type { GridView } from "./grid.ts";
 
 const COLUMN_STEP_PX = 8;
@@ -116,6 +117,9 @@ export function gridKey(app: App, grid: GridView, event: KeyboardEvent, search: 
     e: () => cell && openEditor(app, cell),
     y: () => cell && yank(app, cell),
     P: () => cell && put(app, cell),
+    f: () => cell && foldBandAt(app, cell),
+    F: () => cell && foldPassAt(app, cell),
+    T: () => toggleTemplate(app),
     "/": search,
     "[": () => setWidth(app, col_px - COLUMN_STEP_PX),
     "]": () => setWidth(app, col_px + COLUMN_STEP_PX),

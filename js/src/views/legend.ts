@@ -4,6 +4,7 @@ import { coloringOf, METRIC_SPECS, metricName, ticksOf } from "../cells/fields.t
 import { ramp } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
 import { shownRun } from "../state/selectors.ts";
+import { targetName } from "./describe.ts";
 
 /** An entry of the legend: its text, and the class, background and pin colour of its swatch. */
 export type LegendKey = readonly [text: string, className: string, surface: string, pin?: string];
@@ -18,7 +19,7 @@ export function legendOf(app: App, cells: Cells) {
   const colors = ramp(spec.scale, app.theme()).map(({ css }) => css);
   const keys: LegendKey[] = [
     ["not computed", "is-missing", ""],
-    ["is the next token", "is-next", ""],
+    [`is ${targetName(cells.run)}`, "is-next", ""],
   ];
   if (site === "resid_post")
     keys.push([`final answer from here on${stride > 1 ? ", of the layers shown" : ""}`, "is-settled", ""]);

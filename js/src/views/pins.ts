@@ -144,6 +144,7 @@ export function pinsView(app: App, run: RunInfo, width_px: number): Child {
         metric: trajectory.metric,
         n_layers: run.n_layers,
         d_vocab: run.d_vocab,
+        rows: run.rows,
         width_px,
         layer,
         pick,

@@ -1,10 +1,12 @@
 import type { Cells } from "../cells/cells.ts";
+import { STRIP_PX, type Strip, stripText } from "../look/bands.ts";
 import { clamp, tokenCount } from "../look/format.ts";
-import { cellAt, type Scroll, type Shape, shapeOf } from "../look/layout.ts";
-import { pinColor } from "../look/scales.ts";
+import { cellAt, PLAIN_HEAD_PX, type Scroll, type Shape, shapeOf } from "../look/layout.ts";
+import { bandColor, pinColor } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
 import { promptText } from "../state/selectors.ts";
-import { headOf, type Look, lookOf, settledLayers } from "./cellLook.ts";
+import { type Look, lookOf, settledLayers } from "./cellLook.ts";
+import { headOf } from "./heads.ts";
 import { type LegendKey, legendOf } from "./legend.ts";
 
 const SCALE = 2;
@@ -98,17 +100,45 @@ function drawCells(sheet: Sheet, top: number): void {
 
 function drawHeads({ pen, cells, shape }: Sheet, top: number): void {
   const { col_px, row_px, head_col_px, head_row_px, isAcross, rows, cols } = shape;
-  const name = (value: number, isLayer: boolean) => headOf(cells.run, value, isLayer).text;
-  cols.forEach((value, col) => {
+  const head = (index: number, isLayer: boolean) => headOf(cells.run, shape, index, isLayer);
+  cols.forEach((_, col) => {
     const x = PAD + head_col_px + (col + 0.5) * col_px;
-    write(pen, name(value, !isAcross), x, top + head_row_px - 8, col_px - 6, "center");
-    if (isAcross) write(pen, String(value), x, top + 11, col_px, "center");
+    const { text, at } = head(col, !isAcross);
+    write(pen, text, x, top + head_row_px - 8, col_px - 6, "center");
+    if (isAcross) write(pen, at, x, top + head_row_px - PLAIN_HEAD_PX + 11, col_px, "center");
   });
-  rows.forEach((value, row) => {
-    const y = top + head_row_px + row * row_px + 14;
-    write(pen, name(value, isAcross), PAD + head_col_px - 8, y, head_col_px - (isAcross ? 12 : 44), "right");
-    if (!isAcross) write(pen, String(value), PAD, y, 28, "left");
+  rows.forEach((_, row) => {
+    const y = top + head_row_px + row * row_px;
+    const { text, at, className } = head(row, isAcross);
+    // the name of a pass, or a position and its role, stand beside the head
+    const beside_px = at ? Math.min(head_col_px - 40, pen.measureText(at).width + 8) : 0;
+    write(pen, text, PAD + head_col_px - 8, y + 14, head_col_px - 12 - beside_px, "right");
+    if (at) write(pen, at, PAD, y + 14, beside_px, "left");
+    if (className.includes("is-pass")) drawBracket(pen, className, y, row_px);
   });
+}
+
+/** The part of a pass's bracket beside one of its rows. */
+function drawBracket(pen: Pen, className: string, y: number, row_px: number): void {
+  const x = PAD - 6;
+  pen.fillRect(x, y, 1, row_px - 1);
+  if (className.includes("is-first")) pen.fillRect(x, y, 4, 1);
+  if (className.includes("is-final")) pen.fillRect(x, y + row_px - 2, 4, 1);
+}
+
+/** The messages and pictures of the prompt, over their columns. */
+function drawStrips({ app, pen, shape, ink }: Sheet, top: number): void {
+  if (!shape.isAcross) return;
+  const { col_px, head_col_px } = shape;
+  for (const strip of shape.strips) {
+    const x = PAD + head_col_px + strip.from * col_px;
+    const y = top + strip.line * STRIP_PX;
+    const width_px = (strip.to - strip.from) * col_px - 1;
+    pen.fillStyle = bandColor(strip.color, app.theme());
+    pen.fillRect(x, y, width_px, 3);
+    pen.fillStyle = ink;
+    write(pen, stripText(strip), x + 3, y + 13, width_px - 6, "left");
+  }
 }
 
 /** Breaks a text into lines that fit; the last line holds all that is left. */
@@ -141,7 +171,8 @@ function drawTitle({ app, cells: { run }, shape, pen, font, width_px }: Sheet): 
   const n = run.tokens.length;
   const part =
     positions.length < n ? `positions ${positions[0]} to ${positions.at(-1)} of ${n}` : tokenCount(n);
-  line([run.model, run.dtype, traits.site, `${traits.lens} lens`, part].join(" · "));
+  const says = run.predicts === "same" ? ["each cell: the token that stands there"] : [];
+  line([run.model, run.dtype, traits.site, `${traits.lens} lens`, part, ...says].join(" · "));
   return y + PAD;
 }
 
@@ -187,6 +218,17 @@ function cut(items: readonly number[], first: number, most: number): readonly nu
   return items.slice(from, from + most);
 }
 
+/** The parts of strips that lie over `most` columns from the first. */
+export function cutStrips(strips: readonly Strip[], first: number, most: number): Strip[] {
+  return strips
+    .map((strip) => ({
+      ...strip,
+      from: Math.max(0, strip.from - first),
+      to: Math.min(most, strip.to - first),
+    }))
+    .filter(({ from, to }) => from < to);
+}
+
 /** Saves a picture of the grid with title and legend, at twice the size so that text stays crisp. */
 export function savePng(app: App, root: HTMLElement, { left, top }: Scroll): void {
   const cells = app.cells();
@@ -196,11 +238,11 @@ export function savePng(app: App, root: HTMLElement, { left, top }: Scroll): voi
   const { color: ink, backgroundColor, fontFamily: font } = getComputedStyle(root);
   const whole = shapeOf(cells.run, app.traits());
   const { rows, cols, col_px, row_px, head_col_px, head_row_px } = whole;
-  const shape = {
-    ...whole,
-    cols: cut(cols, Math.floor(left / col_px), Math.floor((MAX_PX - head_col_px) / col_px)),
-    rows: cut(rows, Math.floor(top / row_px), Math.floor((MAX_PX - head_row_px) / row_px)),
-  };
+  const shownCols = cut(cols, Math.floor(left / col_px), Math.floor((MAX_PX - head_col_px) / col_px));
+  const shownRows = cut(rows, Math.floor(top / row_px), Math.floor((MAX_PX - head_row_px) / row_px));
+  const axis = whole.isAcross ? ([cols, shownCols] as const) : ([rows, shownRows] as const);
+  const strips = cutStrips(whole.strips, axis[0].indexOf(axis[1][0] ?? 0), axis[1].length);
+  const shape = { ...whole, cols: shownCols, rows: shownRows, strips };
   const width_px = 2 * PAD + Math.max(MIN_PX, head_col_px + shape.cols.length * col_px);
   const grid_px = head_row_px + shape.rows.length * row_px + PAD;
   const sheet = { app, cells, shape, pen, ink, font, width_px };
@@ -212,6 +254,7 @@ export function savePng(app: App, root: HTMLElement, { left, top }: Scroll): voi
     pen.fillStyle = ink;
     const grid_top = drawTitle(sheet);
     drawHeads(sheet, grid_top);
+    drawStrips(sheet, grid_top);
     return [grid_top, drawLegend(sheet, grid_top + grid_px)] as const;
   };
   canvas.width = width_px * SCALE;

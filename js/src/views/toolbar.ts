@@ -101,6 +101,8 @@ export function controls(app: App): Child {
     ),
     run.special.some(Boolean) &&
       checkbox("Hide special tokens", traits.hide_special, (hide_special) => put({ hide_special })),
+    run.bands?.some(({ kind }) => kind === "template") &&
+      checkbox("Hide template", traits.hide_template, (hide_template) => put({ hide_template })),
     h("span.lw-gap", {}),
     button("⋯", () => toggle(app, "menu"), {
       className: "lw-icon",
@@ -155,11 +157,11 @@ export function menu(app: App, savePng: () => void): Child {
   );
 }
 
-/** The model's own next token. */
-function prediction({ next: { id, log_prob }, labels }: RunInfo): Child {
+/** The model's own answer: its next token, or in a masked language model what it says stands at a position. */
+function prediction({ next: { id, log_prob, position }, labels, predicts }: RunInfo): Child {
   return h(
     "span",
-    "predicts ",
+    predicts === "same" ? `at position ${position} says ` : "predicts ",
     h("strong", h("bdi", quoted(labels[id] ?? NO_LABEL))),
     ` ${asPercent(log_prob)}`,
   );
@@ -213,6 +215,7 @@ export function infoLine(app: App): Child {
     run && h("span", tokenCount(run.tokens.length)),
     run?.notes?.map((note) => h("span.lw-dim", { key: note }, note)),
     run && prediction(run),
+    run?.predicts === "same" && h("span.lw-dim", "each cell says what stands at its position"),
     state.draft !== null && !state.running && h("span.lw-dim", "edited, not run"),
     h("span.lw-gap", {}),
     run && badge(run),

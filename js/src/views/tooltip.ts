@@ -1,6 +1,6 @@
 import { type Child, div, h, patch } from "../base/dom.ts";
 import { whenClosed } from "../base/events.ts";
-import { cellValue, inWords } from "../cells/fields.ts";
+import { cellValue, coloringOf, inWords } from "../cells/fields.ts";
 import type { CellRef } from "../kernel/protocol.ts";
 import { asPercent, nats } from "../look/format.ts";
 import type { App } from "../state/context.ts";
@@ -17,7 +17,10 @@ function content(app: App, cell: CellRef): Child {
   const cells = app.cells();
   if (!cells) return null;
   const { layer, position } = cell;
-  const { metric } = traits;
+  const coloring = coloringOf(traits, cells.run);
+  const isInList = coloring === "prob" || coloring === "entropy";
+  const base = coloring === traits.metric ? null : app.cells(cells.run.edited?.base_id);
+  const was = base?.top(traits, layer, position);
   const tops = cells.tops(traits, layer, position, N_TOKENS);
   const value = cellValue(cells, traits, layer, position);
   const entropy = cells.scalar(traits, "entropy", layer, position);
@@ -35,7 +38,8 @@ function content(app: App, cell: CellRef): Child {
         ),
       ),
     ),
-    metric !== "prob" && metric !== "entropy" && value !== undefined && h("p", inWords(cells, traits, value)),
+    base && was && h("p", "before ", tokenChip(base.label(was.id), was.id), ` ${asPercent(was.log_prob)}`),
+    !isInList && value !== undefined && h("p", inWords(cells, traits, value)),
     entropy !== undefined && h("p.lw-dim", `entropy ${nats(entropy)}`),
   ];
 }

@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import { Cells } from "../../src/cells/cells.ts";
 import { cellValue, fieldOf, inWords, METRIC_SPECS, metricName, ticksOf } from "../../src/cells/fields.ts";
 import { createLoader } from "../../src/cells/loader.ts";
-import { readTile } from "../../src/cells/packed.ts";
+import { readTile, type Tile } from "../../src/cells/packed.ts";
 import type { Metric } from "../../src/kernel/protocol.ts";
 import type { Traits } from "../../src/kernel/traits.ts";
 import { DEFAULTS } from "../../src/kernel/traits.ts";
@@ -33,9 +33,13 @@ test("without a chosen token the rank is that of the model's own next one, and i
   const transport = createTransport(kernel, events, new AbortController().signal);
   const cells = new Cells(run);
   const view = { layers: [5], positions: [3], nearLayers: [5], nearPositions: [3] };
-  await new Promise<void>((arrived) =>
-    createLoader(transport, { arrived, failed() {} }).update(cells, traits, view),
-  );
+  await new Promise<void>((done) => {
+    const took = (tile: Tile) => {
+      cells.add(tile);
+      done();
+    };
+    createLoader(transport, { took, failed() {} }).update(cells, traits, view);
+  });
   expect(kernel.sent[0]).toMatchObject({ kind: "read", track: [id] });
   const rank = cellValue(cells, traits, 5, 3);
   expect(rank).toBe(cells.tracked(traits, id, 5, 3)?.rank);

@@ -99,7 +99,7 @@ test("one request is in flight, the latest view wins, and a stale request is can
   const cells = new Cells(kernel.run);
   const events = { progress() {}, replyToOtherView() {}, alive() {} };
   const loader = createLoader(createTransport(kernel, events, new AbortController().signal), {
-    arrived() {},
+    took() {},
     failed() {},
   });
   const view = ({ layers, positions, nearLayers, nearPositions }: Wanted) => ({
