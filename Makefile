@@ -1,7 +1,8 @@
 # Two commands do all of their own set-up on a fresh machine:
 #   make lab    JupyterLab on examples/quickstart.ipynb (PORT=8889 to choose the port)
 #   make test   everything that CI runs
-# The rest is for development: make check | test-py | test-js | build | dev | bench | bench-peers | findings | clean
+# The rest is for development: make check | test-py | test-js | build | dev | bench | bench-peers | findings | torture |
+#   mutants | clean
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -19,9 +20,9 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 STAMPS := .setup
 SOURCES := $(shell find js/src js/*.json js/*.mjs js/*.ts -type f 2>/dev/null)
 
-.PHONY: help lab test check test-py test-js test-old-transformers same-bundle build dev bench bench-peers findings setup clean
+.PHONY: help lab test check test-py test-js test-old-transformers same-bundle build dev bench bench-peers findings torture mutants setup clean
 help:
-	@sed -n 's/^# \{0,1\}//;1,4p' Makefile
+	@sed -n 's/^# \{0,1\}//;1,5p' Makefile
 
 # --- set-up: each step leaves a stamp, so that a second run skips it
 $(STAMPS):
@@ -101,5 +102,15 @@ bench-peers:
 findings:
 	@findings/run
 
+# The long campaign of faults behind docs/reliability.md: no part of CI, which runs a share of it.
+torture: $(STAMPS)/venv $(STAMPS)/build
+	@python scripts/torture.py $(TORTURE_ARGS)
+
+# One change in the source at a time: how many do the tests notice? Cosmic Ray has an environment of its own.
+mutants: setup
+	@[ -x .venv-mutants/bin/python ] || python -m venv .venv-mutants
+	@.venv-mutants/bin/python -m pip install -qq cosmic-ray==8.7.0
+	@.venv-mutants/bin/python scripts/mutants.py $(MUTANTS_ARGS)
+
 clean:
-	rm -rf .venv .setup .old-transformers js/node_modules dist
+	rm -rf .venv .venv-mutants .setup .old-transformers js/node_modules dist

@@ -64,6 +64,29 @@ def check_ids(ids: Any, d_vocab: int) -> list[int]:
     return [int(token_id) for token_id in listed]
 
 
+def is_text(value: str) -> bool:
+    """Whether a message can carry this text: no half of a character (a lone surrogate) is in it."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def check_text(text: str, what: str, error: type[LensError] = LensError) -> str:
+    """Text that every tokenizer, file and message can carry; returns it.
+
+    Args:
+        what: it is, as the message begins: "The prompt".
+        error: the class to refuse with.
+    Raises:
+        LensError: of that class; half a character (a lone surrogate) is in it.
+    """
+    for place, character in enumerate(text):
+        if "\ud800" <= character <= "\udfff":
+            raise error(
+                f"{what} has half a character at {place}, {character!r}, which is no text. Write the whole "
+                "character, or leave it out."
+            )
+    return text
+
+
 def check_temperature(value: Any) -> float:
     """A sampling temperature.
 

@@ -28,9 +28,17 @@ def as_path(
         LensError: of the class `error`; the value is no path.
     """
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
-    if not isinstance(text, str) or not text or "\0" in text:
+    if not isinstance(text, str) or not text or "\0" in text or not _is_encodable(text):
         raise error(f"{asked} {path!r:.80}. {remedy}")
     return Path(os.path.expanduser(text))  # Path's own fails on an unknown user
+
+
+def _is_encodable(path: str) -> bool:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:  # half a character
+        return False
+    return True
 
 
 def file_at(path: Any) -> Path:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lenswidget.anatomy.protocol import ReadableModel, check_is_model
-from lenswidget.checks import integers
+from lenswidget.checks import check_text, integers
 from lenswidget.errors import LensError, PromptError
 from lenswidget.models.hf_model import evaluation, uncached
 
@@ -69,6 +69,7 @@ def _text_ids(tokenizer: Any, text: str, max_tokens: int, add_bos: bool | None) 
     """Token ids `[seq]` of one string."""
     if tokenizer is None:
         raise PromptError("Asked to fit a lens on strings, but this model has no tokenizer; pass token ids.")
+    check_text(text, "A text to fit on", PromptError)
     # one more than wanted, in case the first goes
     length = max_tokens + 1 if add_bos is False else max_tokens
     found = list(tokenizer(text, truncation=True, max_length=length)["input_ids"])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.anatomy.tail import Tail
+from lenswidget.checks import check_text
 from lenswidget.errors import CellError, ShapeError, UnknownLensError
 
 States: TypeAlias = Float[Tensor, "cells d_model"]
@@ -130,6 +131,7 @@ def lenses_by_name(lenses: Mapping[str, LensLike] | Iterable[LensLike] | None = 
     for key, value in pairs:
         lens = as_lens(value)
         name = lens.name if key is None else key
+        check_text(str(name), "The name of a lens", UnknownLensError)
         if isinstance(lens, LogitLens) and name == "logit":
             continue
         if name in named:

@@ -182,6 +182,9 @@ def encode_prompt(
     ids = column_source(inputs)[0].cpu().long()
     with_images = images is not None and text is not None
     extras = () if with_images else _extras(inputs, text, tokenizer, hf_model, device, add_special_tokens)
+    if text is not None and "input_ids" in extras:
+        text = None  # a tokenizer that draws lots made other ids of it
+        extras = _extras(inputs, text, tokenizer, hf_model, device, add_special_tokens)
     if text is not None and decoder is not None:
         text = None  # text alone would not bring the decoder's ids again
     options: dict[str, Any] = {} if add_special_tokens else {"add_special_tokens": False}

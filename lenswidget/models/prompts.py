@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchEncoding
 
+from lenswidget.checks import check_text
 from lenswidget.errors import PromptError
 from lenswidget.models.caches import check_lengths
 from lenswidget.models.facts import facts_of
@@ -145,11 +146,13 @@ def text_ids(text: str, tokenizer: Any) -> list[int]:
         PromptError: there is no tokenizer.
     """
     _check_tokenizer(tokenizer)
+    check_text(text, "The text", PromptError)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def starts_twice(text: str, tokenizer: Any) -> bool:
     """Whether a text begins with the BOS that the tokenizer would put before it."""
+    check_text(text, "The prompt", PromptError)
     bos = getattr(tokenizer, "bos_token", None)
     if not isinstance(bos, str) or not bos or not text.startswith(bos):
         return False
@@ -173,6 +176,10 @@ def chat_ids(messages: Any, tokenizer: Any, **options: Any) -> list[int]:
     if not getattr(tokenizer, "chat_template", None):
         raise PromptError("The prompt is a chat, but the tokenizer has no chat template. Give text or ids.")
     options = {"add_generation_prompt": True, **options}
+    for message in messages:
+        for name, value in message.items():
+            if isinstance(value, str):
+                check_text(value, f"The {name} of a message", PromptError)
     try:
         found = tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)
     except Exception as error:  # a template may raise whatever it likes
@@ -183,6 +190,7 @@ def chat_ids(messages: Any, tokenizer: Any, **options: Any) -> list[int]:
 
 def _tokens(text: str, tokenizer: Any, hf_model: nn.Module, add_special_tokens: bool) -> Row:
     _check_tokenizer(tokenizer)
+    check_text(text, "The prompt", PromptError)
     encoding = tokenizer(text) if add_special_tokens else tokenizer(text, add_special_tokens=False)
     skipped = int(add_special_tokens and starts_twice(text, tokenizer))
     # the mask is made here; a tokenizer may say more, as token types, and the model may take it

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lenswidget.checks import check_ids
+from lenswidget.checks import check_ids, check_text
 from lenswidget.errors import CellError, PromptError
 
 
@@ -22,6 +22,7 @@ def token_id(
         return check_ids([token], d_vocab)[0]
     if tokenizer is None:
         raise PromptError(f"{token!r} is text, but this model has no tokenizer. Give a token id.")
+    check_text(token, "The token", CellError)
     ids: Sequence[int] = tokenizer.encode(token, add_special_tokens=False)
     # a tokenizer that puts a space before text splits what is one entry of its vocabulary
     found = ids if len(ids) == 1 else (entries or _entries_of(tokenizer))(token)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from lenswidget.checks import integers, is_integer
 from lenswidget.errors import CellError, LensError
+from lenswidget.models.token_bytes import bytes_of, works_on_bytes
 
 Array = npt.NDArray[Any]
 # Of the cells' axis, and so cut when a readout is.
@@ -151,7 +152,11 @@ class Readout:
         return out.reshape(len(rows), len(columns), *array.shape[1:])
 
     def tokens(self) -> Array:
-        """The text of `ids`, `[n, k]` of str: decoded by the tokenizer, `#id` without one, empty for -1."""
+        """The text of `ids`, `[n, k]` of str: decoded by the tokenizer, `#id` without one, empty for -1.
+
+        Bytes that are no whole character are written as such, `<0xE2><0x82>`: decoded they would all be one
+        replacement sign.
+        """
         distinct, place = np.unique(self.ids, return_inverse=True)
         texts = np.array([_text(self.tokenizer, i) for i in distinct.tolist()], dtype=object)
         return texts[place].reshape(self.ids.shape)
@@ -251,7 +256,19 @@ def _within(asked: slice, have: Array, lowest: int) -> Array:
 def _text(tokenizer: Any, token_id: int) -> str:
     if token_id < 0:
         return ""
-    return f"#{token_id}" if tokenizer is None else str(tokenizer.decode([token_id]))
+    if tokenizer is None:
+        return f"#{token_id}"
+    text = str(tokenizer.decode([token_id]))
+    if "\ufffd" not in text:
+        return text
+    piece = tokenizer.convert_ids_to_tokens(token_id)
+    found = None if piece is None else bytes_of(piece, is_byte_level=works_on_bytes(tokenizer))
+    if found is None:
+        return text
+    try:
+        return found.decode()
+    except UnicodeDecodeError:
+        return "".join(f"<0x{byte:02X}>" for byte in found)
 
 
 def _counted(n: int, what: str) -> str:

@@ -33,7 +33,7 @@ _is_autocast, _n_function_modes, _n_dispatch_modes, _top_saved_tensor_hooks = (
     _AUTOGRAD._top_saved_tensors_default_hooks,
 )
 _tuple = tuple.__new__
-_guards_of_other_threads: list[tuple[Any, bool]] = []
+_guards_kept: list[tuple[Any, bool]] = []
 
 
 class TorchState(NamedTuple):
@@ -112,12 +112,18 @@ class Switch:
         self.settle()
         if self._guards and threading.get_ident() != self._thread:
             # a guard acts on the thread that drops it, which is not the one it was made for: keep it
-            _guards_of_other_threads.extend(self._guards)
+            _guards_kept.extend(self._guards)
             self._guards.clear()
         if self._guards:
             state = take()
             while self._guards:
                 self._guards.pop()[0].__exit__(None, None, None)
+            if _is_inference() != state.is_inference:
+                # an interrupt came between the two: the forward's own guard went before one above it, which
+                # has restored what it found there
+                guard = C._InferenceMode(state.is_inference)
+                _guards_kept.append((guard, not state.is_inference))
+                guard.__enter__()
             self._set_all_but_inference(take(), state)
 
     def _change(self, now: TorchState, state: TorchState) -> None:
@@ -134,8 +140,9 @@ class Switch:
             self._guards.pop()[0].__exit__(None, None, None)
         if _is_inference() != is_inference:
             guard = C._InferenceMode(is_inference)
-            guard.__enter__()
+            # kept first: one that an interrupt left in a traceback would undo itself at any later time
             self._guards.append((guard, not is_inference))
+            guard.__enter__()
 
     def _set_all_but_inference(self, now: TorchState, state: TorchState) -> None:
         if now.autocast != state.autocast:

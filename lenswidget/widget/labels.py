@@ -7,8 +7,10 @@ into an id. Bytes that are no whole character are shown in hex, white space as g
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Literal, cast
+
+from lenswidget.models.token_bytes import bytes_of, works_on_bytes
 
 Kind = Literal["text", "space", "bytes", "special", "none"]
 
@@ -138,10 +140,7 @@ class Labels:
 
     @cached_property
     def _is_byte_level(self) -> bool:
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            return hasattr(self.tokenizer, "byte_decoder")
-        return any(_is_byte_level(part) for part in (backend.decoder, backend.pre_tokenizer))
+        return works_on_bytes(self.tokenizer)
 
     @cached_property
     def _added(self) -> dict[int, str]:
@@ -158,16 +157,16 @@ class Labels:
         if not 0 <= token_id < self._n_tokens:
             return Label(f"#{token_id}", "none", "")
         if token_id in self._special_ids or token_id in self._added:
-            raw = self._added.get(token_id) or str(self.tokenizer.convert_ids_to_tokens(token_id))
+            raw = whole(self._added.get(token_id) or str(self.tokenizer.convert_ids_to_tokens(token_id)))
             return Label(visible(raw), "special" if token_id in self._special_ids else "text", raw)
         piece = self.tokenizer.convert_ids_to_tokens(token_id)
         if piece is None:
             return Label(f"#{token_id}", "none", "")
-        told, raw = self._bytes(piece), ""
+        told, raw = bytes_of(piece, is_byte_level=self._is_byte_level), ""
         if told is None:
             text = self.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
             # sentencepiece drops the space that opens a sequence, so take it from the piece
-            raw = str(piece.replace("▁", " ") if "▁" in piece else text or piece)
+            raw = whole(str(piece.replace("▁", " ") if "▁" in piece else text or piece))
             told = self._told_bytes(token_id) if REPLACEMENT in raw else None
         if told is not None:
             try:
@@ -191,40 +190,10 @@ class Labels:
             inner = getattr(inner, "instruct_tokenizer", None) or getattr(inner, "tokenizer", None)
         return None
 
-    def _bytes(self, piece: Any) -> bytes | None:
-        """The bytes a vocabulary piece stands for, where the tokenizer works on bytes."""
-        if isinstance(piece, bytes):
-            return piece
-        if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-            return bytes([int(piece[3:5], 16)])
-        if not self._is_byte_level:
-            return None
-        table = byte_of_character()
-        if any(character not in table for character in piece):
-            return None
-        return bytes(table[character] for character in piece)
 
-
-def _is_byte_level(part: Any) -> bool:
-    """Whether a part of a fast tokenizer turns bytes into characters, by itself or among others."""
-    try:
-        # its own JSON, which pickle keeps: the whole tokenizer's holds the vocabulary, a fifth of a second
-        return part is not None and b"ByteLevel" in part.__getstate__()
-    except Exception:  # a part written in Python has no such text, and tokenizers raises a plain Exception
-        return False
-
-
-@cache
-def byte_of_character() -> dict[str, int]:
-    """GPT-2's printable stand-in of each byte, inverted.
-
-    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (byte-level BPE).
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in set(printable)]
-    table = {chr(byte): byte for byte in printable}
-    table.update({chr(0x100 + i): byte for i, byte in enumerate(hidden)})
-    return table
+def whole(text: str) -> str:
+    """`text` with the replacement sign for half characters (lone surrogates), which no message can carry."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def visible(raw: str) -> str:

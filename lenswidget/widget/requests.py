@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lenswidget.checks import check_temperature
+from lenswidget.checks import check_temperature, check_text
 from lenswidget.errors import CellError
 
 KINDS: dict[type, str] = {str: "text", int: "an integer", list: "a list", dict: "an object"}
@@ -172,7 +172,7 @@ def _field(name: str, kind: type, found: Any) -> Any:
 
 
 def _text(message: Mapping[str, Any], name: str) -> str:
-    return _field(name, str, message.get(name))
+    return check_text(_field(name, str, message.get(name)), f"The request's field {name!r}", CellError)
 
 
 def _integer(message: Mapping[str, Any], name: str) -> int:

@@ -154,6 +154,11 @@ class Session:
             del self._runs[oldest.id], self._specs[oldest.id]
 
     @property
+    def shown_runs(self) -> "Runs | None":
+        """The run that is shown, and those it is compared with; None before the first."""
+        return self._companions.get(self.shown)
+
+    @property
     def together(self) -> set[str]:
         """The ids of the run that is shown and of those it is compared with."""
         return {self.shown, *(each.id for each in self._companions.get(self.shown, ()) if each is not None)}

@@ -6,7 +6,10 @@ none does (a script), a request runs through at once.
 
 import asyncio
 import logging
+import signal
+import threading
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -43,6 +46,23 @@ class Answer:
     then: Callable[[], None]
 
 
+@contextmanager
+def undisturbed() -> Generator[None, None, None]:
+    """An interrupt waits for the end of the body: in the middle of a send nobody knows whether it is out."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
+
+
 class Tasks:
     """The requests in progress; each gets exactly one reply.
 
@@ -55,6 +75,7 @@ class Tasks:
         self._reply = reply
         self._progress = progress
         self._cancelled: set[Any] = set()
+        self._answered_last: Any = None
         self._open: dict[Any, asyncio.Task[None] | None] = {}
 
     def start(self, request_id: Any, work: Generator[tuple[int, int], None, Any]) -> None:
@@ -79,6 +100,14 @@ class Tasks:
         """Stop a request at its next slice; one that is done or unknown is left alone."""
         if request_id in self._open:
             self._cancelled.add(request_id)
+
+    def give_up(self, request_id: Any) -> bool:
+        """Forget a request whose work was interrupted; whether it still waits for its reply."""
+        task = self._open.pop(request_id, None)
+        if task is not None:
+            task.cancel()
+        self._cancelled.discard(request_id)
+        return request_id != self._answered_last
 
     async def _turns(self, request_id: Any, work: Generator[tuple[int, int], None, Any]) -> None:
         while True:
@@ -115,4 +144,6 @@ class Tasks:
     def _end(self, request_id: Any, **outcome: Any) -> None:
         self._open.pop(request_id, None)
         self._cancelled.discard(request_id)
-        self._reply(request_id, **outcome)
+        with undisturbed():
+            self._reply(request_id, **outcome)
+            self._answered_last = request_id

@@ -7,10 +7,11 @@ from typing import Any
 
 import traitlets as t
 
-from lenswidget.checks import check_temperature
+from lenswidget.checks import check_temperature, check_text
 from lenswidget.errors import CellError, EditError, LensError, PromptError
 from lenswidget.interventions.recipe import Edit, RunSpec
 from lenswidget.models.bands import Band
+from lenswidget.widget.refusals import refused_together, validates
 from lenswidget.widget.session import Session
 
 COLOURINGS = ("prob", "log_prob", "entropy", "kl", "rank", "agrees")
@@ -30,7 +31,8 @@ class PromptTrait(t.Any):
 
     def set(self, obj: Any, value: Any) -> None:
         """Run `value`; the widget then calls `keep`."""
-        obj._run_prompt(value)
+        with refused_together():
+            obj._run_prompt(value)
 
     def keep(self, obj: Any, value: str | list[int]) -> None:
         """The prompt of the run that is shown now; observers hear of it."""
@@ -42,7 +44,8 @@ class EditsTrait(t.Any):
 
     def set(self, obj: Any, value: Any) -> None:
         """Run the prompt with these edits; the widget then calls `keep`."""
-        obj._run_edits(value)
+        with refused_together():
+            obj._run_edits(value)
 
     def keep(self, obj: Any, value: tuple[Edit, ...]) -> None:
         """The edits of the run that is shown now; observers hear of it."""
@@ -119,12 +122,12 @@ class ViewTraits(t.HasTraits):
         track = list(dict.fromkeys(i for pin in pins for i in pin["ids"]))
         return {"site": self.site, "lens": self.lens, "k": self.k, "track": track}
 
-    @t.validate("site", "lens")
+    @validates("site", "lens")
     def _validate_reading(self, proposal: Any) -> Any:
         self._session.check_known(proposal["trait"].name, proposal["value"])
         return proposal["value"]
 
-    @t.validate("selection")
+    @validates("selection")
     def _validate_selection(self, proposal: Any) -> Any:
         if proposal["value"] is None:
             return None
@@ -133,24 +136,24 @@ class ViewTraits(t.HasTraits):
             self._session.check(**cell, site=self.site, lens=self.lens)
         return cell
 
-    @t.validate("pins")
+    @validates("pins")
     def _validate_pins(self, proposal: Any) -> Any:
         pins = as_pins(proposal["value"])
         for pin in pins:
             self._session.check_ids(pin["ids"])
         return pins
 
-    @t.validate("rank_token")
+    @validates("rank_token")
     def _validate_rank_token(self, proposal: Any) -> Any:
         if proposal["value"] is not None:
             self._session.check_ids([proposal["value"]])
         return proposal["value"]
 
-    @t.validate("cards")
+    @validates("cards")
     def _validate_cards(self, proposal: Any) -> Any:
         return as_cards(proposal["value"])
 
-    @t.validate("trajectory")
+    @validates("trajectory")
     def _validate_trajectory(self, proposal: Any) -> Any:
         return as_trajectory(proposal["value"])
 
@@ -266,4 +269,4 @@ def _integers(values: Any) -> list[int]:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
-    return value
+    return check_text(value, "A label or name", CellError)

@@ -1,6 +1,7 @@
 """The widget: traits that Python and the page share, and the messages between them. No arithmetic here."""
 
 from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -8,6 +9,7 @@ from typing import Any, SupportsIndex
 import traitlets as t
 
 from lenswidget.anatomy.protocol import ReadableModel
+from lenswidget.checks import is_text
 from lenswidget.errors import Cancelled, LensError, PromptError
 from lenswidget.files import file_at, write_beside
 from lenswidget.interventions.recipe import Edit, RunSpec, check_edits
@@ -19,16 +21,15 @@ from lenswidget.progress import drain
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.query import CellsLike
 from lenswidget.readout.readout import Readout
-from lenswidget.widget import cell_outputs, export, html_table
+from lenswidget.widget import cell_outputs, csv_table, export, html_table
 from lenswidget.widget.messages import n_columns_at_first
 from lenswidget.widget.packing import Packed
-from lenswidget.widget.page_state import PageState
+from lenswidget.widget.page_state import PageState, source_of
 from lenswidget.widget.requests import DecodeRequest, ReadRequest, RunRequest
 from lenswidget.widget.session import Runs, Session
 from lenswidget.widget.tasks import Answer, Tasks, error_message
 from lenswidget.widget.view_traits import SHARED, EditsTrait, PromptTrait, ViewTraits, as_state
 
-STATIC = Path(__file__).parent.parent / "static"
 # of the event loop, for a cancel to be read and handled even behind a few other messages
 TURNS_AFTER_A_RUN = 3
 IDLE = {"state": "idle", "text": "", "done": 0, "total": 0}
@@ -59,8 +60,8 @@ class LensWidget(ViewTraits, PageState):
         LensError: a prompt, model or choice that does not fit, in one sentence.
     """
 
-    _esm = STATIC / "widget.js"
-    _css = STATIC / "widget.css"
+    _esm = source_of("widget.js")
+    _css = source_of("widget.css")
 
     run = t.Dict(read_only=True).tag(**SHARED)
     snapshot = t.Dict(read_only=True).tag(**SHARED)
@@ -98,11 +99,17 @@ class LensWidget(ViewTraits, PageState):
         if lens is not None or "lens" not in begin:
             begin["lens"] = session.first_lens
         selection = begin.pop("selection", None)
-        super().__init__(**begin)
-        self._show(runs)
-        if "selection" in choices or self._has(selection):
-            self.selection = selection
+        try:
+            super().__init__(**begin)
+            self._own_layout: Any = None if "layout" in begin else self.layout
+            self._show(runs)
+            if "selection" in choices or self._has(selection):
+                self.selection = selection
+        except BaseException:  # one that is refused is not left open
+            self.close()
+            raise
         self.on_msg(self._receive)
+        cell_outputs.watch(self)
 
     def _check_choices(self, begin: Mapping[str, Any]) -> None:
         if unknown := sorted(map(str, set(begin) - (set(self.trait_names()) - {"prompt"}))):
@@ -124,12 +131,18 @@ class LensWidget(ViewTraits, PageState):
         """`readout().to_dataframe()`: a row per cell and top token."""
         return self.readout(**options).to_dataframe()
 
-    def to_csv(self, path: str | Path, **options: Any) -> Path:
-        """Write `to_dataframe()` as a CSV file; returns its path, absolute."""
+    def to_csv(self, path: str | Path, *, raw: bool = False, **options: Any) -> Path:
+        """Write `to_dataframe()` as a CSV file; returns its path, absolute.
+
+        Args:
+            raw: leave tokens as they are. Else those that a spreadsheet would take for a formula (they begin
+                with `= + - @`, a tab or a carriage return) have a `'` before them.
+            options: of `readout`.
+        """
         target = file_at(path)
         frame = self.to_dataframe(**options)
         with write_beside(target) as scratch:
-            frame.to_csv(scratch, index=False)
+            csv_table.write(frame, scratch, raw=raw)
         return target
 
     def track(self, token: str | SupportsIndex, *, label: str | None = None) -> Readout:
@@ -239,6 +252,19 @@ class LensWidget(ViewTraits, PageState):
             self.set_trait("run", self._session.describe())
             self._on_reading(None)
 
+    @contextmanager
+    def hold_trait_notifications(self) -> Any:
+        """Several traits at once; where one is refused, all are as they were, and so is the run shown."""
+        before = self._session.shown_runs
+        try:
+            with super().hold_trait_notifications():
+                yield
+        except t.TraitError:
+            if before is not None and self._session.shown != before.run.id:
+                self._session.show(before)
+                self._latest = before.run.id
+            raise
+
     @t.observe("site", "lens", "k")
     def _on_reading(self, _change: Any) -> None:
         """Another run, or another way to read it: the snapshot and the card follow."""
@@ -292,8 +318,9 @@ class LensWidget(ViewTraits, PageState):
     def _receive(self, _widget: Any, message: Any, _buffers: Any) -> None:
         request_id = message.get("id") if isinstance(message, dict) else None
         try:
-            if not isinstance(request_id, str):
-                raise LensError(f"The page sent a request with the id {request_id!r:.40}. Send text there.")
+            if not isinstance(request_id, str) or not is_text(request_id):
+                given, request_id = request_id, None
+                raise LensError(f"The page sent a request with the id {given!r:.40}. Send text there.")
             if message.get("kind") == "cancel":
                 self._cancel(message.get("target"))
                 self._reply(request_id, value={})
@@ -301,6 +328,9 @@ class LensWidget(ViewTraits, PageState):
                 self._tasks.start(request_id, self._answer(message))
         except LensError as error:
             self._reply(request_id, error=error_message(error))
+        except KeyboardInterrupt as error:  # outside of a slice, whose interrupts are its reply
+            if isinstance(request_id, str) and self._tasks.give_up(request_id):
+                self._reply(request_id, error=error_message(error))
 
     def _cancel(self, target: Any) -> None:
         if not isinstance(target, str):
@@ -345,6 +375,9 @@ class LensWidget(ViewTraits, PageState):
         if "_session" not in self.__dict__:  # a widget that was refused is closed when it is collected
             return
         super().close()
+        own_layout = getattr(self, "_own_layout", None)
+        if own_layout is not None:  # a widget of its own, with a comm of its own
+            own_layout.close()
         self._latest = ""
         self._session.release()
 

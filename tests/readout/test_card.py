@@ -6,6 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny import IDS, gpt2, language_model, wide_vocabulary
+from tiny import PROMPT as TINY_PROMPT
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import lenswidget as lw
 from lenswidget.checks import check_temperature
@@ -179,3 +182,45 @@ def test_ids_without_a_token_count_but_are_not_shown(demo_model, run):
     card = decode(padded, 29, run.seq - 1, k=20)
     assert card.ids == shown.ids[0].tolist()
     assert all(token_id < paris for token_id, _ in (*card.promoted, *card.suppressed))
+
+
+class LargestFloat64(TorchDispatchMode):
+    """Notes the largest tensor of float64 that any operation gives while it is on."""
+
+    n_elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (list, tuple)) else [result]:
+            if isinstance(tensor, torch.Tensor) and tensor.dtype is torch.float64:
+                self.n_elements = max(self.n_elements, tensor.numel())
+        return result
+
+
+def test_a_card_makes_no_float64_copy_of_the_unembed():
+    """The exact product is of the best tokens: over the whole vocabulary it would take gigabytes."""
+    run = wide_vocabulary(gpt2).run(IDS)
+    expected = decode(run, 1, 3, k=20)
+    with LargestFloat64() as seen:
+        card = decode(run, 1, 3, k=20)
+    assert card == expected
+    d_vocab, d_model = 5003, 32
+    assert d_vocab < 2 * d_vocab * d_model  # what it would be, for the cell and the row below
+    assert 20 * d_model <= seen.n_elements < d_vocab
+
+
+def test_what_did_not_change_is_neither_promoted_nor_suppressed():
+    model = language_model(gpt2)
+    block = model.hf_model.transformer.h[1]
+    with torch.no_grad():
+        for part in (block.attn.c_proj, block.mlp.c_proj):  # this block adds nothing to the stream
+            part.weight.zero_()
+            part.bias.zero_()
+    still = decode(model.run(TINY_PROMPT), 1, 2)
+    assert still.layer_below == 0
+    assert still.promoted == []
+    assert still.suppressed == []
+    moved = decode(model.run(TINY_PROMPT), 2, 2)
+    assert len(moved.promoted) == len(moved.suppressed) == 5
+    assert all(change > 0 for _, change in moved.promoted)
+    assert all(change < 0 for _, change in moved.suppressed)

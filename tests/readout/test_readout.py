@@ -106,7 +106,9 @@ def test_a_grid_needs_every_cell_once(run, readout):
 
 
 def test_tokens_are_the_text_of_the_ids(run, readout):
-    assert readout.tokens()[4, 1] == run.tokenizer.decode([readout.ids[4, 1]])
+    for token_id, text in zip(readout.ids.ravel(), readout.tokens().ravel(), strict=True):
+        decoded = run.tokenizer.decode([token_id])
+        assert text.startswith("<0x") if "\ufffd" in decoded else text == decoded
     assert readout.tokens().shape == readout.ids.shape
 
 

@@ -1,6 +1,7 @@
 """A page's end of a widget's messages, without a page."""
 
 import itertools
+import json
 
 
 class Page:
@@ -8,7 +9,11 @@ class Page:
 
     def __init__(self, widget):
         self.widget, self.sent, self.ids = widget, [], itertools.count()
-        widget.send = lambda content, buffers=None: self.sent.append((content, buffers))
+        widget.send = self._take
+
+    def _take(self, content, buffers=None):
+        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()  # as a kernel does
+        self.sent.append((content, buffers))
 
     def ask(self, kind, **fields):
         request_id = f"test:{next(self.ids)}"

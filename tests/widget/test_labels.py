@@ -9,7 +9,8 @@ from tiny import tokenizer as tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lenswidget.widget.labels import Labels, byte_of_character, visible
+from lenswidget.models.token_bytes import byte_of_character
+from lenswidget.widget.labels import Labels, visible
 
 
 def test_every_byte_has_one_stand_in():

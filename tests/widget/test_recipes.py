@@ -1,5 +1,6 @@
 """A widget runs the very inputs that it was given, whatever they are: again, as state, as code."""
 
+import itertools
 import json
 
 import pytest
@@ -47,6 +48,21 @@ def test_copied_code_gives_the_cards_own_numbers(model, prompt):
     code = page.ask("code", run_id=page.widget.run["id"], track=[], **asked)[0]["value"]["code"]
     names = {"model": model, "torch": torch}
     exec(code, names)
+    assert names["top"].indices.tolist() == card["ids"]
+    torch.testing.assert_close(names["top"].values.log(), torch.tensor(card["log_probs"]), rtol=0, atol=1e-5)
+
+
+SITES = ("resid_pre", "resid_post", "attn_out", "mlp_out")
+
+
+@pytest.mark.parametrize(("layer", "site"), [(-1, "resid_post"), *itertools.product([0, 1, 3], SITES)])
+def test_copied_code_reads_the_cards_own_layer_and_site(model, layer, site):
+    page = Page(LensWidget(model, IDS))
+    asked = {"layer": layer, "position": 3, "site": site, "lens": "logit", "k": 3, "temperature": 1}
+    code = page.ask("code", run_id=page.widget.run["id"], track=[], **asked)[0]["value"]["code"]
+    names = {"model": model, "torch": torch}
+    exec(code, names)
+    card = card_of(page, layer=layer, position=3, site=site)
     assert names["top"].indices.tolist() == card["ids"]
     torch.testing.assert_close(names["top"].values.log(), torch.tensor(card["log_probs"]), rtol=0, atol=1e-5)
 
