@@ -56,7 +56,8 @@ def test_a_chats_columns_say_whose_they_are_and_fold(browser, lab, shot):
     with widget_in_lab(browser, lab, "chat.ipynb", CHAT) as widget:
         root, keys = widget.root, widget.page.keyboard
         strips = root.locator(".lw-strip")
-        expect(strips).to_have_text(["system", "user", "assistant", "user", "assistant"])
+        # those over columns in view
+        expect(strips).to_have_text(["system"])
         in_both_themes(widget, shot, "chat")
         # the system message folds by a press, and the view moves over
         strips.first.click()
@@ -83,6 +84,8 @@ def test_a_chats_columns_say_whose_they_are_and_fold(browser, lab, shot):
         shown = root.locator(".lw-colhead").evaluate_all("all => all.map((e) => e.dataset.at)")
         assert shown[1:] == [str(column) for column in columns[1:]]
         assert shown[0] == "0–20"
+        # what asks the model to answer was of the template alone
+        expect(strips).to_have_text(["▸ system · 21", "user", "assistant", "user"])
         shot(widget.page, "widget-chat-hidden")
         # f at its column unfolds it again
         widget.cell(20, 0).click()
