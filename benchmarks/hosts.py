@@ -69,6 +69,15 @@ PINGS = """async ([n]) => {
 CLICKS = """async ([n, nLayers, isPainted]) => {
   const root = document.querySelector(".lenswidget"), times = [];
   const cells = [...root.querySelectorAll("[role=gridcell]")];
+  // whether a frame's callbacks are running: what they change is painted at the end of this frame
+  let isInFrame = false, isOver = false;
+  const task = (act) => { const c = new MessageChannel(); c.port1.onmessage = act; c.port2.postMessage(0); };
+  const tick = () => {
+    isInFrame = true;
+    task(() => { isInFrame = false; });
+    if (!isOver) requestAnimationFrame(tick);
+  };
+  if (isPainted) requestAnimationFrame(tick);
   for (let i = 0; i < n; i++) {
     const cell = cells[(i * 7 + 3) % cells.length];
     const position = Number(cell.getAttribute("aria-colindex")) - 2;
@@ -76,25 +85,26 @@ CLICKS = """async ([n, nLayers, isPainted]) => {
     const layer = nLayers - 1 - row;
     const name = `Decoded cell, ${layer < 0 ? "embedding" : "layer " + layer}, position ${position}`;
     const start = performance.now();
-    const at = { bubbles: true, button: 0, isPrimary: true, pointerId: 1 };
-    const press = (type) => cell.dispatchEvent(new PointerEvent(type, at));
-    if (isPainted) ["pointerdown", "pointerup"].forEach(press);
-    cell.click();
+    const at = { bubbles: true, button: 0, isPrimary: true, pointerId: 1, pointerType: "mouse" };
+    if (isPainted) cell.dispatchEvent(new PointerEvent("pointerdown", at));
+    else cell.click();
     await new Promise((done) => {
       const look = () => {
         const card = root.querySelector("[data-card=main]");
         if (card?.ariaLabel !== name || card.ariaBusy !== "false") return;
         observer.disconnect();
-        // a frame is drawn after its animation callbacks: a task queued in one runs when it has been
-        if (isPainted) requestAnimationFrame(() => setTimeout(done));
-        else done();
+        if (!isPainted) done();
+        else if (isInFrame) task(done);
+        else requestAnimationFrame(() => task(done));
       };
       const observer = new MutationObserver(look);
       observer.observe(root, { subtree: true, childList: true, attributes: true });
     });
     times.push(performance.now() - start);
+    if (isPainted) cell.dispatchEvent(new PointerEvent("pointerup", at));
     await new Promise((done) => setTimeout(done, 300));
   }
+  isOver = true;
   return times;
 }"""
 
