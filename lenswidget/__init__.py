@@ -2,6 +2,8 @@
 
 from lenswidget.demo import demo_model
 from lenswidget.errors import LensError
+from lenswidget.interventions.causal_map import causal_map
+from lenswidget.interventions.effects import CausalMap
 from lenswidget.interventions.recipe import Edit
 from lenswidget.language_model import LanguageModel
 from lenswidget.lenses.jacobian import JacobianLens
@@ -19,6 +21,7 @@ from lenswidget.widget.widget import LensWidget
 
 __all__ = [
     "Card",
+    "CausalMap",
     "Cells",
     "Edit",
     "JacobianLens",
@@ -30,6 +33,7 @@ __all__ = [
     "Run",
     "TracedModel",
     "TunedLens",
+    "causal_map",
     "decode",
     "demo_model",
     "load_lens",
