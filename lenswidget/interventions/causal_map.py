@@ -68,12 +68,6 @@ def causal_map(
     Source: Meng et al. 2022, "Locating and Editing Factual Associations in GPT"; Nanda 2023, "Attribution
         Patching: Activation Patching At Industrial Scale", for the estimate.
     """
-    given: object = model
-    if not isinstance(given, ReadableModel):
-        raise LensError(
-            f"The causal map was given a {type(given).__name__}. Give it a LanguageModel: "
-            "lw.LanguageModel(hf_model, tokenizer)."
-        )
     if not (cancelled is None or callable(cancelled)):
         raise LensError(f"The map's cancelled is {cancelled!r:.60}; pass a function that says True to stop.")
     asked = MapRequest.checked(
