@@ -12,6 +12,8 @@ from lenswidget.lenses.load import load_lens
 from lenswidget.lenses.tuned import TunedLens
 from lenswidget.readout.card import Card, decode
 from lenswidget.readout.cells import Cells
+from lenswidget.readout.compare import compare
+from lenswidget.readout.compared import Comparison
 from lenswidget.readout.reading import read
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run
@@ -23,6 +25,7 @@ __all__ = [
     "Card",
     "CausalMap",
     "Cells",
+    "Comparison",
     "Edit",
     "JacobianLens",
     "LanguageModel",
@@ -34,6 +37,7 @@ __all__ = [
     "TracedModel",
     "TunedLens",
     "causal_map",
+    "compare",
     "decode",
     "demo_model",
     "load_lens",
