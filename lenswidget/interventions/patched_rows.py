@@ -99,9 +99,9 @@ class PatchedRows:
         while left:
             n_tokens = n_whole - int(self.columns[left[0]]) if way == "after" else n_whole
             n_rows = max(1, MOST_TOKENS // n_tokens)
-            # rows begin at the first one's position: where many tokens are left, few rows may share it
-            if way == "after" and n_tokens > MOST_ROWS:
-                n_rows = min(n_rows, MOST_ROWS)
+            # rows begin at the first one's position: few may share it, or most run what they need not
+            if way == "after":
+                n_rows = min(n_rows, MOST_ROWS, max(2, -(-n_tokens // 3)))
             columns, left = left[:n_rows], left[n_rows:]
             n_most = max(1, self.model.anatomy.n_layers // LAYERS_SHARE)
             n_layers = min(max(1, FEW_TOKENS // (len(columns) * n_tokens)), n_most)
@@ -177,7 +177,8 @@ class PatchedRows:
         if key not in self._prefixes:
             self._prefixes.clear()  # one at a time: a prefix is as large as a batch's own cache
             prefix = copy.deepcopy(self.cache)
-            prefix.crop(start)
+            # a negative number, of tokens to remove: newer releases take no other
+            prefix.crop(start - self.prompt.seq)
             prefix.batch_repeat_interleave(n_rows)
             self._prefixes[key] = prefix
         return {**found, "past_key_values": _fork(self._prefixes[key]), "use_cache": True}
@@ -192,7 +193,7 @@ def _cache(model: ReadableModel, prompt: EncodedPrompt) -> Any:
     hf_model, anatomy = model.hf_model, model.anatomy
     inputs = prompt.model_inputs
     can_cut = set(inputs) <= _CUT and prompt.columns is None and anatomy.is_causal
-    if not can_cut or prompt.seq <= MOST_ROWS or not takes(hf_model, "past_key_values"):
+    if not can_cut or not takes(hf_model, "past_key_values"):
         return None
     found = getattr(hf_model(**inputs, use_cache=True), "past_key_values", None)
     if type(found) is not DynamicCache:

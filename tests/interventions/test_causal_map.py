@@ -196,7 +196,7 @@ def test_long_prompts_reuse_what_stands_before_the_patch():
     for name in MAKES:
         model = make(name)
         found = lw.causal_map(
-            model, clean, corrupt, answer=ANSWER, measure="denoising", positions=[0, 3, 17, 25, 38, 39]
+            model, clean, corrupt, answer=ANSWER, measure="denoising", positions=[*range(0, 36, 2), 39]
         )
         reused += [name] * ("tokens from the changed position on" in found.way)
         source = model.run(clean)
@@ -215,7 +215,7 @@ def test_long_prompts_reuse_what_stands_before_the_patch():
 def test_what_is_not_the_same_as_whole_forwards_is_run_whole(monkeypatch):
     model = make("sequential")
     right = lw.causal_map(model, CLEAN, CORRUPT, answer=ANSWER)
-    assert right.way == patched_rows.WAYS["above"]
+    assert right.way == patched_rows.WAYS["after"]
     assert right.n_checked == 6
     assert 0 <= right.error < 1e-4
     skipping = patched_rows.PatchedRows._skipping
