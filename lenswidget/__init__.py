@@ -2,6 +2,8 @@
 
 from lenswidget.demo import demo_model
 from lenswidget.errors import LensError
+from lenswidget.interventions.causal_map import causal_map
+from lenswidget.interventions.effects import CausalMap
 from lenswidget.interventions.recipe import Edit
 from lenswidget.language_model import LanguageModel
 from lenswidget.lenses.jacobian import JacobianLens
@@ -10,6 +12,8 @@ from lenswidget.lenses.load import load_lens
 from lenswidget.lenses.tuned import TunedLens
 from lenswidget.readout.card import Card, decode
 from lenswidget.readout.cells import Cells
+from lenswidget.readout.compare import compare
+from lenswidget.readout.compared import Comparison
 from lenswidget.readout.reading import read
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run
@@ -19,7 +23,9 @@ from lenswidget.widget.widget import LensWidget
 
 __all__ = [
     "Card",
+    "CausalMap",
     "Cells",
+    "Comparison",
     "Edit",
     "JacobianLens",
     "LanguageModel",
@@ -30,6 +36,8 @@ __all__ = [
     "Run",
     "TracedModel",
     "TunedLens",
+    "causal_map",
+    "compare",
     "decode",
     "demo_model",
     "load_lens",

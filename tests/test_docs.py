@@ -15,7 +15,10 @@ def snippets(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize(("page", "n_hub"), [("README.md", 1), ("docs/widget.md", 0), ("docs/edits.md", 0)])
+PAGES = [("README.md", 1), ("docs/widget.md", 0), ("docs/edits.md", 0), ("docs/maps.md", 0)]
+
+
+@pytest.mark.parametrize(("page", "n_hub"), PAGES)
 def test_every_snippet_runs(page, n_hub, demo_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     import lenswidget as lw

@@ -1,5 +1,6 @@
 """Every example runs from top to bottom. The quickstart does so in a browser: browser/test_quickstart.py."""
 
+import ast
 from pathlib import Path
 
 import nbformat
@@ -30,3 +31,11 @@ def test_example_runs_from_top_to_bottom(path, tmp_path):
     if path.stem == "tour":
         assert shown["trace"] == "' Paris'"
         assert (tmp_path / "lens.html").exists()
+    if path.stem == "colosseum":
+        patched, control = (ast.literal_eval(shown[name]) for name in ("patch", "control"))
+        assert patched["no edit"] < 0.001
+        assert patched["layer 20"] < 0.01
+        assert patched["layer 23"] == pytest.approx(0.41, abs=0.01)
+        assert patched["layer 29"] == pytest.approx(0.66, abs=0.01)
+        assert control["patch"] > 20 * max(value for name, value in control.items() if name != "patch")
+        assert "30 layers x 9 positions" in shown["map"]

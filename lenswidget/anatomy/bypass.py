@@ -25,7 +25,7 @@ class _Reached(Exception):
 
 
 @contextmanager
-def _forwards_replaced(replacements: Sequence[tuple[nn.Module, Forward]]) -> Generator[None, None, None]:
+def forwards_replaced(replacements: Sequence[tuple[nn.Module, Forward]]) -> Generator[None, None, None]:
     """Gives modules another forward, and back whatever they had (accelerate puts one on instances)."""
     before = [(module, module.__dict__.get("forward")) for module, _ in replacements]
     try:
@@ -96,7 +96,7 @@ class Bypass:
         replacements.append((self.blocks[-1], lambda *args, **kwargs: final))
         # int64: token ids
         ids = torch.full(shape, self.neutral_id, device=device_of(hf_model), dtype=torch.long)
-        with lock_of(hf_model), evaluation(hf_model), _forwards_replaced([*replacements, *also]):
+        with lock_of(hf_model), evaluation(hf_model), forwards_replaced([*replacements, *also]):
             # another source than the one watched: what only the blocks read of it makes no difference
             return forward(hf_model, ids, source_seed=1)
 

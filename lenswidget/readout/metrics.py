@@ -1,5 +1,6 @@
 """Numbers of a tile of logits: the k best, log-probs, entropy, divergences, ranks. Float32 throughout."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -17,6 +18,7 @@ ROWS_AT_ONCE, ROWS_AT_ONCE_ELSEWHERE = 16, 128
 N_EXACT = 8
 # Stands for -inf where a product with a probability of 0 must be 0, and for what a divergence then exceeds.
 FAR_BELOW, BEYOND_NATS = -1e38, 1e9
+LOG_2 = math.log(2.0)
 
 
 Exact: TypeAlias = Callable[[Tensor], Tensor]
@@ -78,7 +80,7 @@ def measure(
     Args:
         k: 1 to `d_vocab`.
         track: token ids `[tracked]` whose log-prob and rank are wanted.
-        metrics: of `entropy`, `kl`, `agrees`.
+        metrics: of `entropy`, `kl`, `agrees`, and, where there are references, `js`.
         logits: whether the logits of the k best are wanted too.
     """
     x, n = tile.logits, tile.n_cells
@@ -114,6 +116,8 @@ def measure(
         a, b = slice(0, n), tile.references
         found["kl_from_reference"] = _kl(normed, b, a)
         found["kl_to_reference"] = _kl(normed, a, b)
+        if "js" in metrics:
+            found["js_reference"] = _js(normed, a, b)
         assert their_ranks is not None
         normaliser = top[b, :1] + normed.log_z[b, None]
         theirs = {
@@ -137,7 +141,7 @@ def _add_reference(
             values = torch.where(is_same[:, None], found[name], values)
         found[f"reference_{name}"] = values
     if is_same is not None:
-        for name in ("kl_from_reference", "kl_to_reference"):
+        for name in {"kl_from_reference", "kl_to_reference", "js_reference"} & found.keys():
             found[name] = torch.where(is_same & is_finite, 0.0, found[name])
 
 
@@ -238,6 +242,22 @@ def _kl(normed: Normed, of: slice, to: slice) -> Tensor:
     crossed = _dots(normed.probs[of], normed.centred[to]) / normed.total[of]
     entropy = normed.log_z[of] - normed.expected[of]
     return _tidy(normed.log_z[to] - crossed - entropy)
+
+
+def _js(normed: Normed, a: slice, b: slice) -> Tensor:
+    """The mean of KL(p || m) and KL(q || m), m the mean of p and q, row by row; `[cells]` in nats."""
+    assert normed.probs is not None
+    found = torch.empty_like(normed.log_z[a])
+    n_at_once = _rows_at_once(normed.centred[a])
+    for start in range(0, len(found), n_at_once):
+        rows = slice(start, start + n_at_once)
+        p, q = (normed.probs[each][rows] / normed.total[each][rows, None] for each in (a, b))
+        log_p, log_q = (normed.centred[each][rows] - normed.log_z[each][rows, None] for each in (a, b))
+        mean = torch.logaddexp(log_p, log_q) - LOG_2
+        terms = torch.where(p > 0, p * (log_p - mean), 0.0) + torch.where(q > 0, q * (log_q - mean), 0.0)
+        found[rows] = terms.sum(-1) / 2
+    is_finite = normed.is_finite[a] & normed.is_finite[b]
+    return torch.where(is_finite, found.clamp(min=0.0), torch.nan)
 
 
 def _dots(x: Tensor, y: Tensor) -> Tensor:

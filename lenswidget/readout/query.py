@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lenswidget.errors import LensError
+from lenswidget.errors import CellError, LensError
 from lenswidget.lenses.lens import Lens, LensLike, as_lens, check_carried, check_lens, covered_layers
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.run import EMBED_SITE, Run
 
 METRICS = ("entropy", "kl", "agrees")
+# Those of a cell and the one that it is compared with.
+PAIR_METRICS = ("js",)
 # Cells, or a list of `(layer, position)` pairs.
 CellsLike: TypeAlias = Cells | Iterable[tuple[int, int]]
 
@@ -36,6 +38,7 @@ class Query:
     against: Run | None = None
     metrics: Collection[str] = ()
     logits: bool = False
+    against_cells: CellsLike | None = None
 
     def checked(self) -> "CheckedQuery":
         """The same, ready to be decoded.
@@ -56,8 +59,17 @@ class Query:
         run.check(cells, site)
         check_carried(lens, np.unique(cells.layers).tolist(), run.n_layers)
         track = run.check_tokens(self.k, self.track)
+        theirs = cells if self.against_cells is None else Cells.of(self.against_cells)
+        metrics = _metrics(self.metrics)
         if self.against is not None:
-            self._check_reference(_run(self.against, "compare with"), cells, lens)
+            if len(theirs) != len(cells):
+                raise CellError(
+                    f"Asked to compare {len(cells)} cells with {len(theirs)}. Pass one of the "
+                    "reference's per cell."
+                )
+            self._check_reference(_run(self.against, "compare with"), theirs, lens)
+        elif "js" in metrics or self.against_cells is not None:
+            raise LensError("Asked to compare cells with no run. Pass against=, or leave that out.")
         return CheckedQuery(
             run=run,
             cells=cells,
@@ -66,8 +78,9 @@ class Query:
             k=int(self.k),
             track=torch.tensor(track, dtype=torch.long, device="cpu"),
             against=self.against,
-            metrics=_metrics(self.metrics),
+            metrics=metrics,
             logits=self.logits,
+            against_cells=theirs,
         )
 
     def _check_reference(self, against: Run, cells: Cells, lens: Lens) -> None:
@@ -82,6 +95,7 @@ class Query:
                 "tokens: choose cells that both runs have."
             )
         against.check(cells, self.site)
+        check_carried(lens, np.unique(cells.layers).tolist(), against.n_layers)
         check_lens(lens, against.tail)
 
 
@@ -91,6 +105,7 @@ class CheckedQuery:
 
     Attributes:
         track: token ids `[tracked]` int64, on the CPU.
+        against_cells: the reference's cell for each of `cells`.
     """
 
     run: Run
@@ -102,6 +117,7 @@ class CheckedQuery:
     against: Run | None
     metrics: frozenset[str]
     logits: bool
+    against_cells: Cells
 
 
 def rows(run: Run, site: str, lens: Lens) -> list[int]:
@@ -121,6 +137,8 @@ def _run(run: Any, what: str) -> Run:
 def _metrics(metrics: Any) -> frozenset[str]:
     with contextlib.suppress(TypeError):  # no collection, or one of what no set can hold
         asked: frozenset[str] = frozenset(metrics)
-        if not isinstance(metrics, str) and asked <= set(METRICS):
+        if not isinstance(metrics, str) and asked <= {*METRICS, *PAIR_METRICS}:
             return asked
-    raise LensError(f"Asked for metrics {metrics!r}; pass a list of any of {', '.join(METRICS)}.")
+    raise LensError(
+        f"Asked for metrics {metrics!r}; pass a list of any of {', '.join((*METRICS, *PAIR_METRICS))}."
+    )

@@ -32,6 +32,7 @@ def read(
     against: Run | None = None,
     metrics: Collection[str] = ("entropy",),
     logits: bool = False,
+    against_cells: CellsLike | None = None,
     tile_bytes: int = TILE_BYTES,
     slice_s: float = 0.25,
     progress: Progress = None,
@@ -50,9 +51,10 @@ def read(
         track: ids whose log-prob and exact rank are wanted in every cell.
         against: another run that has these cells, to compare them one by one; gives `kl_from_reference`
             and `kl_to_reference`.
-        metrics: any of `entropy` (nats), `kl` (both ways to the last layer of the same position) and
-            `agrees` (whether the top token is the last layer's).
+        metrics: any of `entropy` (nats), `kl` (both ways to the last layer of the same position), `agrees`
+            (whether the top token is the last layer's) and, with `against`, `js` (Jensen-Shannon, nats).
         logits: whether the logits of the top tokens are wanted.
+        against_cells: for each cell the one of `against` that it is compared with; the same unless given.
         tile_bytes: memory for the logits in work at a time; halved when the device runs out.
         slice_s: seconds between two looks at `progress` and `cancelled`, as nearly as the tiles allow.
         progress: called with `(cells done, cells in all)`; True shows a tqdm bar.
@@ -66,7 +68,7 @@ def read(
     Warns:
         FidelityWarning: the run's last row is not the model's own logits.
     """
-    query = Query(run, cells, lens, site, k, track, against, metrics, logits)
+    query = Query(run, cells, lens, site, k, track, against, metrics, logits, against_cells)
     return read_query(
         query, tile_bytes=tile_bytes, slice_s=slice_s, progress=progress, cancelled=cancelled, stacklevel=3
     )

@@ -23,6 +23,7 @@ PER_CELL = (
     "kl_to_final",
     "kl_from_reference",
     "kl_to_reference",
+    "js_reference",
     "reference_ids",
     "reference_log_probs",
     "reference_tracked_log_probs",
@@ -32,7 +33,15 @@ PER_CELL = (
     "agrees",
     "logits",
 )
-SCALARS = ("entropy_nats", "kl_from_final", "kl_to_final", "kl_from_reference", "kl_to_reference", "agrees")
+SCALARS = (
+    "entropy_nats",
+    "kl_from_final",
+    "kl_to_final",
+    "kl_from_reference",
+    "kl_to_reference",
+    "js_reference",
+    "agrees",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +63,8 @@ class Readout:
         kl_from_final: `[n]` float32, KL(last layer || cell) at the same position, nats.
         kl_to_final: `[n]` float32, KL(cell || last layer), nats.
         kl_from_reference, kl_to_reference: `[n]` float32, KL(reference || cell) and back, where the reference
-            is the same cell of the run given as `against`.
+            is the same cell of the run given as `against`, or the one that `against_cells` has for it.
+        js_reference: `[n]` float32, the Jensen-Shannon divergence of the two, nats; at most log 2.
         reference_ids, reference_log_probs, reference_tracked_log_probs, reference_tracked_ranks: the
             reference's own, as `ids` and the others are this run's.
         agrees: `[n]` bool, whether the top token is the last layer's at that position.
@@ -78,6 +88,7 @@ class Readout:
     kl_to_final: Array | None = None
     kl_from_reference: Array | None = None
     kl_to_reference: Array | None = None
+    js_reference: Array | None = None
     reference_ids: Array | None = None
     reference_log_probs: Array | None = None
     reference_tracked_log_probs: Array | None = None
@@ -158,7 +169,7 @@ class Readout:
         replacement sign.
         """
         distinct, place = np.unique(self.ids, return_inverse=True)
-        texts = np.array([_text(self.tokenizer, i) for i in distinct.tolist()], dtype=object)
+        texts = np.array([token_text(self.tokenizer, i) for i in distinct.tolist()], dtype=object)
         return texts[place].reshape(self.ids.shape)
 
     def to_dataframe(self) -> Any:
@@ -253,7 +264,7 @@ def _within(asked: slice, have: Array, lowest: int) -> Array:
     return have[is_in if asked.stop is None else is_in & (have < asked.stop)]
 
 
-def _text(tokenizer: Any, token_id: int) -> str:
+def token_text(tokenizer: Any, token_id: int) -> str:
     if token_id < 0:
         return ""
     if tokenizer is None:

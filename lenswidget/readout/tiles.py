@@ -68,8 +68,9 @@ class TileDecoder:
         n_rows = self._tried = sum(len(part) for part in parts)
         references = is_same = None
         if asked.against is not None:
-            is_same = self._is_same(cells)
-            parts.append(self._prepare(asked.against, cells, asked.lens, asked.site))
+            theirs = Cells(asked.against_cells.layers[order], asked.against_cells.positions[order])
+            is_same = self._is_same(cells, theirs)
+            parts.append(self._prepare(asked.against, theirs, asked.lens, asked.site))
             references = slice(n_rows, n_rows + n)
             self._tried += n
         logits, exact = self._project(parts)
@@ -133,12 +134,13 @@ class TileDecoder:
             segments.append((start, stop, final))
         return segments, np.array(missing, np.int64)
 
-    def _is_same(self, cells: Cells) -> Tensor | None:
+    def _is_same(self, cells: Cells, their_cells: Cells) -> Tensor | None:
         """Which cells have the reference's states, bit for bit; None where another model reads those."""
         run, against = self._asked.run, self._asked.against
         if against is None or against.tail is not run.tail:
             return None
-        own, theirs = (each.states_of(self._asked.site, cells) for each in (run, against))
+        own = run.states_of(self._asked.site, cells)
+        theirs = against.states_of(self._asked.site, their_cells)
         return (own == theirs.to(own.device)).all(-1)
 
     def _last(self, positions: Ints) -> Cells:
