@@ -162,7 +162,7 @@ class _Capture:
     """Forwards of one prompt, each of which fills one site's streams."""
 
     def __init__(
-        self, model: ReadableModel, prompt: EncodedPrompt, place: str, changes: Sequence[Change]
+        self, model: ReadableModel, prompt: EncodedPrompt, place: str, changes: Sequence[Change] = ()
     ) -> None:
         self._changes = changes
         self._model = model

@@ -127,18 +127,22 @@ def read_slices(
     done, total = 0, len(checked.cells)
     is_shared = is_spread()
     yielded = time.monotonic()
-    while done < total:
-        with run.held():
-            decoder = decoder or TileDecoder(checked, tile_bytes)
-            started = time.monotonic()
-            with full_float32(decoder.device):
-                taken = _decode_some(decoder, out, done, checked)
-        done += taken
-        if not is_shared:
-            decoder.pace(time.monotonic() - started, slice_s)
-        if done < total and time.monotonic() - yielded >= slice_s:
-            yield done, total
-            yielded = time.monotonic()
+    try:
+        while done < total:
+            with run.held():
+                decoder = decoder or TileDecoder(checked, tile_bytes)
+                started = time.monotonic()
+                with full_float32(decoder.device):
+                    taken = _decode_some(decoder, out, done, checked)
+            done += taken
+            if not is_shared:
+                decoder.pace(time.monotonic() - started, slice_s)
+            if done < total and time.monotonic() - yielded >= slice_s:
+                yield done, total
+                yielded = time.monotonic()
+    finally:
+        if decoder is not None:
+            decoder.forget()
     return out.readout()
 
 

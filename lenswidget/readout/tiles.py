@@ -96,10 +96,14 @@ class TileDecoder:
         elif elapsed_s < slice_s / 2:
             self._rows = min(self._most_rows, 2 * self._rows)
 
-    def halve(self) -> bool:
-        """Makes tiles half as large from now on; False where they cannot be smaller."""
+    def forget(self) -> None:
+        """Gives a tile's memory back: the runs keep their unembeds."""
         for unembed in self._unembeds.values():
             unembed.forget()
+
+    def halve(self) -> bool:
+        """Makes tiles half as large from now on; False where they cannot be smaller."""
+        self.forget()
         self._most_rows = self._rows = max(1, self._tried // 2)
         return self._cells_tried > 1
 

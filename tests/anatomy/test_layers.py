@@ -187,7 +187,7 @@ def test_sites_of_an_encoder_decoder_are_the_decoders():
 
 def test_the_pages_trace_runs_as_it_stands(demo_model):
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
-    snippets = [code for code in re.findall(r"```python\n(.*?)```", page, re.S) if "trace(" in code]
+    snippets = [code for code in re.findall(r"```python\n(.*?)```", page, re.S) if "layer.mlp_out" in code]
     assert len(snippets) == 1
     found = {"model": demo_model}
     exec(snippets[0], found)

@@ -108,17 +108,12 @@ class Short:
 @pytest.mark.parametrize("metrics", [("entropy",), ALL])
 def test_out_of_memory_halves_the_tile_and_goes_on(run, monkeypatch, metrics):
     whole = read(run, metrics=metrics)
-    heads = []
-
-    def short(tail):
-        heads.append(Short(tail, room=6))
-        return heads[-1]
-
-    monkeypatch.setattr(tiles, "Unembed", short)
+    short = Short(run.tail, room=6)
+    monkeypatch.setitem(run.__dict__, "unembed", short)
     found = read(run, metrics=metrics)
     assert np.array_equal(found.ids, whole.ids)
     np.testing.assert_allclose(found.entropy_nats, whole.entropy_nats, atol=2e-6)
-    seen = heads[0].seen
+    seen = short.seen
     assert max(seen) > 6
     assert sum(n > 6 for n in seen) <= 5  # it does not try the large tile again each time
 
@@ -126,33 +121,24 @@ def test_out_of_memory_halves_the_tile_and_goes_on(run, monkeypatch, metrics):
 @pytest.mark.parametrize("is_paired", [False, True])
 @pytest.mark.parametrize("metrics", [("entropy",), ("kl",)])
 def test_out_of_memory_with_one_cell_is_raised(run, monkeypatch, metrics, is_paired):
-    heads = []
-
-    def short(tail):
-        heads.append(Short(tail, room=0))
-        return heads[-1]
-
-    monkeypatch.setattr(tiles, "Unembed", short)
+    short = Short(run.tail, room=0)
+    monkeypatch.setitem(run.__dict__, "unembed", short)
     with pytest.raises(torch.OutOfMemoryError):
         read(run, metrics=metrics, against=run if is_paired else None)
-    assert len(heads[0].seen) < 12
+    assert len(short.seen) < 12
 
 
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
 def test_a_tile_takes_a_quarter_of_what_the_device_has_free(run, monkeypatch):
-    whole, heads = read(run), []
-
-    def on_cuda(tail):
-        heads.append(Short(tail, room=44))
-        heads[-1].device = torch.device("cuda")  # by its own word: no device is needed to count rows
-        return heads[-1]
-
-    monkeypatch.setattr(tiles, "Unembed", on_cuda)
+    whole, short = read(run), Short(run.tail, room=44)
+    short.device = torch.device("cuda")  # by its own word: no device is needed to count rows
+    monkeypatch.setitem(run.__dict__, "unembed", short)
     monkeypatch.setattr(tiles, "free_bytes", lambda device: 4 * 6 * 4 * run.d_vocab)
     assert np.array_equal(read(run).ids, whole.ids)
-    assert max(heads[0].seen) == 6
+    assert max(short.seen) == 6
+    short.seen.clear()
     assert np.array_equal(read(run, tile_bytes=3 * 4 * run.d_vocab).ids, whole.ids)
-    assert max(heads[1].seen) == 3
+    assert max(short.seen) == 3
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(run):
@@ -329,7 +315,7 @@ def test_a_list_of_pairs_names_cells_as_well(run):
 
 
 def test_no_cells_give_an_empty_readout(run):
-    asked = {"metrics": ALL, "track": [1], "logits": True, "against": run}
+    asked = {"metrics": (*ALL, "js"), "track": [1], "logits": True, "against": run}
     found, some = read(run, Cells([], []), **asked), read(run, Cells([0], [0]), **asked)
     assert len(found) == 0
     for name in PER_CELL:
