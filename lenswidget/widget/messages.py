@@ -8,7 +8,7 @@ import numpy as np
 from lenswidget.anatomy.passes import passes_of, row_name, row_phrase
 from lenswidget.models.bands import BandMessage, band_to_json
 from lenswidget.readout.card import Card
-from lenswidget.readout.comparison import Effect, Proof
+from lenswidget.readout.proof import Effect, Proof
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run
 from lenswidget.widget.edit_requests import EditMessage, edit_message

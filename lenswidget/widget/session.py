@@ -22,7 +22,7 @@ from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.models.token_ids import token_id
 from lenswidget.progress import drain
 from lenswidget.readout.cells import Cells
-from lenswidget.readout.comparison import effect_of, prove
+from lenswidget.readout.proof import effect_of, prove
 from lenswidget.readout.engine import Engine
 from lenswidget.readout.query import Query, rows
 from lenswidget.readout.readout import Readout

@@ -13,7 +13,7 @@ import lenswidget as lw
 from lenswidget.errors import AnatomyError, CellError, EditError, LensError, ModelError
 from lenswidget.interventions.directions import random_like, token_directions
 from lenswidget.interventions.places import reached_cells
-from lenswidget.readout.comparison import prove
+from lenswidget.readout.proof import prove
 
 IDS = torch.tensor([[11, 12, 13, 14, 15, 16, 17]])
 LAYER, AT = 1, [1, 4]
