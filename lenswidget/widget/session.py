@@ -22,8 +22,8 @@ from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.models.token_ids import token_id
 from lenswidget.progress import drain
 from lenswidget.readout.cells import Cells
-from lenswidget.readout.proof import effect_of, prove
 from lenswidget.readout.engine import Engine
+from lenswidget.readout.proof import effect_of, prove
 from lenswidget.readout.query import Query, rows
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run, RunSpec
