@@ -31,6 +31,16 @@ const signed = (x: number, text: string) => (x > 0 ? `+${text}` : text);
 const LOWEST_LOG_PROB = -6;
 const HIGHEST_KL = 40;
 
+/** A divergence from 0 up: early layers are tens of nats away, and most of the change that matters lies below 3. */
+const DIVERGENCE: Omit<MetricSpec, "name"> = {
+  unit: ", nats",
+  scale: "distance",
+  format: nats,
+  position: (x) => Math.log1p(x) / Math.log1p(HIGHEST_KL),
+  stops: () => [0, 1, 3, 10, HIGHEST_KL],
+  tick: (x) => (x === HIGHEST_KL ? "≥ " : "") + x,
+};
+
 export const METRIC_SPECS: Record<Coloring, MetricSpec> = {
   prob: {
     name: "Probability",
@@ -59,16 +69,7 @@ export const METRIC_SPECS: Record<Coloring, MetricSpec> = {
     stops: (d_vocab) => QUARTERS.map((t) => t * Math.log(d_vocab)),
     tick: (x) => fixed(x, 1),
   },
-  kl: {
-    name: "KL(last ‖ cell)",
-    unit: ", nats",
-    scale: "distance",
-    format: nats,
-    // early layers are tens of nats away, and most of the change that matters lies below 3 nats
-    position: (x) => Math.log1p(x) / Math.log1p(HIGHEST_KL),
-    stops: () => [0, 1, 3, 10, HIGHEST_KL],
-    tick: (x) => (x === HIGHEST_KL ? "≥ " : "") + x,
-  },
+  kl: { name: "KL(last ‖ cell)", ...DIVERGENCE },
   rank: {
     name: "Rank of a token",
     unit: "",
@@ -90,15 +91,7 @@ export const METRIC_SPECS: Record<Coloring, MetricSpec> = {
     stops: () => [0, 1],
     tick: (agrees) => METRIC_SPECS.agrees.format(agrees),
   },
-  change_kl: {
-    name: "KL(before ‖ after)",
-    unit: ", nats",
-    scale: "distance",
-    format: nats,
-    position: (x) => Math.log1p(x) / Math.log1p(HIGHEST_KL),
-    stops: () => [0, 1, 3, 10, HIGHEST_KL],
-    tick: (x) => (x === HIGHEST_KL ? "≥ " : "") + x,
-  },
+  change_kl: { name: "KL(before ‖ after)", ...DIVERGENCE },
   change_log_prob: {
     name: "Change of log-prob",
     unit: ", nats",
