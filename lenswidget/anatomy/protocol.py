@@ -71,15 +71,16 @@ class ReadableModel(ABC):
         """A trace of one forward, to be opened by `with`."""
 
 
-def check_is_model(model: object, what: str) -> None:
-    """Refuses a value that is neither a `ReadableModel` nor the `Tail` of one.
+def check_is_model(model: object, what: str, *, or_tail: bool = False) -> None:
+    """Refuses a value that is no `ReadableModel`.
 
     Args:
         what: the name of what was given the value, for the message.
+        or_tail: take the `Tail` of one as well.
     Raises:
         LensError: says what it is.
     """
-    if not isinstance(model, (ReadableModel, Tail)):
+    if not isinstance(model, (ReadableModel, Tail) if or_tail else ReadableModel):
         raise LensError(
             f"{what} was given a {type(model).__name__}. Give it a LanguageModel: "
             "lw.LanguageModel(hf_model, tokenizer)."

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lenswidget.anatomy.layers import SITES
-from lenswidget.anatomy.protocol import ReadableModel
-from lenswidget.errors import AnatomyError, EditError, LensError
+from lenswidget.anatomy.protocol import ReadableModel, check_is_model
+from lenswidget.errors import AnatomyError, EditError
 from lenswidget.interventions.places import layers_of, positions_of
 from lenswidget.interventions.recipe import Edit
 from lenswidget.models.encoded_prompt import EncodedPrompt, encode_prompt
@@ -77,7 +77,7 @@ class MapRequest:
         positions: Any,
     ) -> "MapRequest":
         """The request; `causal_map` explains the arguments and what is raised."""
-        _check_model(model)
+        check_is_model(model, "The causal map")
         _check_site(model, site)
         if (ablate is None) == (corrupt is None):
             raise EditError(
@@ -114,14 +114,6 @@ class MapRequest:
                 f"The answer's {self.metric.name} is {clean:.4f} in the clean prompt and {corrupt:.4f} in "
                 "the corrupt one, so there is nothing to recover. Choose prompts that differ in it."
             )
-
-
-def _check_model(model: object) -> None:
-    if not isinstance(model, ReadableModel):
-        raise LensError(
-            f"The causal map was given a {type(model).__name__}. Give it a LanguageModel: "
-            "lw.LanguageModel(hf_model, tokenizer)."
-        )
 
 
 def _check_site(model: ReadableModel, site: Any) -> None:

@@ -81,7 +81,7 @@ class JacobianLens:
         Raises:
             LensMismatchError: width, number of layers, target layer or unembed differ.
         """
-        check_is_model(model, "A lens")
+        check_is_model(model, "A lens", or_tail=True)
         n_layers, target = model.anatomy.n_layers, self.provenance.settings.get("target_layer")
         if isinstance(target, int) and self.d_model == model.anatomy.d_model:
             target += n_layers * (target < 0)

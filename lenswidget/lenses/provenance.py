@@ -200,7 +200,7 @@ def check_model(lens: FittedLens, model: ReadableModel | Tail) -> None:
     Warns:
         LensMismatchWarning: it was fitted to a model of another name, or with another start of texts.
     """
-    check_is_model(model, "A lens")
+    check_is_model(model, "A lens", or_tail=True)
     anatomy, source = model.anatomy, lens.provenance.model or "a model that it does not name"
     pairs = [("d_model", lens.d_model, anatomy.d_model), ("layers", lens.n_layers, anatomy.n_layers)]
     for what, own, found in pairs:
