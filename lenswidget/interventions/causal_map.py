@@ -1,7 +1,6 @@
 """Causal maps: every cell patched or removed in turn, and what that does to the answer."""
 
-import contextlib
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,7 @@ from lenswidget.interventions.effects import Array, CausalMap
 from lenswidget.interventions.gradients import site_gradients
 from lenswidget.interventions.map_request import MapRequest
 from lenswidget.interventions.patched_rows import WAYS, Cell, PatchedRows
-from lenswidget.models.facts import facts_of
-from lenswidget.models.hf_model import evaluation
+from lenswidget.models.facts import held
 from lenswidget.models.prompts import Prompt
 from lenswidget.progress import Progress, reporting
 from lenswidget.tolerances import PATCHED_ROWS, largest
@@ -73,16 +71,9 @@ def causal_map(
     asked = MapRequest.checked(
         model, clean, corrupt, answer, foil, site, metric, ablate, measure, layers, positions
     )
-    with _quiet(model), reporting(progress, "causal map", "cell") as report:
+    _ = model.anatomy  # found before the model is taken for unchanged
+    with held(model.hf_model), reporting(progress, "causal map", "cell") as report:
         return _Mapper(model, asked, report, cancelled).map()
-
-
-@contextlib.contextmanager
-def _quiet(model: ReadableModel) -> Generator[None, None, None]:
-    """The model for this thread alone, unchanged, in evaluation mode and without gradients."""
-    _ = model.anatomy  # before it is pinned
-    with model.lock, torch.no_grad(), evaluation(model.hf_model), facts_of(model.hf_model).pinned():
-        yield
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lenswidget.models.hf_model import all_modules
+from lenswidget.models.hf_model import all_modules, inference
 from lenswidget.tracing.hooks import own_forward
 from lenswidget.tracing.locks import lock_of
 from lenswidget.tracing.open_traces import open_traces
@@ -145,6 +145,13 @@ def facts_of(hf_model: nn.Module) -> ModelFacts:
         if found is None:
             found = _facts[hf_model] = ModelFacts(hf_model)
         return found
+
+
+@contextmanager
+def held(hf_model: nn.Module) -> Generator[None, None, None]:
+    """The model for this thread alone, taken for unchanged, in evaluation mode and without gradients."""
+    with lock_of(hf_model), inference(hf_model), facts_of(hf_model).pinned():
+        yield
 
 
 def _make_up(modules: list[nn.Module]) -> tuple[list[Any], list[Tensor]]:

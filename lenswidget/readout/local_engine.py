@@ -1,6 +1,5 @@
 """The engine of a model in this process: runs prompts, keeps their streams, reads cells."""
 
-import contextlib
 import functools
 import uuid
 import weakref
@@ -19,7 +18,7 @@ from lenswidget.interventions.recipe import Edit, check_edits
 from lenswidget.lenses.lens import Lens, check_lens
 from lenswidget.lenses.provenance import model_name
 from lenswidget.models.encoded_prompt import EncodedPrompt, column_source, encode_prompt
-from lenswidget.models.facts import facts_of
+from lenswidget.models.facts import facts_of, held
 from lenswidget.models.hf_model import evaluation, logits_of, takes, uncached
 from lenswidget.models.prompts import Prompt
 from lenswidget.readout import reading
@@ -106,10 +105,10 @@ class LocalEngine:
                 f"Asked for {', '.join(named)} with a recipe, which has them. Leave that out, or change the "
                 "recipe: dataclasses.replace(run.spec, edits=(...,))."
             )
-        with model.lock, torch.no_grad(), evaluation(model.hf_model), contextlib.ExitStack() as pins:
+        with model.lock:
             facts = facts_of(model.hf_model)
             n_changes = facts.fingerprint(values=True)
-            pins.enter_context(facts.pinned())
+        with held(model.hf_model):
             tail = model.tail
             changes = make_changes(spec.edits, model, spec.prompt.model_inputs)
             capture = _Capture(model, spec.prompt, self._place, changes)

@@ -1,8 +1,8 @@
 """A run: its recipe, and the residual streams that one forward of it left."""
 
-import contextlib
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,8 +17,7 @@ from lenswidget.anatomy.tail import Tail
 from lenswidget.checks import check_ids, is_integer
 from lenswidget.errors import CellError, ModelError
 from lenswidget.interventions.recipe import EMBED_SITE, RunSpec
-from lenswidget.models.facts import facts_of
-from lenswidget.models.hf_model import evaluation
+from lenswidget.models.facts import held
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.unembed import Unembed
 from lenswidget.tracing.locks import ModelLock
@@ -122,12 +121,9 @@ class Run:
         """The final norm and the unembed, as readouts compute them; those of the model at this run."""
         return Unembed(self.tail)
 
-    @contextlib.contextmanager
-    def held(self) -> Generator[None, None, None]:
+    def held(self) -> AbstractContextManager[None]:
         """The model for this thread alone, in evaluation mode and without gradients, to decode cells."""
-        hf_model = self.tail.hf_model
-        with self.lock, torch.no_grad(), evaluation(hf_model), facts_of(hf_model).pinned():
-            yield
+        return held(self.tail.hf_model)
 
     @property
     def prompt(self) -> str | list[int]:
