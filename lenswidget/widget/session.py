@@ -69,6 +69,7 @@ class Session:
         lenses: by name.
         first_lens: the name of the lens to begin with.
         shown: the id of the run that the widget shows; empty before the first.
+        shown_runs: that run, and those it is compared with; None before the first and once they are released.
     """
 
     def __init__(
@@ -82,9 +83,9 @@ class Session:
         self._engine = engine
         self._strict = strict
         self._runs: dict[str, Run] = {}
-        self._companions: dict[str, Runs] = {}
         self._specs: dict[str, RunSpec] = {}
         self.shown = ""
+        self.shown_runs: Runs | None = None
         self.info = engine.info()
         self.labels = Labels(self.info.tokenizer, self.info.d_vocab)
         self.lenses, self.first_lens = _named(lens, lenses)
@@ -142,8 +143,7 @@ class Session:
             self._runs.pop(each.id, None)
             self._runs[each.id] = each
             self._specs[each.id] = each.spec
-        self._companions = {run.id: runs}
-        self.shown = run.id
+        self.shown, self.shown_runs = run.id, runs
         if run.model.d_vocab != self.info.d_vocab:
             self.labels = Labels(run.model.tokenizer, run.model.d_vocab)
         self.info = run.model
@@ -154,19 +154,14 @@ class Session:
             del self._runs[oldest.id], self._specs[oldest.id]
 
     @property
-    def shown_runs(self) -> "Runs | None":
-        """The run that is shown, and those it is compared with; None before the first."""
-        return self._companions.get(self.shown)
-
-    @property
     def together(self) -> set[str]:
         """The ids of the run that is shown and of those it is compared with."""
-        return {self.shown, *(each.id for each in self._companions.get(self.shown, ()) if each is not None)}
+        return {self.shown, *(each.id for each in self.shown_runs or () if each is not None)}
 
     @property
     def base_id(self) -> str | None:
         """The id of the run that is shown before its edits; None where it has none."""
-        runs = self._companions.get(self.shown)
+        runs = self.shown_runs
         return None if runs is None or runs.base is None else runs.base.id
 
     @property
@@ -244,7 +239,7 @@ class Session:
     def release(self) -> None:
         """Let the states of all runs go, and the model unless something else keeps it."""
         self._runs.clear()
-        self._companions.clear()
+        self.shown_runs = None
         self._engine.let_go()
 
     def describe(self) -> RunMessage:
@@ -252,8 +247,7 @@ class Session:
         run = self.run
         last = Cells([run.n_layers - 1], [run.answer_position])
         answer = drain(self._engine.read_slices(Query(run, last)))
-        runs = self._companions.get(run.id)
-        edited = None
+        runs, edited = self.shown_runs, None
         if runs is not None and runs.base is not None:
             effect = effect_of(self._engine, run, runs.base, runs.control)
             ids = [None if each is None else each.id for each in (runs.base, runs.control)]
@@ -331,11 +325,10 @@ class Session:
 
     def code(self, request: DecodeRequest) -> dict[str, Any]:
         """The trace that reproduces a card."""
-        is_function = isinstance(self.lens(request.lens), CallableLens)
-        run = self.run_of(request.run_id)
+        lens, run = self.lens(request.lens), self.run_of(request.run_id)
+        is_function = isinstance(lens, CallableLens)
         n_tokens = run.n_tokens_shown(request.k)
         prompt = run.spec.prompt
-        lens = self.lens(request.lens)
         edits = edits_code(run.spec.edits, {} if is_function else {"lens": lens})
         code = cell_code(prompt, request, run.model, is_function=is_function, n_tokens=n_tokens, edits=edits)
         return {"code": code}
