@@ -2,6 +2,9 @@
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from lenswidget.errors import LensError
 
 __version__ = "0.1.0"
 
@@ -12,3 +15,16 @@ def version_of(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # run from a clone
         return str(getattr(sys.modules.get(package), "__version__", "unknown"))
+
+
+def import_pandas() -> Any:
+    """pandas, for the tables that a value gives.
+
+    Raises:
+        LensError: it is not installed.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise LensError("to_dataframe() needs pandas, which is not installed: pip install pandas.") from None
+    return pandas

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lenswidget.errors import LensError
+from lenswidget.models.token_bytes import token_text
+from lenswidget.versions import import_pandas
 
 Array = npt.NDArray[Any]
 # The grids that a map may hold, by the names of its arrays.
@@ -90,12 +91,7 @@ class CausalMap:
         Raises:
             LensError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError:
-            raise LensError(
-                "to_dataframe() needs pandas, which is not installed: pip install pandas."
-            ) from None
+        pd = import_pandas()
         n_rows, n_columns = len(self.layers), len(self.positions)
         columns: dict[str, Any] = {
             "layer": np.repeat(self.layers, n_columns),
@@ -112,7 +108,7 @@ class CausalMap:
         return pd.DataFrame(columns)
 
     def _text(self, token_id: int) -> str:
-        return f"#{token_id}" if self.tokenizer is None else str(self.tokenizer.decode([token_id]))
+        return token_text(self.tokenizer, token_id)
 
     def __repr__(self) -> str:
         against = "" if self.foil_id is None else f" against {self._text(self.foil_id)!r}"

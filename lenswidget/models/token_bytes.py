@@ -1,4 +1,4 @@
-"""The bytes that an entry of a vocabulary stands for, where a tokenizer works on bytes."""
+"""The bytes that an entry of a vocabulary stands for, where a tokenizer works on bytes; its text in tables."""
 
 from functools import cache
 from typing import Any
@@ -29,6 +29,25 @@ def bytes_of(piece: Any, *, is_byte_level: bool) -> bytes | None:
     if any(character not in table for character in piece):
         return None
     return bytes(table[character] for character in piece)
+
+
+def token_text(tokenizer: Any, token_id: int) -> str:
+    """The text of an id in tables: `#id` without a tokenizer, empty for -1, `<0xE2>` for part of a character."""
+    if token_id < 0:
+        return ""
+    if tokenizer is None:
+        return f"#{token_id}"
+    text = str(tokenizer.decode([token_id]))
+    if "\ufffd" not in text:
+        return text
+    piece = tokenizer.convert_ids_to_tokens(token_id)
+    found = None if piece is None else bytes_of(piece, is_byte_level=works_on_bytes(tokenizer))
+    if found is None:
+        return text
+    try:
+        return found.decode()
+    except UnicodeDecodeError:
+        return "".join(f"<0x{byte:02X}>" for byte in found)
 
 
 def _is_byte_level(part: Any) -> bool:

@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lenswidget.errors import LensError
+from lenswidget.models.token_bytes import token_text
 from lenswidget.readout.alignment import Alignment
-from lenswidget.readout.readout import token_text
+from lenswidget.versions import import_pandas
 
 Array = npt.NDArray[Any]
 
@@ -118,12 +119,7 @@ class Comparison:
         Raises:
             LensError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError:
-            raise LensError(
-                "to_dataframe() needs pandas, which is not installed: pip install pandas."
-            ) from None
+        pd = import_pandas()
         columns: dict[str, Array] = {}
         for label, side in (("a", self.a), ("b", self.b)):
             columns |= {

@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from lenswidget.checks import integers, is_integer
 from lenswidget.errors import CellError, LensError
-from lenswidget.models.token_bytes import bytes_of, works_on_bytes
+from lenswidget.models.token_bytes import token_text
+from lenswidget.versions import import_pandas
 
 Array = npt.NDArray[Any]
 # Of the cells' axis, and so cut when a readout is.
@@ -182,12 +183,7 @@ class Readout:
         Raises:
             LensError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError:
-            raise LensError(
-                "to_dataframe() needs pandas, which is not installed: pip install pandas."
-            ) from None
+        pd = import_pandas()
         n, k = self.ids.shape
         columns: dict[str, Array] = {
             "layer": np.repeat(self.layers, k),
@@ -262,24 +258,6 @@ def _within(asked: slice, have: Array, lowest: int) -> Array:
     start = have[0] if asked.start is None else asked.start
     is_in = (have >= start) & ((have - start) % step == 0)
     return have[is_in if asked.stop is None else is_in & (have < asked.stop)]
-
-
-def token_text(tokenizer: Any, token_id: int) -> str:
-    if token_id < 0:
-        return ""
-    if tokenizer is None:
-        return f"#{token_id}"
-    text = str(tokenizer.decode([token_id]))
-    if "\ufffd" not in text:
-        return text
-    piece = tokenizer.convert_ids_to_tokens(token_id)
-    found = None if piece is None else bytes_of(piece, is_byte_level=works_on_bytes(tokenizer))
-    if found is None:
-        return text
-    try:
-        return found.decode()
-    except UnicodeDecodeError:
-        return "".join(f"<0x{byte:02X}>" for byte in found)
 
 
 def _counted(n: int, what: str) -> str:
