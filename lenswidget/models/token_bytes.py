@@ -1,4 +1,4 @@
-"""The bytes that an entry of a vocabulary stands for, where a tokenizer works on bytes; its text in tables."""
+"""The bytes that an entry of a vocabulary stands for, where it works on bytes; its text in tables."""
 
 from functools import cache
 from typing import Any
@@ -32,7 +32,7 @@ def bytes_of(piece: Any, *, is_byte_level: bool) -> bytes | None:
 
 
 def token_text(tokenizer: Any, token_id: int) -> str:
-    """The text of an id in tables: `#id` without a tokenizer, empty for -1, `<0xE2>` for part of a character."""
+    """The text of an id in tables: `#id` without a tokenizer, empty for -1, `<0xE2>` for a byte fragment."""
     if token_id < 0:
         return ""
     if tokenizer is None:

@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 import transformers as hf
+from makes import MAKES, made
 from tiny_models import tiny_config, tiny_model
 
 import lenswidget as lw
@@ -17,25 +18,11 @@ from lenswidget.readout.proof import prove
 
 IDS = torch.tensor([[11, 12, 13, 14, 15, 16, 17]])
 LAYER, AT = 1, [1, 4]
-MAKES = {
-    "sequential": (hf.LlamaConfig, {}),
-    "post-norms inside": (hf.Gemma2Config, {}),
-    "residual multiplier": (hf.GraniteConfig, {"residual_multiplier": 0.3}),
-    "tuple outputs": (hf.BloomConfig, {}),
-    "parallel": (hf.GPTJConfig, {}),
-    "parallel, summed in place": (hf.FalconConfig, {}),
-    "state space": (hf.MambaConfig, {}),
-    "experts": (hf.MixtralConfig, {}),
-}
 
 
-@pytest.fixture(params=MAKES, scope="module")
+@pytest.fixture(params=[name for name in MAKES if name != "learnt positions"], scope="module")
 def model(request):
-    config_class, changes = MAKES[request.param]
-    config = tiny_config(config_class)
-    for name, value in changes.items():
-        setattr(config, name, value)
-    return lw.LanguageModel(tiny_model(config))
+    return made(request.param)
 
 
 @pytest.fixture(autouse=True)
