@@ -193,5 +193,10 @@ def test_edits_fit_a_narrow_page_and_its_dark_theme_and_axe_finds_nothing(widget
         shot(widget.page, f"edit-{width}")
     widget.page.set_viewport_size({"width": 1400, "height": 1100})
     widget.page.evaluate(AXE.read_text())
-    found = widget.page.evaluate("async () => (await axe.run('.lenswidget')).violations.map((v) => v.id)")
-    assert found == []
+    for theme in ("Dark", "Light"):
+        widget.notebook.use_theme(f"JupyterLab {theme}")
+        expect(widget.root).to_have_attribute("data-theme", theme.lower())
+        widget.page.wait_for_timeout(300)
+        found = widget.page.evaluate("async () => (await axe.run('.lenswidget')).violations.map((v) => v.id)")
+        assert found == [], theme
+        shot(widget.page, f"edit-{theme.lower()}")
