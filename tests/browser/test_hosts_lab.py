@@ -112,8 +112,7 @@ def test_a_saved_notebook_reopened_on_a_new_kernel_draws_its_grid(live, lab, bro
     notebook, _ = live
     base, folder = lab
     shown = lens_of(notebook, LENS_CELL).cell(20, 4).text_content()
-    notebook.command("@jupyter-widgets/jupyterlab-manager:saveWidgetState")
-    notebook.save()
+    notebook.save_with_widgets()
     saved = json.loads((folder / "live.ipynb").read_text())["metadata"]["widgets"]
     assert "application/vnd.jupyter.widget-state+json" in saved
     (folder / "reopened.ipynb").write_bytes((folder / "live.ipynb").read_bytes())

@@ -282,8 +282,7 @@ def test_a_saved_notebook_of_twenty_widgets_stays_under_5_mb(browser, lab):
     )
     with widget_in_lab(browser, lab, "twenty.ipynb", code) as widget:
         expect(widget.page.locator(".lenswidget")).to_have_count(20, timeout=120_000)
-        widget.notebook.command("@jupyter-widgets/jupyterlab-manager:saveWidgetState")
-        widget.notebook.save()
+        widget.notebook.save_with_widgets()
         n_bytes = (folder / "twenty.ipynb").stat().st_size
         saved = json.loads((folder / "twenty.ipynb").read_text())["metadata"]["widgets"]
         kept = saved["application/vnd.jupyter.widget-state+json"]["state"].values()

@@ -38,12 +38,21 @@ def write_notebook(path: Path, *cells: str) -> None:
     nbformat.write(book, path)
 
 
+def _forget_settings(page: Page, base: str) -> None:
+    """Puts back every setting (the theme, say) that an earlier page on the same server changed and Lab kept."""
+    api, head = f"{base}/lab/api/settings", {"Authorization": f"token {TOKEN}"}
+    for setting in page.request.get(api, headers=head).json()["settings"]:
+        if setting["settings"]:
+            page.request.put(f"{api}/{setting['id']}", headers=head, data={"raw": "{}"})
+
+
 class Notebook:
     """Opens a notebook in a page and waits for its kernel: `kind` is "lab" or "notebook"."""
 
     def __init__(self, page: Page, base: str, path: str, *, kind: str = "lab"):
         self.page = page
         where = {"lab": f"lab/tree/{path}", "notebook": f"notebooks/{path}"}[kind]
+        _forget_settings(page, base)
         # Lab would otherwise restore the notebooks that an earlier test had open.
         page.goto(f"{base}/{where}?token={TOKEN}" + ("&reset" if kind == "lab" else ""))
         page.wait_for_function("() => window.jupyterapp?.restored?.then(() => true)", timeout=OPEN_TIMEOUT_MS)
@@ -81,6 +90,14 @@ class Notebook:
 
     def save(self) -> None:
         self.command("docmanager:save")
+
+    def save_with_widgets(self) -> None:
+        """Saves the notebook with the state of its widgets, which Lab leaves out unless it is told to."""
+        command = "@jupyter-widgets/jupyterlab-manager:saveWidgetState"
+        # the command is a switch: a second one would turn it off again
+        if not self.page.evaluate("name => window.jupyterapp.commands.isToggled(name)", command):
+            self.command(command)
+        self.save()
 
     def use_theme(self, name: str) -> None:
         """Switches the theme of the running lab: "JupyterLab Light", "JupyterLab Dark", ..."""
