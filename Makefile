@@ -28,7 +28,7 @@ help:
 $(STAMPS):
 	@mkdir -p $@
 
-$(STAMPS)/venv: pyproject.toml constraints.txt scripts/make_venv | $(STAMPS)
+$(STAMPS)/venv: pyproject.toml demo-lenses/pyproject.toml constraints.txt scripts/make_venv | $(STAMPS)
 	@scripts/make_venv
 	@touch $@
 

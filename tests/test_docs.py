@@ -19,7 +19,7 @@ PAGES = [("README.md", 1), ("docs/widget.md", 0), ("docs/edits.md", 0), ("docs/m
 
 
 @pytest.mark.parametrize(("page", "n_hub"), PAGES)
-def test_every_snippet_runs(page, n_hub, demo_model, tmp_path, monkeypatch):
+def test_every_snippet_runs(page, n_hub, demo_with_lenses, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     import lenswidget as lw
 
@@ -27,7 +27,7 @@ def test_every_snippet_runs(page, n_hub, demo_model, tmp_path, monkeypatch):
     offline = [snippet for snippet in found if NEEDS_THE_HUB not in snippet]
     assert len(found) - len(offline) == n_hub
     assert len(offline) >= 2
-    names = {"model": demo_model, "lw": lw}
+    names = {"model": demo_with_lenses, "lw": lw}
     for snippet in offline:
         exec(compile(snippet.replace("lw.demo_model()", "model"), page, "exec"), names)
 

@@ -30,6 +30,11 @@ def test_example_runs_from_top_to_bottom(path, tmp_path):
     assert "LensWidget" in shown["lens"]
     if path.stem == "tour":
         assert shown["trace"] == "' Paris'"
+        layers = ast.literal_eval(shown["track"])
+        assert list(layers) == ["logit", "jacobian", "tuned"]
+        # each lens ends on the model's answer, and the Jacobian lens has it long before the logit lens
+        assert all(found[-1] == 29 for found in layers.values())
+        assert min(layers["jacobian"]) <= 24 < min(layers["logit"])
         assert (tmp_path / "lens.html").exists()
     if path.stem == "colosseum":
         patched, control = (ast.literal_eval(shown[name]) for name in ("patch", "control"))

@@ -5,7 +5,9 @@ evaluates its properties, and evaluating `anatomy` runs the model.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,11 +28,13 @@ class ReadableModel(ABC):
         tokenizer: turns text into ids and back; None for a model that is given ids alone.
         processor: of a model that takes pictures; None for any other.
         source: the code that loads the model again, with `import lenswidget as lw`; None if unknown.
+        lenses: fitted lenses of this model, by name: its widgets offer them, and open on the first.
     """
 
     tokenizer: Any = None
     processor: Any = None
     source: str | None = None
+    lenses: Mapping[str, Any] = MappingProxyType({})
 
     @property
     @abstractmethod

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lenswidget import files
 from lenswidget.errors import LensFileError
+from lenswidget.lenses.compact import pack
 from lenswidget.lenses.provenance import Provenance
 
 # Everything that a damaged file makes json, a conversion or a constructor raise.
@@ -72,6 +73,23 @@ def digest(tensors: Mapping[str, Tensor], *facts: Any) -> str:
         found.update(repr((name, str(tensor.dtype), list(tensor.shape))).encode())
         found.update(memoryview(cast(Any, tensor.reshape(-1).view(torch.uint8).numpy())))
     return found.hexdigest()
+
+
+def as_stored(path: Path, matrices: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Matrices as a file at `path` is to hold them: in a floating dtype, or packed as int8.
+
+    Raises:
+        LensFileError: another dtype, or matrices that cannot be packed.
+    """
+    try:
+        if dtype == torch.int8:
+            return pack(matrices)
+        if dtype.is_floating_point:
+            return {name: matrix.detach().cpu().to(dtype) for name, matrix in matrices.items()}
+        reason = "a lens is kept in float32, float16, bfloat16 or int8"
+    except ValueError as error:
+        reason = str(error)
+    raise LensFileError(f"Asked to save a lens to {path} in {dtype}: {reason}. Save it in float32.")
 
 
 def write(

@@ -13,8 +13,9 @@ from torch import Tensor
 from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensMismatchError
+from lenswidget.lenses.compact import unpack
 from lenswidget.lenses.fit_texts import Texts, fitting
-from lenswidget.lenses.lens_file import DAMAGE, as_path, damaged, located, read, write
+from lenswidget.lenses.lens_file import DAMAGE, as_path, as_stored, damaged, located, read, write
 from lenswidget.lenses.provenance import (
     UNKNOWN,
     Provenance,
@@ -160,7 +161,8 @@ class TunedLens:
         else:
             tensors, provenance, own = read(path, "tuned")
             try:
-                weight, bias = check_maps(tensors["weight"].float(), tensors["bias"].float())
+                found = unpack(tensors)
+                weight, bias = check_maps(found["weight"], found["bias"])
                 kept = own["published_hash"]
             except DAMAGE as error:
                 raise damaged(path, error) from error
@@ -169,13 +171,17 @@ class TunedLens:
             lens.check(model)
         return lens
 
-    def save(self, path: str | Path) -> None:
-        """Keep the lens and where it comes from in one `.safetensors` file, exactly.
+    def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Keep the lens and where it comes from in one `.safetensors` file, exactly in float32.
 
+        Args:
+            dtype: of the stored matrices. torch.int8 takes a quarter of float32's bytes: see
+                `lenswidget.lenses.compact`.
         Raises:
             LensFileError: another ending, or it cannot be written; a file that was there is as it was.
         """
-        tensors = {"weight": self.weight, "bias": self.bias}
+        path = as_path(path)
+        tensors = {**as_stored(path, {"weight": self.weight}, dtype), "bias": self.bias}
         write(path, "tuned", tensors, self.provenance, published_hash=self.published_hash)
 
     def publish(self, folder: str | Path) -> None:

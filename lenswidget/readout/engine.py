@@ -1,6 +1,6 @@
 """What runs a model and reads its runs, wherever the model is."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from lenswidget.lenses.lens import Lens
@@ -40,6 +40,10 @@ class Engine(Protocol):
 
     def decode(self, query: Query, temperature: float = 1.0) -> Card:
         """One cell decoded again in full."""
+        ...
+
+    def lenses(self) -> Mapping[str, Lens]:
+        """The lenses that come with the model, by name; a widget opens on the first."""
         ...
 
     def check_lens(self, lens: Lens) -> None:

@@ -3,7 +3,7 @@
 import functools
 import uuid
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensError
 from lenswidget.interventions.changes import Change, make_changes
 from lenswidget.interventions.recipe import Edit, check_edits
-from lenswidget.lenses.lens import Lens, check_lens
+from lenswidget.lenses.lens import Lens, as_lens, check_lens
 from lenswidget.lenses.provenance import model_name
 from lenswidget.models.encoded_prompt import EncodedPrompt, column_source, encode_prompt
 from lenswidget.models.facts import facts_of, held
@@ -143,6 +143,10 @@ class LocalEngine:
     def decode(self, query: Query, temperature: float = 1.0) -> Card:
         """One cell decoded again in full: `lenswidget.readout.card.decode`."""
         return decode_query(query, temperature)
+
+    def lenses(self) -> Mapping[str, Lens]:
+        """The lenses that come with the model, by name; a widget opens on the first."""
+        return {name: as_lens(lens) for name, lens in self.model.lenses.items()}
 
     def check_lens(self, lens: Lens) -> None:
         """Refuse a lens that was fitted to another model.

@@ -12,6 +12,7 @@ def cell_code(
     info: ModelInfo,
     *,
     is_function: bool,
+    is_own: bool = False,
     n_tokens: int | None,
     edits: str | None = "[]",
 ) -> str:
@@ -22,6 +23,7 @@ def cell_code(
         cell: as on the card.
         info: of the model; a trace computes in its dtype, a card in float32.
         is_function: whether the lens is a function of `(layer, states)`.
+        is_own: whether the lens comes with the model.
         n_tokens: how many ids stand for a token; None where all do.
         edits: of the run, as `edits_code` writes them; None where they cannot be written down.
     Returns:
@@ -46,7 +48,7 @@ def cell_code(
         "import torch",
         "",
         load,
-        *([] if is_plain else [f"# lens: your {'function' if is_function else 'lens'} shown as {lens!r}"]),
+        *([] if is_plain else [_lens_code(lens, is_function, is_own)]),
         *([] if inputs else [f"# prompt: the encoding that you gave, with {', '.join(prompt.model_inputs)}"]),
         *(["# images: the pictures that you gave"] if "images" in prompt.options else []),
         *(["# edits: those of the widget, w.edits"] if edits is None else []),
@@ -67,6 +69,13 @@ def cell_code(
         '    print(f"{prob:.4f}  {token}")',
     ]
     return "\n".join(lines) + "\n"
+
+
+def _lens_code(name: str, is_function: bool, is_own: bool) -> str:
+    """Source that finds the lens again if it comes with the model; a comment for one that was given."""
+    if is_own:
+        return f"lens = model.lenses[{name!r}]"
+    return f"# lens: your {'function' if is_function else 'lens'} shown as {name!r}"
 
 
 def _load_code(info: ModelInfo) -> str:

@@ -60,8 +60,10 @@ class Session:
 
     Args:
         engine: runs and reads.
-        lens: the lens to begin with: None, a name among `lenses`, a lens or a function.
-        lenses: more to switch between: a sequence, or a mapping from name to lens.
+        lens: the lens to begin with: a name, a lens or a function; None for the first that comes with the
+            model, or the logit lens where none does.
+        lenses: more to switch between: a sequence, or a mapping from name to lens. One with the name of a
+            lens that comes with the model takes its place.
         strict: refuse a run whose decoded last row is not the model's own logits.
 
     Attributes:
@@ -88,7 +90,7 @@ class Session:
         self.shown_runs: Runs | None = None
         self.info = engine.info()
         self.labels = Labels(self.info.tokenizer, self.info.d_vocab)
-        self.lenses, self.first_lens = _named(lens, lenses)
+        self.lenses, self.first_lens = _named(lens, lenses, engine.lenses())
         for each in self.lenses.values():
             engine.check_lens(each)
 
@@ -326,11 +328,19 @@ class Session:
     def code(self, request: DecodeRequest) -> dict[str, Any]:
         """The trace that reproduces a card."""
         lens, run = self.lens(request.lens), self.run_of(request.run_id)
-        is_function = isinstance(lens, CallableLens)
+        is_function, is_own = isinstance(lens, CallableLens), self._engine.lenses().get(request.lens) is lens
         n_tokens = run.n_tokens_shown(request.k)
         prompt = run.spec.prompt
         edits = edits_code(run.spec.edits, {} if is_function else {"lens": lens})
-        code = cell_code(prompt, request, run.model, is_function=is_function, n_tokens=n_tokens, edits=edits)
+        code = cell_code(
+            prompt,
+            request,
+            run.model,
+            is_function=is_function,
+            is_own=is_own,
+            n_tokens=n_tokens,
+            edits=edits,
+        )
         return {"code": code}
 
     # --- checks
@@ -370,12 +380,18 @@ class Session:
         return token_id(token, self.info.tokenizer, self.info.d_vocab, self.labels.entries)
 
 
-def _named(lens: LensLike | str, lenses: Any) -> tuple[dict[str, Lens], str]:
-    """The lenses to switch between, by name, and the name of the one to begin with."""
-    named = lenses_by_name(lenses)
+def _named(lens: LensLike | str, lenses: Any, own: Mapping[str, Lens]) -> tuple[dict[str, Lens], str]:
+    """The lenses to switch between, by name, and the name of the one to begin with.
+
+    Args:
+        own: those that come with the model.
+    """
+    given = lenses_by_name(lenses)
+    named = {**given, **{name: each for name, each in own.items() if name not in given}}
     if lens is None:
-        return named, "logit"
+        return named, next(iter(own), "logit")
     if isinstance(lens, str) and lens in named:
         return named, lens
     chosen = as_lens(cast(Any, lens))
-    return {chosen.name: chosen, **named}, chosen.name
+    others = {name: each for name, each in named.items() if name in given or name != chosen.name}
+    return {chosen.name: chosen, **others}, chosen.name

@@ -46,8 +46,9 @@ class LensWidget(ViewTraits, PageState):
         model: a `LanguageModel`.
         prompt: text, ids, an encoding of one prompt, a chat, or the recipe of a run (`run.spec`). None with a
             `state` runs the recipe in it.
-        lens: how mid-layer states are carried to the tail: None (logit lens), a `Lens`, a callable, or the
-            name of one of `lenses`.
+        lens: how mid-layer states are carried to the tail: a `Lens`, a callable, or the name of one that the
+            switch offers ("logit"). None for the first that comes with the model (`model.lenses`), or the
+            logit lens where none does.
         lenses: more lenses to switch between: a sequence, or a mapping from name to lens.
         edits: of the run; `w.edits` sets others, and `w.view` says whether the grid shows the run before
             them, after them, or the difference.

@@ -14,8 +14,8 @@ from playwright.sync_api import expect
 
 N_LAYERS = 30
 SETUP = "%load_ext autoreload\n%autoreload 2\nimport lenswidget as lw\nmodel = lw.demo_model()"
-LENS = 'w = model.lens("The Eiffel Tower is in the city of")\nw'
-RERUN = 'again = model.lens("Hello there")\nagain'
+LENS = 'w = model.lens("The Eiffel Tower is in the city of", lens="logit")\nw'
+RERUN = 'again = model.lens("Hello there", lens="logit")\nagain'
 SETUP_CELL, LENS_CELL, SECOND_VIEW_CELL, RERUN_CELL = range(4)
 LISTENED = ("window", "document", "document.body", "matchMedia('(prefers-color-scheme: dark)')")
 

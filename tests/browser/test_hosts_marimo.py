@@ -18,7 +18,7 @@ def _():
     import marimo as mo
 
     model = lw.demo_model()
-    w = mo.ui.anywidget(model.lens("The Eiffel Tower is in the city of"))
+    w = mo.ui.anywidget(model.lens("The Eiffel Tower is in the city of", lens="logit"))
     w
     return mo, w
 

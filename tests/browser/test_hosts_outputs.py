@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 
 N_LAYERS = 30
 SETUP = "import lenswidget as lw\nmodel = lw.demo_model()"
-LENS = 'w = model.lens("The Eiffel Tower is in the city of")\nw'
+LENS = 'w = model.lens("The Eiffel Tower is in the city of", lens="logit")\nw'
 # A message that VS Code carries in about a twentieth of a second.
 TILE_BYTES = 50_000
 HEADERS_BYTES = 3_000

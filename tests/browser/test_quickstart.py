@@ -16,10 +16,11 @@ N_LAYERS = 30
 LAST_POSITION = 8
 
 
-def float64_log_probs(hf_model, tokenizer, layer, position):
-    """The log-probs and logits of one cell `[d_vocab]`, from the model's weights in float64 alone.
+def float64_log_probs(hf_model, tokenizer, matrix, layer, position):
+    """The log-probs and logits of one cell `[d_vocab]` through a Jacobian lens's matrix, in float64.
 
-    The norm and the head are written out here: none of the package's code takes part.
+    The matrix of the lens is the file's; the product, the norm and the head are written out here: of the
+    package's code only the loading of that file takes part.
     """
     model = copy.deepcopy(hf_model).double()
     states = []
@@ -30,15 +31,16 @@ def float64_log_probs(hf_model, tokenizer, layer, position):
     finally:
         hook.remove()
     out = states[0] if isinstance(states[0], torch.Tensor) else states[0][0]
-    state = out[0, position]
+    state = matrix.double() @ out[0, position]
     scale = torch.rsqrt(state.square().mean() + model.config.rms_norm_eps)
     logits = (state * scale * model.model.norm.weight.detach()) @ model.lm_head.weight.detach().T
     return logits - torch.logsumexp(logits, dim=0), logits
 
 
 def test_quickstart_ends_with_paris_and_a_clicked_cell_shows_what_float64_says_of_it(
-    open_in_lab, page, page_log, shot, demo_hf_model, demo_tokenizer
+    open_in_lab, page, page_log, shot, demo_with_lenses
 ):
+    demo_hf_model, demo_tokenizer = demo_with_lenses.hf_model, demo_with_lenses.tokenizer
     notebook = open_in_lab(path=EXAMPLES / "quickstart.ipynb")
     notebook.run_all()
     lens = Lens(page, N_LAYERS).wait_until_drawn()
@@ -49,7 +51,9 @@ def test_quickstart_ends_with_paris_and_a_clicked_cell_shows_what_float64_says_o
     rows = lens.card_rows()
     assert len(rows) == 20
 
-    log_probs, logits = float64_log_probs(demo_hf_model, demo_tokenizer, layer, position)
+    assert notebook.value("_.lens") == "jacobian"
+    matrix = demo_with_lenses.lenses["jacobian"].matrices[layer]
+    log_probs, logits = float64_log_probs(demo_hf_model, demo_tokenizer, matrix, layer, position)
     ids = [row.token_id for row in rows]
     # float32 against float64 over 30 blocks: neighbours this close may change places
     assert all(

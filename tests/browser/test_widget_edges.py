@@ -70,7 +70,7 @@ class Upper:
     def transport(self, layer, states):
         return states
 
-w = model.lens("The Eiffel Tower is in the city of", lenses=[Upper()])
+w = model.lens("The Eiffel Tower is in the city of", lens="logit", lenses=[Upper()])
 w"""
 
 

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 PROMPT = "The Eiffel Tower is in the city of"
 CODE = f"""import lenswidget as lw
 model = lw.demo_model()
-w = model.lens({PROMPT!r})
+w = model.lens({PROMPT!r}, lens="logit")
 w"""
 READY_MS = 180_000
 

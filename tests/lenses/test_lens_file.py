@@ -183,3 +183,18 @@ def test_the_damages_can_be_tried_at_length():
     assert {kind: sum(found.values()) for kind, found in json.loads(done.stdout).items()} == dict.fromkeys(
         KINDS, 3
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.parametrize("name", ["lens.safetensors", "lens.pt"])
+def test_a_new_file_is_open_to_whom_the_umask_says_and_an_old_one_keeps_its_mode(tmp_path, name):
+    jacobian, path = lenses()[0], tmp_path / name
+    before = os.umask(0o027)
+    try:
+        jacobian.save(path)
+        assert path.stat().st_mode & 0o777 == 0o640
+        path.chmod(0o664)
+        jacobian.save(path)
+        assert path.stat().st_mode & 0o777 == 0o664
+    finally:
+        os.umask(before)

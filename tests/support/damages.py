@@ -39,12 +39,12 @@ def write(kind, folder):
     if kind == "published":
         tuned.publish(folder / "lens")
         return folder / "lens", sorted((folder / "lens").iterdir())
-    lens = tuned if kind == "tuned.safetensors" else jacobian
-    lens.save(folder / kind)
+    lens = tuned if kind.startswith("tuned") else jacobian
+    lens.save(folder / kind, **({"dtype": torch.int8} if "int8" in kind else {}))
     return folder / kind, [folder / kind]
 
 
-KINDS = ("jacobian.safetensors", "jacobian.pt", "tuned.safetensors", "published")
+KINDS = ("jacobian.safetensors", "jacobian.int8.safetensors", "jacobian.pt", "tuned.safetensors", "published")
 
 
 def damage(data, rng):

@@ -39,7 +39,7 @@ def write_notebook(path: Path, *cells: str) -> None:
 
 
 def _forget_settings(page: Page, base: str) -> None:
-    """Puts back every setting (the theme, say) that an earlier page on the same server changed and Lab kept."""
+    """Puts back every setting (the theme, say) that an earlier page on the same server changed."""
     api, head = f"{base}/lab/api/settings", {"Authorization": f"token {TOKEN}"}
     for setting in page.request.get(api, headers=head).json()["settings"]:
         if setting["settings"]:

@@ -1,0 +1,1 @@
+"""Two lens files: `jacobian.safetensors` and `tuned.safetensors`, for `lenswidget.demo_model()`. No code."""
