@@ -17,6 +17,8 @@ from lenswidget.readout.compared import Comparison
 from lenswidget.readout.reading import read
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run
+from lenswidget.survey.survey import survey
+from lenswidget.survey.table import Survey
 from lenswidget.tracing.traced_model import TracedModel
 from lenswidget.versions import __version__ as __version__
 from lenswidget.widget.widget import LensWidget
@@ -34,6 +36,7 @@ __all__ = [
     "LogitLens",
     "Readout",
     "Run",
+    "Survey",
     "TracedModel",
     "TunedLens",
     "causal_map",
@@ -42,4 +45,5 @@ __all__ = [
     "demo_model",
     "load_lens",
     "read",
+    "survey",
 ]

@@ -1,0 +1,6 @@
+"""The same readout over many prompts: how early and how surely a model has an answer."""
+
+from lenswidget.survey.survey import survey
+from lenswidget.survey.table import Survey
+
+__all__ = ["Survey", "survey"]
