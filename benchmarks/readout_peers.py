@@ -57,7 +57,7 @@ def transformer_lens_resid(hf_model, folder):
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     bridge = TransformerBridge.boot_transformers(
-        str(folder), hf_model=hf_model, tokenizer=tokenizer, device="cpu"
+        str(folder), hf_model=hf_model, tokenizer=tokenizer, device=str(hf_model.device)
     )
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def survey(
     columns = {"prompt": prompt, "target": target, "foil": foil, "group": group}
     asked = {**columns, "site": site, **work.identity(), "lenswidget": __version__}
     listed = survey_rows(rows, prompt, target, foil, group)
-    total = len(rows) if hasattr(rows, "__len__") and not isinstance(rows, str) else None  # type: ignore[arg-type]
+    total = len(rows) if isinstance(rows, Sized) and not isinstance(rows, str) else None
     with reporting(progress, "Survey", "prompt") as report:
         if out is None:
             found = [each for row in _told(listed, report, total) for each in work.measure(row)]
@@ -146,7 +146,7 @@ class _Work:
     def measure_one(self, row: SurveyRow, name: str, condition: str) -> Measured:
         """One prompt under one condition; what the model refuses is told, not raised."""
         engine, lens = self._engines[name], self._lenses[name]
-        told = {
+        told: dict[str, Any] = {
             "row": row.index,
             "group": row.group,
             "prompt": row.prompt,
