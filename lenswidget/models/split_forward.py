@@ -6,7 +6,8 @@ asked of the configuration.
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,6 +187,17 @@ def _bytes_per_token(hf_model: nn.Module) -> int | None:
 def split_forward(hf_model: nn.Module) -> SplitForward:
     """Whether this model gives the same in two parts as in one: tried once, until the model changes."""
     return facts_of(hf_model).get("split forward", lambda: _tried(hf_model))
+
+
+def split_forward_of(hf_model: nn.Module) -> Callable[[], SplitForward]:
+    """`split_forward` of a model, for one who is not to keep the model alive."""
+    refer = weakref.ref(hf_model)
+
+    def find() -> SplitForward:
+        found = refer()
+        return SplitForward("the model is gone") if found is None else split_forward(found)
+
+    return find
 
 
 def _tried(hf_model: nn.Module) -> SplitForward:

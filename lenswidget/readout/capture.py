@@ -127,7 +127,7 @@ class Capture:
         # a copy: where all positions' logits were computed, it is not to hold them
         return own[-min(self._n_checked, self._prompt.seq - n_past) :].clone()
 
-    def _room(self, n_rows: int, like: Tensor, n_past: int) -> Tensor:
+    def _room(self, n_rows: int, like: Tensor, n_past: int = 0) -> Tensor:
         """NaN, `[n_rows, columns, d_model]`, where this engine keeps streams of such a state."""
         shape = (n_rows, self._prompt.seq - n_past, like.shape[-1])
         may_be_short = self._place == "auto" and like.device.type == "cuda"

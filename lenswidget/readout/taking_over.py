@@ -23,7 +23,6 @@ from lenswidget.models.split_forward import (
     first_columns,
     gap_of,
     may_be_split,
-    split_forward,
 )
 from lenswidget.readout.capture import Capture, Captured
 from lenswidget.readout.decoded import DecodedCells
@@ -96,9 +95,7 @@ def grow(
 
 def _why_whole(model: ReadableModel, spec: RunSpec) -> str:
     """Why a recipe is run whole on this model, whatever was run before; empty where it need not be."""
-    if not model.anatomy.is_causal:
-        return "each position of this model sees later ones"
-    split = split_forward(model.hf_model)
+    split = model.anatomy.split
     if split.why_not:
         return split.why_not
     if not is_ids_alone(spec):
