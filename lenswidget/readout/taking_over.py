@@ -1,6 +1,6 @@
 """Running a recipe on top of an earlier run: the columns that both share are taken over."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,6 +91,16 @@ def grow(
         kept = Kept((found.keys,), DecodedCells(spec.prompt.seq))
         kept_runs(hf_model).add(kept)
     return Grown(found.streams, found.own, Reuse(why_whole=why_whole), kept)
+
+
+def most_shared(runs: Iterable[Run], spec: RunSpec) -> Run | None:
+    """The run that shares most columns with a recipe, of several the first; None where none shares any."""
+    found, most = None, 0
+    for run in runs:
+        if run.kept is not None and run.kept.keys and run.is_current:
+            n = shared_prefix(run.spec, spec)
+            found, most = (run, n) if n > most else (found, most)
+    return found
 
 
 def _why_whole(model: ReadableModel, spec: RunSpec) -> str:

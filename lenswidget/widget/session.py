@@ -27,6 +27,7 @@ from lenswidget.readout.proof import effect_of, prove
 from lenswidget.readout.query import Query, rows
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run, RunSpec
+from lenswidget.readout.taking_over import most_shared
 from lenswidget.widget.card_code import cell_code
 from lenswidget.widget.edit_requests import edits_of
 from lenswidget.widget.labels import Labels
@@ -70,6 +71,7 @@ class Session:
         first_lens: the name of the lens to begin with.
         shown: the id of the run that the widget shows; empty before the first.
         shown_runs: that run, and those it is compared with; None before the first and once they are released.
+        reuse: whether runs take over what they share with those that are kept.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Session:
         self._specs: dict[str, RunSpec] = {}
         self.shown = ""
         self.shown_runs: Runs | None = None
+        self.reuse = True
         self.info = engine.info()
         self.labels = Labels(self.info.tokenizer, self.info.d_vocab)
         self.lenses, self.first_lens = _named(lens, lenses)
@@ -110,15 +113,15 @@ class Session:
         Raises:
             FidelityError: strict, and the last row is not the model's own logits.
         """
-        run = self._execute(spec)
         edits = spec.active_edits
         if not edits:
-            return Runs(run)
+            return Runs(self._execute(spec))
         base = self._unedited(spec) or self._execute(replace(spec, edits=()))
+        run = self._execute(spec, base)
         if not any(edit.has_control for edit in edits):
             return Runs(run, base)
         controls = tuple(edit.control() if edit.has_control else edit for edit in edits)
-        return Runs(run, base, self._execute(replace(spec, edits=controls)))
+        return Runs(run, base, self._execute(replace(spec, edits=controls), base))
 
     def _unedited(self, spec: RunSpec) -> Run | None:
         """A kept run of the same prompt without edits, if the model is still what it was."""
@@ -127,8 +130,10 @@ class Session:
                 return run
         return None
 
-    def _execute(self, spec: RunSpec) -> Run:
-        run = self._engine.run(spec)
+    def _execute(self, spec: RunSpec, *bases: Run) -> Run:
+        others = [*bases, *reversed(self._runs.values())]
+        reuse = most_shared(others, spec) if self.reuse else False
+        run = self._engine.run(spec, reuse=reuse)
         if self._strict and not run.fidelity.ok:
             raise FidelityError(
                 f"{run.fidelity.complaint(run.model.name)} Pass strict=False to see it all the same."

@@ -222,6 +222,7 @@ class LensWidget(ViewTraits, PageState):
 
     def _execute(self, spec: RunSpec) -> Runs:
         self.set_trait("status", {**IDLE, "state": "working", "text": "Running the model"})
+        self._session.reuse = self.reuse
         try:
             runs = self._session.execute(spec)
         finally:

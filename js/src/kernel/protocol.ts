@@ -94,6 +94,14 @@ export interface RunInfo {
   readonly edits?: readonly EditInfo[];
   /** What is known of a run with edits that are on; else null. */
   readonly edited?: Edited | null;
+  /** The run whose first columns this one took over, with their numbers; `text` says how closely both agree. */
+  readonly reuse?: Reused;
+}
+
+export interface Reused {
+  readonly run_id: string | null;
+  readonly n_columns: number;
+  readonly text: string;
 }
 
 /** An edit of a run. `generated`: positions that a generation adds are edited too. */

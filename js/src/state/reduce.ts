@@ -85,7 +85,8 @@ function companionsOf(run: RunInfo): RunInfo[] {
   if (!run.edited) return [];
   const { base_id, control_id, effect } = run.edited;
   const labels = effect.label ? { ...run.labels, [effect.id]: effect.label } : run.labels;
-  const plain = { ...run, labels, edits: [], edited: null };
+  const { reuse: _, ...own } = run; // what the run took over, which may be the columns of these very runs
+  const plain = { ...own, labels, edits: [], edited: null };
   const base = { ...plain, id: base_id, next: { id: effect.id, log_prob: effect.before } };
   return control_id === null ? [base] : [base, { ...plain, id: control_id }];
 }

@@ -185,6 +185,22 @@ function badge(run: RunInfo): Child {
   );
 }
 
+/** How much of the run was taken over from an earlier one; nothing where it was run whole. */
+function reused({ reuse, tokens }: RunInfo): Child {
+  if (!reuse?.n_columns) return null;
+  return h(
+    "span",
+    {
+      class: "lw-badge",
+      title: reuse.text,
+      tabindex: "0",
+      role: "img",
+      "aria-label": `Reuse: ${reuse.text}`,
+    },
+    `${reuse.n_columns} of ${tokens.length} columns kept`,
+  );
+}
+
 /** A few words on the state of the kernel. */
 function activity(state: State): { text: string; kind: string } {
   const { connection, running, progress, traits } = state;
@@ -218,6 +234,7 @@ export function infoLine(app: App): Child {
     run?.predicts === "same" && h("span.lw-dim", "each cell says what stands at its position"),
     state.draft !== null && !state.running && h("span.lw-dim", "edited, not run"),
     h("span.lw-gap", {}),
+    run && reused(run),
     run && badge(run),
     h("span", { class: `lw-state is-${kind}`, role: "status" }, text),
     kind === "busy" &&
