@@ -23,6 +23,20 @@ FREE_SHARE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
+class Past:
+    """A cache that holds the first columns of a prompt; a forward after it adds its own."""
+
+    cache: Any
+    n_columns: int
+
+    @classmethod
+    def of(cls, parts: Sequence[KeyPart], model: ReadableModel) -> "Past":
+        """A new one, filled with what was kept."""
+        n_columns = sum(part.n_columns for part in parts)
+        return cls(cache_of(parts, model.hf_model) if n_columns else None, n_columns)
+
+
+@dataclass(frozen=True, eq=False)
 class Captured:
     """What one forward left.
 
@@ -68,7 +82,7 @@ class Capture:
         *,
         want_logits: bool = False,
         keep_keys: bool = False,
-        after: Sequence[KeyPart] = (),
+        after: "Sequence[KeyPart] | Past" = (),
     ) -> Captured:
         """Run the prompt, or what of it comes after some columns.
 
@@ -76,12 +90,13 @@ class Capture:
 
         Args:
             keep_keys: keep what a later forward needs to go on from here; the model must be splittable.
-            after: keys of the first columns, which are then not run.
+            after: keys of the first columns, or a cache that has them, which are then not run.
         """
         model, layers = self._model, list(self._model.layers)
         n_layers, lowest = len(layers), -1 if site == EMBED_SITE else 0
-        n_past = sum(part.n_columns for part in after)
-        options: dict[str, Any] = {"use_cache": True} if keep_keys else uncached(model.hf_model)
+        past = after if isinstance(after, Past) else Past.of(after, model)
+        n_past = past.n_columns
+        options: dict[str, Any] = {"use_cache": True} if keep_keys or n_past else uncached(model.hf_model)
         if self._keep:
             options[self._keep] = self._n_checked
         changes = _after(self._changes, n_past)
@@ -89,7 +104,7 @@ class Capture:
         streams: Tensor | None = None
         own: Tensor | None = None
         keys: KeyPart | None = None
-        trace = model.trace(self._inputs(after, n_past), **edits, **options)
+        trace = model.trace(self._inputs(past), **edits, **options)
         with model.lock, torch.no_grad(), evaluation(model.hf_model), trace as tracer:
             for layer in range(lowest, n_layers):
                 if layer >= 0 and site not in layers[layer].offered:
@@ -107,11 +122,11 @@ class Capture:
         assert streams is not None
         return Captured(streams, own, keys)
 
-    def _inputs(self, after: Sequence[KeyPart], n_past: int) -> dict[str, Any]:
+    def _inputs(self, past: "Past") -> dict[str, Any]:
         inputs = dict(self._prompt.model_inputs)
-        if n_past:
-            inputs["input_ids"] = inputs["input_ids"][:, n_past:]
-            inputs["past_key_values"] = cache_of(after, self._model.hf_model)
+        if past.n_columns:
+            inputs["input_ids"] = inputs["input_ids"][:, past.n_columns :]
+            inputs["past_key_values"] = past.cache
         return inputs
 
     def _at_columns(self, rows: Tensor) -> Tensor:

@@ -18,11 +18,13 @@ class Kept:
     Attributes:
         keys: of all its columns; empty once they were given up, or where there is nothing to go on from.
         decoded: its cells that were decoded.
+        is_forgotten: whether it keeps nothing any more.
     """
 
     def __init__(self, keys: tuple[KeyPart, ...], decoded: DecodedCells) -> None:
         self.keys = keys
         self.decoded = decoded
+        self.is_forgotten = False
 
     @property
     def n_columns(self) -> int:
@@ -32,6 +34,7 @@ class Kept:
     def forget(self) -> None:
         """Give the memory back."""
         self.keys = ()
+        self.is_forgotten = True
         self.decoded.forget()
 
 

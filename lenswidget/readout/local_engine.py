@@ -13,21 +13,22 @@ from lenswidget.anatomy.fidelity import Fidelity, compare
 from lenswidget.anatomy.protocol import ReadableModel, check_is_model
 from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensError
-from lenswidget.interventions.changes import make_changes
+from lenswidget.interventions.changes import Change, make_changes
 from lenswidget.interventions.recipe import Edit, check_edits
 from lenswidget.lenses.lens import Lens, check_lens
 from lenswidget.lenses.provenance import model_name
 from lenswidget.models.encoded_prompt import EncodedPrompt, encode_prompt
-from lenswidget.models.facts import facts_of, held
+from lenswidget.models.facts import facts_of
 from lenswidget.models.prompts import Prompt
 from lenswidget.readout import reading
 from lenswidget.readout.capture import Capture
 from lenswidget.readout.card import Card, decode_query
+from lenswidget.readout.continuing import continued, held_as_it_is
 from lenswidget.readout.query import Query
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import EMBED_SITE, ModelInfo, Run, RunSpec
 from lenswidget.readout.streams import as_streams
-from lenswidget.readout.taking_over import grow
+from lenswidget.readout.taking_over import Grown, grow
 from lenswidget.readout.unembed import Unembed, full_float32
 
 
@@ -104,34 +105,43 @@ class LocalEngine:
                 f"Asked for {', '.join(named)} with a recipe, which has them. Leave that out, or change the "
                 "recipe: dataclasses.replace(run.spec, edits=(...,))."
             )
-        with model.lock:
-            facts = facts_of(model.hf_model)
-            n_changes = facts.fingerprint(values=True)
-        with held(model.hf_model):
-            tail = model.tail
+        with held_as_it_is(model) as n_changes:
             changes = make_changes(spec.edits, model, spec.prompt.model_inputs)
             grown = grow(model, spec, reuse, self._place, changes, progress)
-            capture = Capture(model, spec.prompt, self._place, changes)
-            own, last = grown.own, as_streams(grown.streams).parts[-1][-1]
-            run = Run(
-                id=uuid.uuid4().hex,
-                spec=spec,
-                model=_describe(model),
-                tail=tail,
-                lock=model.lock,
-                _changes=lambda values: facts.fingerprint(values=values),
-                _has_stale_unembed=facts.has_stale_unembed,
-                _n_changes=n_changes,
-                _streams={EMBED_SITE: grown.streams},
-                _capture=lambda site: capture(site).streams,
-                _own=own,
-                _check=functools.partial(_fidelity, tail, last, own),
-                reuse=grown.reuse,
-                kept=grown.kept,
-            )
+            run = self._as_run(spec, grown, lambda: changes, n_changes)
             for site in spec.sites:
                 run.states(site, [0], [0])
         return run
+
+    def extend(self, run: Run, n_tokens: int, **sampling: Any) -> Generator[Run, None, Run]:
+        """Continue a run token by token: yields it with one more column each time, and returns the last.
+
+        Args:
+            sampling: see `lenswidget.readout.continuing.continued`.
+        """
+        return continued(self.model, run, n_tokens, self._place, self.run, self._as_run, **sampling)
+
+    def _as_run(
+        self, spec: RunSpec, grown: Grown, changes: Callable[[], Sequence[Change]], n_changes: int
+    ) -> Run:
+        model, facts, tail = self.model, facts_of(self.model.hf_model), self.model.tail
+        last = as_streams(grown.streams).parts[-1][-1]
+        return Run(
+            id=uuid.uuid4().hex,
+            spec=spec,
+            model=_describe(model),
+            tail=tail,
+            lock=model.lock,
+            _changes=lambda values: facts.fingerprint(values=values),
+            _has_stale_unembed=facts.has_stale_unembed,
+            _n_changes=n_changes,
+            _streams={EMBED_SITE: grown.streams},
+            _capture=lambda site: Capture(model, spec.prompt, self._place, changes())(site).streams,
+            _own=grown.own,
+            _check=functools.partial(_fidelity, tail, last, grown.own),
+            reuse=grown.reuse,
+            kept=grown.kept,
+        )
 
     def read(self, query: Query, **limits: Any) -> Readout:
         """What some cells say, at once; limits as `lenswidget.readout.reading.read_query` takes them."""

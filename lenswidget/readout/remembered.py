@@ -36,7 +36,7 @@ def without_taken_over(checked: CheckedQuery, decode: Callable[[CheckedQuery], S
         there = decoded.of(key, rows[at], cells.positions[at])
         readout = _merged(checked, readout, rest, there, at)
     n_rows = run.n_layers - run.lowest_layer(checked.site)
-    if run.kept is not None and run.kept.keys:
+    if run.kept is not None and not run.kept.is_forgotten:
         decoded.store(key, checked.lens, rows, cells.positions, n_rows, _arrays(readout))
     return readout
 

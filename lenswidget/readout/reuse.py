@@ -14,6 +14,8 @@ class Reuse:
         bound: how far they may be: rounding of a forward in two parts.
         why_whole: why no columns were taken over though that was asked for; empty where they were, or were
             not to be.
+        is_step: whether this is a step of a generation, in which nothing is run again; `gap` is then that
+            of a few tokens, tried once.
     """
 
     run_id: str | None = None
@@ -21,6 +23,7 @@ class Reuse:
     gap: float = 0.0
     bound: float = 0.0
     why_whole: str = ""
+    is_step: bool = False
 
     @property
     def text(self) -> str:
@@ -28,6 +31,11 @@ class Reuse:
         if not self.n_columns:
             return f"Run whole{f': {self.why_whole}' if self.why_whole else ''}."
         columns = "column 0 was" if self.n_columns == 1 else f"columns 0 to {self.n_columns - 1} were"
+        if self.is_step:
+            return (
+                f"Continued from a cache, as generate does: {columns} taken over. On a few tokens, that is "
+                f"off by {self.gap:.0e} of a state's norm, where rounding explains {self.bound:.0e}."
+            )
         return (
             f"Run in part: {columns} taken over. What was run again of them is off by {self.gap:.0e} of its "
             f"norm, where rounding explains {self.bound:.0e}."

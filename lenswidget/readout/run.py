@@ -148,6 +148,11 @@ class Run:
         return self.spec.prompt.seq
 
     @property
+    def last_logits(self) -> Float[Tensor, " d_vocab"]:
+        """The model's own logits at the last column, `[d_vocab]`, in its dtype: which token comes next."""
+        return self._own[-1]
+
+    @property
     def answer_position(self) -> int:
         """Where the model's answer stands: the last column, which speaks of the token after the prompt.
 

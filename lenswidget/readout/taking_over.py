@@ -177,7 +177,7 @@ class _Taken:
             return own, None
         model, inputs = self._model, spec.prompt.model_inputs
         changes = make_changes(old.spec.edits, model, inputs)
-        plain = Capture(model, spec.prompt, self._place, changes)(EMBED_SITE, after=parts, keep_keys=True)
+        plain = Capture(model, spec.prompt, self._place, changes)(EMBED_SITE, after=parts)
         reachable = untouched_cells(self._others, spec, old.n_layers)
         is_equal = ((found.streams == plain.streams) | (found.streams.isnan() & plain.streams.isnan())).all(
             -1

@@ -8,6 +8,8 @@ from typing import Any
 from lenswidget.checks import check_temperature, check_text
 from lenswidget.errors import CellError
 
+# Tokens that a page may ask to generate at a time.
+MOST_GENERATED = 1000
 KINDS: dict[type, str] = {str: "text", int: "an integer", list: "a list", dict: "an object"}
 
 
@@ -163,6 +165,35 @@ class RunRequest:
         if "again" in message:
             return cls(None, _text(message, "again"), edits)
         return cls(_text(message, "prompt"), None, edits)
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """The page asks to continue the run that is shown."""
+
+    n_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+
+    @classmethod
+    def parse(cls, message: Mapping[str, Any]) -> "GenerateRequest":
+        options = {"n_tokens": 40, "temperature": 0.0, "top_p": 1.0, "seed": 0, **message}
+        n_tokens = _integer(options, "n_tokens")
+        if not 1 <= n_tokens <= MOST_GENERATED:
+            raise CellError(
+                f"The page asked to generate {n_tokens} tokens. Ask for 1 to {MOST_GENERATED} at a time."
+            )
+        return cls(
+            n_tokens, _number(options, "temperature"), _number(options, "top_p"), _integer(options, "seed")
+        )
+
+
+def _number(message: Mapping[str, Any], name: str) -> float:
+    value = message.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise CellError(f"The request's field {name!r} is {value!r:.80}. Send a finite number there.")
+    return float(value)
 
 
 def _field(name: str, kind: type, found: Any) -> Any:

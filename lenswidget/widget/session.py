@@ -1,5 +1,6 @@
 """What a widget's requests are answered from: an engine, its lenses, its labels and its runs."""
 
+import uuid
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -22,6 +23,7 @@ from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.models.token_ids import token_id
 from lenswidget.progress import drain
 from lenswidget.readout.cells import Cells
+from lenswidget.readout.continuing import Continues
 from lenswidget.readout.engine import Engine
 from lenswidget.readout.proof import effect_of, prove
 from lenswidget.readout.query import Query, rows
@@ -113,15 +115,19 @@ class Session:
         Raises:
             FidelityError: strict, and the last row is not the model's own logits.
         """
-        edits = spec.active_edits
-        if not edits:
+        if not spec.active_edits:
             return Runs(self._execute(spec))
+        base, control = self._companions(spec)
+        return Runs(self._execute(spec, base), base, control)
+
+    def _companions(self, spec: RunSpec) -> tuple[Run, Run | None]:
+        """The run without the edits of a recipe, and that with their controls if they have any."""
+        edits = spec.active_edits
         base = self._unedited(spec) or self._execute(replace(spec, edits=()))
-        run = self._execute(spec, base)
         if not any(edit.has_control for edit in edits):
-            return Runs(run, base)
+            return base, None
         controls = tuple(edit.control() if edit.has_control else edit for edit in edits)
-        return Runs(run, base, self._execute(replace(spec, edits=controls), base))
+        return base, self._execute(replace(spec, edits=controls), base)
 
     def _unedited(self, spec: RunSpec) -> Run | None:
         """A kept run of the same prompt without edits, if the model is still what it was."""
@@ -133,16 +139,48 @@ class Session:
     def _execute(self, spec: RunSpec, *bases: Run) -> Run:
         others = [*bases, *reversed(self._runs.values())]
         reuse = most_shared(others, spec) if self.reuse else False
-        run = self._engine.run(spec, reuse=reuse)
+        return self._checked(self._engine.run(spec, reuse=reuse))
+
+    def _checked(self, run: Run) -> Run:
         if self._strict and not run.fidelity.ok:
             raise FidelityError(
                 f"{run.fidelity.complaint(run.model.name)} Pass strict=False to see it all the same."
             )
         return run
 
-    def show(self, runs: "Runs") -> None:
-        """Keep some runs and make the first the one that is shown; the oldest others are let go."""
+    def extend(self, n_tokens: int, **sampling: Any) -> Generator[Run, None, Run]:
+        """The run that is shown with one column more each time: see `readout.continuing.continued`.
+
+        Raises:
+            LensError: the engine cannot do that.
+            FidelityError: strict, and the last row is not the model's own logits.
+        """
+        engine: Any = self._engine
+        if not isinstance(engine, Continues):
+            raise LensError(
+                "Asked to generate, which this widget's engine cannot do. Use model.generate(...)."
+            )
+        run = self.run
+        for run in engine.extend(self.run, n_tokens, **sampling):
+            yield self._checked(run)
+        return run
+
+    def compared(self, run: Run) -> "Runs":
+        """A run that was shown by itself, with those that it is compared with: under an id of its own then."""
+        if not run.spec.active_edits:
+            return Runs(run)
+        reuse = replace(run.reuse, run_id=run.id, n_columns=run.seq)
+        return Runs(replace(run, id=uuid.uuid4().hex, reuse=reuse), *self._companions(run.spec))
+
+    def show(self, runs: "Runs", instead_of: str = "") -> None:
+        """Keep some runs and make the first the one that is shown; the oldest others are let go.
+
+        Args:
+            instead_of: the id of a run that is of no use any more.
+        """
         run = runs.run
+        self._runs.pop(instead_of, None)
+        self._specs.pop(instead_of, None)
         together = [each for each in runs if each is not None]
         for each in reversed(together):
             self._runs.pop(each.id, None)
@@ -217,7 +255,8 @@ class Session:
         """
         spec = self.spec
         edits = edits_to_state(spec.edits, self.lenses)
-        return {**spec.prompt.to_state(), **({"edits": edits} if edits else {})}
+        state = {**spec.prompt.to_state(), **({"edits": edits} if edits else {})}
+        return state if spec.sampling is None else {**state, "sampling": vars(spec.sampling)}
 
     def spec_of(self, run_id: str) -> RunSpec:
         """The recipe of a run that is kept.
@@ -335,8 +374,8 @@ class Session:
         n_tokens = run.n_tokens_shown(request.k)
         prompt = run.spec.prompt
         edits = edits_code(run.spec.edits, {} if is_function else {"lens": lens})
-        code = cell_code(prompt, request, run.model, is_function=is_function, n_tokens=n_tokens, edits=edits)
-        return {"code": code}
+        more: dict[str, Any] = {"n_tokens": n_tokens, "edits": edits, "sampling": run.spec.sampling}
+        return {"code": cell_code(prompt, request, run.model, is_function=is_function, **more)}
 
     # --- checks
 

@@ -315,6 +315,18 @@ export interface RunReply {
   readonly run_id: string;
 }
 
+/**
+ * Continue the run that is shown, column by column; progress counts tokens. The traits of each longer run come before
+ * the next one's, and a cancel keeps those that came.
+ */
+export interface GenerateRequest {
+  readonly n_tokens: number;
+  /** 0 takes the most probable token each time. */
+  readonly temperature: number;
+  readonly top_p: number;
+  readonly seed: number;
+}
+
 /** Find tokens of the vocabulary by text, best match first. */
 export interface SearchRequest {
   readonly text: string;
@@ -350,6 +362,7 @@ export interface Requests {
   read: { request: ReadRequest; reply: ReadoutHeader };
   decode: { request: DecodeRequest; reply: Card };
   run: { request: RunRequest; reply: RunReply };
+  generate: { request: GenerateRequest; reply: RunReply };
   search: { request: SearchRequest; reply: SearchReply };
   code: { request: CodeRequest; reply: CodeReply };
   cancel: { request: CancelRequest; reply: Empty };

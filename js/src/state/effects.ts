@@ -40,6 +40,9 @@ export class Effects {
       case "edits":
         void this.#run();
         break;
+      case "generate":
+        void this.#generate();
+        break;
       case "stop":
         this.#stop();
         break;
@@ -149,6 +152,27 @@ export class Effects {
     // while a slider moves, only what it shows last is run next
     if (app.get().wished !== wished) void this.#run();
     else app.local({ wished: null });
+  }
+
+  /** Continue the run that is shown, token by token; an edited text is run first. */
+  async #generate(): Promise<void> {
+    const app = this.#app;
+    if (isOffline(app.get())) return app.local({ notice: NEEDS_KERNEL });
+    if (app.get().running) return;
+    if (app.get().draft !== null) await this.#run();
+    const { draft, running, notice, continuing } = app.get();
+    if (draft !== null || running || notice) return; // the text could not be run, or was changed meanwhile
+    const pending = app.transport.request("generate", continuing);
+    app.local({ running: pending.id, isGenerating: true, notice: null, said: "Generating" });
+    const over = { running: null, isGenerating: false, progress: null };
+    try {
+      await pending.reply;
+      app.local({ ...over, said: "The prompt was continued" });
+    } catch (error) {
+      const isStopped = (error as KernelError).type === "Cancelled";
+      const said = isStopped ? "Stopped." : (error as Error).message;
+      app.local({ ...over, notice: isStopped ? null : said, said });
+    }
   }
 
   #stop(): void {

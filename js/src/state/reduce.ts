@@ -43,6 +43,8 @@ export type Action =
   | { type: "copied"; run_id: string; key: string; code: string | null; note: string }
   | { type: "draft"; text: string }
   | { type: "run" }
+  /** Continue the run that is shown. */
+  | { type: "generate" }
   /** Run the prompt with these edits; those asked for last are run last. */
   | { type: "edits"; edits: readonly EditRequest[] }
   | { type: "stop" }
@@ -55,7 +57,17 @@ export type Action =
 export type Local = Partial<
   Pick<
     State,
-    "connection" | "running" | "progress" | "notice" | "panel" | "said" | "editor" | "yanked" | "wished"
+    | "connection"
+    | "running"
+    | "continuing"
+    | "isGenerating"
+    | "progress"
+    | "notice"
+    | "panel"
+    | "said"
+    | "editor"
+    | "yanked"
+    | "wished"
   >
 >;
 

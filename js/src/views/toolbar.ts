@@ -7,6 +7,7 @@ import { MAX_COL_PX, MIN_COL_PX } from "../look/layout.ts";
 import type { App } from "../state/context.ts";
 import { boxText, isOffline, lossOfEdit, NO_LABEL, shownRun } from "../state/selectors.ts";
 import type { State } from "../state/state.ts";
+import { continueButton } from "./continuing.ts";
 import { button, checkbox, type Options, select, toggle } from "./elements.ts";
 
 /** The prompt box and its button. */
@@ -44,6 +45,7 @@ export function promptForm(app: App): Child {
           title: offline ? "This needs the kernel" : "Run (Enter)",
           disabled: offline,
         }),
+    !running && continueButton(app),
     h("p.lw-loss", { role: "status" }, lossOfEdit(state)),
   );
 }
@@ -206,6 +208,10 @@ function activity(state: State): { text: string; kind: string } {
   const { connection, running, progress, traits } = state;
   if (isOffline(state)) return { text: "Saved view: no kernel", kind: "off" };
   if (connection === "gone") return { text: "Kernel gone: run the cell again to reconnect", kind: "off" };
+  if (state.isGenerating) {
+    const counted = progress ? `: ${progress.done} of ${progress.total}` : "";
+    return { text: `Generating${counted}`, kind: "busy" };
+  }
   const amount = progress?.total ? ` ${Math.round((100 * progress.done) / progress.total)} %` : "";
   if (running) return { text: `Running the model${amount}`, kind: "busy" };
   if (connection === "waiting") return { text: "Waiting for the kernel", kind: "busy" };
