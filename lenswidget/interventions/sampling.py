@@ -97,6 +97,11 @@ class ContinuedEdits:
 
     def _at_prompt(self, edit: Edit) -> list[Edit]:
         n = self._n_prompt
+        if edit.op == "mean" and not edit.texts:
+            raise EditError(
+                "The mean over the positions of a prompt would be another one once the prompt is longer. "
+                "Pass texts= for the mean."
+            )
         if not covers_generated(edit.positions):
             at = positions_of(edit.positions, n)
             is_named = edit.positions is not None and edit.positions != "prompt"
@@ -104,10 +109,9 @@ class ContinuedEdits:
             if is_fixed:
                 return [edit]
             return [replace(edit, positions=tuple(at) if is_named else slice(0, n))]
-        if edit.op == "patch" or (edit.op == "mean" and not edit.texts):
+        if edit.op == "patch":
             raise EditError(
-                f"The edit {edit.op} covers generated positions, where it has nothing to go by. Pass "
-                'positions="prompt", or name some.'
+                'A patch has nothing to put at generated positions. Pass positions="prompt", or name some.'
             )
         if edit.op == "swap" and not edit.is_live:
             raise EditError(

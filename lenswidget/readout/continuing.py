@@ -55,8 +55,8 @@ def continued(
     run_whole: Runner,
     as_run: AsRun,
     *,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
+    temperature: float | int = 0.0,
+    top_p: float | int = 1.0,
     seed: int = 0,
 ) -> Generator[Run, None, Run]:
     """Continue a run: yields it with one more column each time, and returns the last.

@@ -21,7 +21,7 @@ class GrowingWidget(ViewTraits):
     _latest: str
 
     def generate(
-        self, n_tokens: int = 40, *, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
+        self, n_tokens: int = 40, *, temperature: float | int = 0.0, top_p: float | int = 1.0, seed: int = 0
     ) -> str | list[int]:
         """Continue the prompt that is shown, each token with its column of the grid as soon as it is there.
 

@@ -166,7 +166,7 @@ class Session:
         return run
 
     def compared(self, run: Run) -> "Runs":
-        """A run that was shown by itself, with those that it is compared with: under an id of its own then."""
+        """A run that was shown alone, with those that it is compared with: another run, for the page."""
         if not run.spec.active_edits:
             return Runs(run)
         reuse = replace(run.reuse, run_id=run.id, n_columns=run.seq)

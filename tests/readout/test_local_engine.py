@@ -12,8 +12,8 @@ from transformers import MambaConfig, MambaForCausalLM
 import lenswidget as lw
 from lenswidget.errors import CellError, FidelityWarning, PromptError
 from lenswidget.readout import capture
-from lenswidget.readout.cells import Cells
 from lenswidget.readout.capture import Capture
+from lenswidget.readout.cells import Cells
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.reading import read
 from lenswidget.readout.unembed import Unembed
