@@ -3,7 +3,6 @@
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,8 +15,8 @@ from lenswidget.interventions.changes import Change, make_changes
 from lenswidget.interventions.recipe import RunSpec
 from lenswidget.interventions.sampling import ContinuedEdits, check_sampling, next_token
 from lenswidget.interventions.shared_prefix import is_ids_alone
-from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.models.facts import facts_of, held
+from lenswidget.models.grown_prompt import longer
 from lenswidget.models.hf_model import text_config
 from lenswidget.models.split_forward import keys_in
 from lenswidget.readout.capture import Capture, Past
@@ -93,7 +92,7 @@ def continued(
                 break
             run.check_model()
             token = next_token(run.last_logits, options, run.seq)
-            prompt = _longer(run.spec.prompt, token)
+            prompt = longer(run.spec.prompt, token)
             spec = RunSpec(prompt, run.spec.sites, edits.of(prompt.seq), options)
             cached = cached or _CachedSteps.after(model, run, n_tokens, place, as_run, edits)
             run = run_whole(spec, reuse=run) if cached is None else cached.step(run, spec)
@@ -128,23 +127,6 @@ def _ends(hf_model: nn.Module) -> frozenset[int]:
         if found is not None:
             return frozenset([found] if isinstance(found, int) else found)
     return frozenset()
-
-
-def _longer(prompt: EncodedPrompt, token: int) -> EncodedPrompt:
-    """A prompt and one token more: the very ids, whatever a tokenizer would make of their text."""
-    inputs = dict(prompt.model_inputs)
-    ids = inputs["input_ids"]
-    inputs["input_ids"] = torch.cat([ids, ids.new_tensor([[token]])], dim=1)
-    if "attention_mask" in inputs:
-        mask = inputs["attention_mask"]
-        inputs["attention_mask"] = torch.cat([mask, mask.new_ones(1, 1)], dim=1)
-    return replace(
-        prompt,
-        model_inputs=MappingProxyType(inputs),
-        column_ids=torch.cat([prompt.column_ids, torch.tensor([token])]),
-        text=None,
-        options=MappingProxyType({}),
-    )
 
 
 class _CachedSteps:

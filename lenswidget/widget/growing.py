@@ -1,9 +1,11 @@
 """The part of the widget that continues a run: column by column, each shown as it comes."""
 
+import operator
 from collections.abc import Generator
-from typing import Any
+from typing import Any, SupportsIndex
 
 from lenswidget.errors import Cancelled
+from lenswidget.interventions.forking import forked
 from lenswidget.progress import drain
 from lenswidget.readout.run import Run
 from lenswidget.widget.requests import GenerateRequest
@@ -44,6 +46,24 @@ class GrowingWidget(ViewTraits):
         run = self._session.run
         new = run.token_ids[n_before:].tolist()
         return new if run.tokenizer is None else run.tokenizer.decode(new)
+
+    def fork(self, position: int, token: str | SupportsIndex) -> None:
+        """Show a branch of the prompt: its tokens up to a position, and then another token.
+
+        What the two share is taken over. The run that was shown is kept for a while, and the page leads back.
+
+        Args:
+            position: the last column that is kept, 0 or more.
+            token: an id, or text that is exactly one token.
+        Raises:
+            CellError: no such position or token.
+            PromptError: the prompt is more than token ids.
+        """
+        token_id = self._session.token_id(token)
+        self._run_prompt(forked(self._session.spec, operator.index(position), token_id))
+
+    def _run_prompt(self, prompt: Any) -> None:
+        raise NotImplementedError
 
     def _generate_in_slices(
         self, request: GenerateRequest

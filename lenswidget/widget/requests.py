@@ -147,15 +147,18 @@ class EditRequest:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """The page asks to run an edited prompt, or the very inputs of a run again: one of the two is None.
+    """The page asks to run an edited prompt, the very inputs of a run again, or a branch of one.
 
     Attributes:
+        prompt: the text; None for the inputs of the run `again`.
+        fork: of the run `again`, the columns up to this position and then this token; None for all of it.
         edits: those of the new run, one by one; None for those that are there.
     """
 
     prompt: str | None
     again: str | None
     edits: list[EditRequest] | None = None
+    fork: tuple[int, int] | None = None
 
     @classmethod
     def parse(cls, message: Mapping[str, Any]) -> "RunRequest":
@@ -163,7 +166,11 @@ class RunRequest:
         if message.get("edits") is not None:
             edits = [EditRequest.parse(_field("edits", dict, each)) for each in _list(message, "edits")]
         if "again" in message:
-            return cls(None, _text(message, "again"), edits)
+            fork = message.get("fork")
+            if fork is not None:
+                fork = _field("fork", dict, fork)
+                fork = (_integer(fork, "position"), _integer(fork, "token"))
+            return cls(None, _text(message, "again"), edits, fork)
         return cls(_text(message, "prompt"), None, edits)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 
 from lenswidget.checks import check_ids
 from lenswidget.errors import CellError, FidelityError, LensError, PromptError
+from lenswidget.interventions.forking import forked
 from lenswidget.interventions.recipe_code import edits_code
 from lenswidget.interventions.recipe_state import edits_to_state
 from lenswidget.lenses.lens import (
@@ -46,7 +47,7 @@ from lenswidget.widget.requests import DecodeRequest, ReadRequest, RunRequest, S
 
 Slices = Generator[tuple[int, int], None, Any]
 # Runs that are kept beside the one that is shown, so that a late request for an earlier one is answered.
-MOST_RUNS, MOST_BYTES = 3, 128 << 20
+MOST_RUNS, MOST_BYTES = 8, 128 << 20
 _QUERY_FIELDS = frozenset(field.name for field in fields(Query)) - {"run", "cells"}
 
 
@@ -216,13 +217,17 @@ class Session:
         """The recipe that a page asks to run: a prompt or an earlier run's, with the edits that it names."""
         if request.again is not None:
             spec = self.spec_of(request.again)
+            if request.fork is not None:
+                position, token = request.fork
+                self.check_ids([token])
+                spec = forked(spec, position, token)
             edits = spec.edits
         else:
             assert request.prompt is not None
             spec, edits = RunSpec(self._encode_again(request.prompt)), self.spec.edits
         if request.edits is not None:
             edits = edits_of(request.edits, edits, self)
-        return RunSpec(spec.prompt, spec.sites, edits)
+        return replace(spec, edits=edits)
 
     def _encode_again(self, prompt: Any) -> EncodedPrompt:
         """Another prompt with the options of the one that is shown; its pictures where they have a place."""

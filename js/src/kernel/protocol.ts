@@ -304,10 +304,13 @@ export type EditRequest = {
 );
 
 /**
- * Run a text, or the very inputs of an earlier run again, with the edits that are there unless others are named. The
+ * Run a text, or the very inputs of an earlier run again (with `fork` only up to a position, and then another token), with the edits that are there unless others are named. The
  * traits of the new run come before the reply.
  */
-export type RunRequest = ({ readonly prompt: string } | { readonly again: string }) & {
+export type RunRequest = (
+  | { readonly prompt: string }
+  | { readonly again: string; readonly fork?: { readonly position: number; readonly token: number } }
+) & {
   readonly edits?: readonly EditRequest[];
 };
 

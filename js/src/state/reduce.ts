@@ -43,6 +43,8 @@ export type Action =
   | { type: "copied"; run_id: string; key: string; code: string | null; note: string }
   | { type: "draft"; text: string }
   | { type: "run" }
+  /** Show a kept run again, or a branch of it: its columns up to a position, and then another token. */
+  | { type: "branch"; run_id: string; fork?: { readonly position: number; readonly token: number } }
   /** Continue the run that is shown. */
   | { type: "generate" }
   /** Run the prompt with these edits; those asked for last are run last. */
@@ -61,6 +63,7 @@ export type Local = Partial<
     | "running"
     | "continuing"
     | "isGenerating"
+    | "isLive"
     | "progress"
     | "notice"
     | "panel"

@@ -88,6 +88,8 @@ export interface State {
   /** How the prompt is continued, and whether it is being continued. */
   readonly continuing: Continuing;
   readonly isGenerating: boolean;
+  /** Whether the grid follows the prompt as it is typed. */
+  readonly isLive: boolean;
   readonly progress: Progress | null;
   readonly notice: string | null;
   readonly panel: "help" | "menu" | "continue" | null;
@@ -127,6 +129,7 @@ export const FIRST_STATE: State = {
   running: null,
   continuing: { n_tokens: 40, temperature: 0, top_p: 1, seed: 0 },
   isGenerating: false,
+  isLive: false,
   progress: null,
   notice: null,
   panel: null,

@@ -2,7 +2,7 @@ import { type Child, h } from "../base/dom.ts";
 import type { App } from "../state/context.ts";
 import { isOffline, shownRun } from "../state/selectors.ts";
 import type { Continuing } from "../state/state.ts";
-import { button, toggle } from "./elements.ts";
+import { button, checkbox, toggle } from "./elements.ts";
 
 /** The button that continues the prompt, and the one that shows how. */
 export function continueButton(app: App): Child {
@@ -25,6 +25,16 @@ export function continueButton(app: App): Child {
       title: "How to continue",
       expanded: state.panel === "continue",
     }),
+  );
+}
+
+/** The choice whether the grid follows the prompt as it is typed. */
+export function liveBox(app: App): Child {
+  const { isLive } = app.get();
+  return h(
+    "span",
+    { title: "Run the prompt while it is typed; only what changed is run" },
+    checkbox("Live", isLive, (live) => app.local({ isLive: live })),
   );
 }
 

@@ -7,7 +7,7 @@ import { MAX_COL_PX, MIN_COL_PX } from "../look/layout.ts";
 import type { App } from "../state/context.ts";
 import { boxText, isOffline, lossOfEdit, NO_LABEL, shownRun } from "../state/selectors.ts";
 import type { State } from "../state/state.ts";
-import { continueButton } from "./continuing.ts";
+import { continueButton, liveBox } from "./continuing.ts";
 import { button, checkbox, type Options, select, toggle } from "./elements.ts";
 
 /** The prompt box and its button. */
@@ -38,14 +38,16 @@ export function promptForm(app: App): Child {
           app.dispatch({ type: "draft", text: (event.target as HTMLTextAreaElement).value }),
       },
     }),
-    running
+    // while the grid follows the typing, a button that changed at each key would only flicker
+    running && !(state.isLive && !state.isGenerating)
       ? button("Stop", () => app.dispatch({ type: "stop" }), { className: "lw-primary" })
       : button("Run", run, {
           className: "lw-primary",
           title: offline ? "This needs the kernel" : "Run (Enter)",
           disabled: offline,
         }),
-    !running && continueButton(app),
+    (!running || state.isLive) && !state.isGenerating && continueButton(app),
+    !offline && liveBox(app),
     h("p.lw-loss", { role: "status" }, lossOfEdit(state)),
   );
 }
