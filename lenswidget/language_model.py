@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -228,6 +228,7 @@ class LanguageModel(TracedModel, ReadableModel):
         *,
         sites: Sequence[str] = (EMBED_SITE,),
         edits: Edit | Sequence[Edit] = (),
+        reuse: Run | Literal[False] | None = None,
         progress: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> Run:
@@ -238,6 +239,9 @@ class LanguageModel(TracedModel, ReadableModel):
                 (`run.spec`).
             sites: captured now; the others are when they are first read, by one more forward.
             edits: made in every forward of this run, those that capture other sites later included.
+            reuse: an earlier run of this model: the first columns that both share, ids and edits, are taken
+                over, and only the rest is run and, by readouts, decoded. `run.reuse` says what was. False
+                keeps nothing that a later run could take over.
             progress: called with `(layers passed, layers)`.
             options: of the prompt: `add_special_tokens=False`; `images=`, the pictures that its text or chat
                 has places for; `decoder=` for an encoder-decoder, the text, ids or number of tokens that its
@@ -247,7 +251,9 @@ class LanguageModel(TracedModel, ReadableModel):
             CellError: a site that the model does not have.
             EditError: an edit that does not fit.
         """
-        return LocalEngine(self).run(prompt, sites=sites, edits=edits, progress=progress, **options)
+        return LocalEngine(self).run(
+            prompt, sites=sites, edits=edits, reuse=reuse, progress=progress, **options
+        )
 
     def lens(self, prompt: Prompt | RunSpec | None = None, **kwargs: Any) -> LensWidget:
         """The widget on a prompt: see `LensWidget`."""

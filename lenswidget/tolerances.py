@@ -152,3 +152,9 @@ PATCHED_ROWS = Tolerance(
     spacings=8.0,
     share=1e-5,
 )
+
+SPLIT_FORWARD = Tolerance(
+    "A forward in two parts: kernels sum in another order in each layer. A share of a state's norm.",
+    spacings=8.0,
+    share=2e-4,
+)

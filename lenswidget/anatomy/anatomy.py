@@ -1,6 +1,6 @@
 """What a model was found to be: its blocks, its stream, its way to the logits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
@@ -11,6 +11,7 @@ from lenswidget.anatomy.fidelity import Fidelity
 from lenswidget.anatomy.recording import Recording
 from lenswidget.anatomy.stream import Stream
 from lenswidget.anatomy.tail_chain import TailStep
+from lenswidget.models.split_forward import SplitForward
 
 
 class Row(NamedTuple):
@@ -66,7 +67,15 @@ class Anatomy:
     predicts: Literal["next", "same"]
     is_encoder_decoder: bool
     bypass: Bypass = field(compare=False)
+    find_split: Callable[[], SplitForward] = field(compare=False)
     probe: Recording = field(compare=False)
+
+    @property
+    def split(self) -> SplitForward:
+        """Whether a forward may go on from the keys of a prefix; tried when it is first asked for."""
+        if not self.is_causal:
+            return SplitForward("each position of this model sees later ones")
+        return self.find_split()
 
     @property
     def n_layers(self) -> int:
@@ -109,6 +118,7 @@ def _head(anatomy: Anatomy) -> Iterator[str]:
     yield f"  tail        {anatomy.fidelity.text}"
     if anatomy.is_encoder_decoder:
         yield "  columns     the decoder's tokens; its encoder is not shown"
+    yield f"  reuse       {anatomy.split.text}"
     if not anatomy.is_causal:
         of = "the token that stands there" if anatomy.predicts == "same" else "the next token"
         yield f"  positions   each sees later tokens as well; its logits speak of {of}"

@@ -25,6 +25,7 @@ from lenswidget.models.hf_model import (
     is_masked_lm,
     logits_of,
 )
+from lenswidget.models.split_forward import split_forward_of
 from lenswidget.nested import Slot
 
 
@@ -222,6 +223,7 @@ def _verified(
                 is_encoder_decoder=is_encoder_decoder(hf_model),
                 sites=(),
                 bypass=chosen,
+                find_split=split_forward_of(hf_model),
                 probe=seen,
             )
 

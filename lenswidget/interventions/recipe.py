@@ -188,6 +188,23 @@ class Edit:
         return f"Edit({', '.join(written)})"
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How the end of a prompt was generated; its ids are in the prompt.
+
+    Attributes:
+        n_prompt: the first column that was generated.
+        temperature: 0 took the most probable token each time.
+        top_p: drawn from the most probable tokens that together have this probability.
+        seed: of the draws.
+    """
+
+    n_prompt: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class RunSpec:
     """The recipe of a run: run it again, and the same comes out.
@@ -196,11 +213,13 @@ class RunSpec:
         prompt: with everything that came with it.
         sites: captured by the first forward; other sites are captured when they are first read.
         edits: of every forward of the run.
+        sampling: how the end of the prompt was generated; None where it was given.
     """
 
     prompt: EncodedPrompt
     sites: tuple[str, ...] = (EMBED_SITE,)
     edits: tuple[Edit, ...] = ()
+    sampling: Sampling | None = None
 
     @property
     def active_edits(self) -> tuple[Edit, ...]:

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from lenswidget.errors import EditError
-from lenswidget.interventions.recipe import Edit, RunSpec
+from lenswidget.interventions.recipe import Edit, RunSpec, Sampling
 from lenswidget.lenses.lens import Lens, LogitLens
 from lenswidget.models.encoded_prompt import EncodedPrompt, prompt_of_state, tensor_of_json, tensor_to_json
 
@@ -39,6 +39,23 @@ def edits_of_state(
     if not isinstance(listed, Sequence) or isinstance(listed, str):
         raise EditError(f"The state's edits are {listed!r:.60}. Pass w.state of another widget as it is.")
     return tuple(_of_state(each, lens, encode) for each in listed)
+
+
+def sampling_of_state(state: Any) -> Sampling | None:
+    """How the prompt in the recipe of a `w.state` was generated; None where it was given.
+
+    Raises:
+        EditError: it is anything but what a widget wrote.
+    """
+    written = state.get("sampling") if isinstance(state, Mapping) else None
+    if written is None:
+        return None
+    try:
+        return Sampling(**written)
+    except TypeError:
+        raise EditError(
+            f"The state's sampling is {written!r:.60}. Pass w.state of another widget as it is."
+        ) from None
 
 
 def _to_state(edit: Edit, lenses: Mapping[str, Lens]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What runs a model and reads its runs, wherever the model is."""
 
 from collections.abc import Callable, Generator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from lenswidget.lenses.lens import Lens
 from lenswidget.models.encoded_prompt import EncodedPrompt
@@ -26,8 +26,18 @@ class Engine(Protocol):
         """One prompt as the model takes it; see `models.encoded_prompt.encode_prompt`."""
         ...
 
-    def run(self, spec: RunSpec, *, progress: Callable[[int, int], None] | None = None) -> Run:
-        """One forward, kept as streams; `progress` is called with `(layers passed, layers)`."""
+    def run(
+        self,
+        spec: RunSpec,
+        *,
+        reuse: Run | Literal[False] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Run:
+        """One forward, kept as streams; `progress` is called with `(layers passed, layers)`.
+
+        Args:
+            reuse: an earlier run, whose columns may be taken over; False keeps nothing for later runs.
+        """
         ...
 
     def read(self, query: Query, **limits: Any) -> Readout:

@@ -4,7 +4,7 @@ import functools
 import uuid
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,22 +17,19 @@ from lenswidget.interventions.changes import Change, make_changes
 from lenswidget.interventions.recipe import Edit, check_edits
 from lenswidget.lenses.lens import Lens, as_lens, check_lens
 from lenswidget.lenses.provenance import model_name
-from lenswidget.models.encoded_prompt import EncodedPrompt, column_source, encode_prompt
-from lenswidget.models.facts import facts_of, held
-from lenswidget.models.hf_model import evaluation, logits_of, takes, uncached
+from lenswidget.models.encoded_prompt import EncodedPrompt, encode_prompt
+from lenswidget.models.facts import facts_of
 from lenswidget.models.prompts import Prompt
 from lenswidget.readout import reading
+from lenswidget.readout.capture import Capture
 from lenswidget.readout.card import Card, decode_query
+from lenswidget.readout.continuing import continued, held_as_it_is
 from lenswidget.readout.query import Query
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import EMBED_SITE, ModelInfo, Run, RunSpec
-from lenswidget.readout.unembed import Unembed, free_bytes, full_float32
-
-# How many of the last positions every run can be checked at; of a short prompt only the last, since the
-# model's own unembed would spend a tenth of the whole time on the others.
-CHECKED_POSITIONS, SHORT_PROMPT = 4, 64
-# Streams stay on the device while they leave this share of its free memory to everything else.
-FREE_SHARE = 0.5
+from lenswidget.readout.streams import as_streams
+from lenswidget.readout.taking_over import Grown, grow
+from lenswidget.readout.unembed import Unembed, full_float32
 
 
 class LocalEngine:
@@ -82,6 +79,7 @@ class LocalEngine:
         *,
         sites: Sequence[str] = (EMBED_SITE,),
         edits: Edit | Sequence[Edit] = (),
+        reuse: Run | Literal[False] | None = None,
         progress: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> Run:
@@ -90,6 +88,8 @@ class LocalEngine:
         Args:
             spec: the recipe; or a prompt, the sites to capture now, the edits, and the options of `encode`.
             edits: made in every forward of this run.
+            reuse: an earlier run, whose columns are taken over as far as both are the same; False keeps
+                nothing for later runs.
             progress: called with `(layers passed, layers)`.
         Raises:
             PromptError: a prompt that the model cannot take, or several.
@@ -105,32 +105,43 @@ class LocalEngine:
                 f"Asked for {', '.join(named)} with a recipe, which has them. Leave that out, or change the "
                 "recipe: dataclasses.replace(run.spec, edits=(...,))."
             )
-        with model.lock:
-            facts = facts_of(model.hf_model)
-            n_changes = facts.fingerprint(values=True)
-        with held(model.hf_model):
-            tail = model.tail
+        with held_as_it_is(model) as n_changes:
             changes = make_changes(spec.edits, model, spec.prompt.model_inputs)
-            capture = _Capture(model, spec.prompt, self._place, changes)
-            streams, own = capture(EMBED_SITE, progress, want_logits=True)
-            assert own is not None
-            run = Run(
-                id=uuid.uuid4().hex,
-                spec=spec,
-                model=_describe(model),
-                tail=tail,
-                lock=model.lock,
-                _changes=lambda values: facts.fingerprint(values=values),
-                _has_stale_unembed=facts.has_stale_unembed,
-                _n_changes=n_changes,
-                _streams={EMBED_SITE: streams},
-                _capture=lambda site: capture(site)[0],
-                _own=own,
-                _check=functools.partial(_fidelity, tail, streams[-1], own),
-            )
+            grown = grow(model, spec, reuse, self._place, changes, progress)
+            run = self._as_run(spec, grown, lambda: changes, n_changes)
             for site in spec.sites:
                 run.states(site, [0], [0])
         return run
+
+    def extend(self, run: Run, n_tokens: int, **sampling: Any) -> Generator[Run, None, Run]:
+        """Continue a run token by token: yields it with one more column each time, and returns the last.
+
+        Args:
+            sampling: see `lenswidget.readout.continuing.continued`.
+        """
+        return continued(self.model, run, n_tokens, self._place, self.run, self._as_run, **sampling)
+
+    def _as_run(
+        self, spec: RunSpec, grown: Grown, changes: Callable[[], Sequence[Change]], n_changes: int
+    ) -> Run:
+        model, facts, tail = self.model, facts_of(self.model.hf_model), self.model.tail
+        last = as_streams(grown.streams).parts[-1][-1]
+        return Run(
+            id=uuid.uuid4().hex,
+            spec=spec,
+            model=_describe(model),
+            tail=tail,
+            lock=model.lock,
+            _changes=lambda values: facts.fingerprint(values=values),
+            _has_stale_unembed=facts.has_stale_unembed,
+            _n_changes=n_changes,
+            _streams={EMBED_SITE: grown.streams},
+            _capture=lambda site: Capture(model, spec.prompt, self._place, changes())(site).streams,
+            _own=grown.own,
+            _check=functools.partial(_fidelity, tail, last, grown.own),
+            reuse=grown.reuse,
+            kept=grown.kept,
+        )
 
     def read(self, query: Query, **limits: Any) -> Readout:
         """What some cells say, at once; limits as `lenswidget.readout.reading.read_query` takes them."""
@@ -159,77 +170,6 @@ class LocalEngine:
     def let_go(self) -> None:
         """Keep the model no longer. IPython's `Out` keeps every widget that a cell ever showed."""
         self._kept = None
-
-
-class _Capture:
-    """Forwards of one prompt, each of which fills one site's streams."""
-
-    def __init__(
-        self, model: ReadableModel, prompt: EncodedPrompt, place: str, changes: Sequence[Change] = ()
-    ) -> None:
-        self._changes = changes
-        self._model = model
-        self._prompt = prompt
-        self._place = place
-        self._options: dict[str, Any] = uncached(model.hf_model)
-        self._n_checked = min(prompt.seq, CHECKED_POSITIONS if prompt.seq >= SHORT_PROMPT else 1)
-        ends_with_a_column = prompt.columns is None or (
-            int(prompt.columns[-self._n_checked])
-            == len(column_source(prompt.model_inputs)[0]) - self._n_checked
-        )
-        # the second is the name before transformers 4.50
-        names = ("logits_to_keep", "num_logits_to_keep") if ends_with_a_column else ()
-        self._keep = next((name for name in names if takes(model.hf_model, name)), None)
-
-    def __call__(
-        self, site: str, progress: Any = None, *, want_logits: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """`[rows, seq, d_model]`, lowest layer first, and the model's own logits of the last columns.
-
-        A layer that has no such site leaves NaN, which readouts report as not finite.
-        """
-        model, layers = self._model, list(self._model.layers)
-        n_layers, lowest = len(layers), -1 if site == EMBED_SITE else 0
-        options = {**self._options, **({self._keep: self._n_checked} if self._keep else {})}
-        streams: Tensor | None = None
-        own: Tensor | None = None
-        edits = {"edits": self._changes} if self._changes else {}
-        trace = model.trace(dict(self._prompt.model_inputs), **edits, **options)
-        with model.lock, torch.no_grad(), evaluation(model.hf_model), trace as tracer:
-            for layer in range(lowest, n_layers):
-                if layer >= 0 and site not in layers[layer].offered:
-                    continue
-                state = layers[0].resid_pre if layer < 0 else getattr(layers[layer], site)
-                if streams is None:
-                    streams = self._room(n_layers - lowest, state)
-                streams[layer - lowest].copy_(self._at_columns(state[0]))
-                if progress is not None:
-                    progress(layer + 1, n_layers)
-            if want_logits:
-                own = self._own_logits(tracer.result)
-        assert streams is not None
-        return streams, own
-
-    def _at_columns(self, rows: Tensor) -> Tensor:
-        """Of `[positions, n]` those of the columns, `[seq, n]`."""
-        columns = self._prompt.columns
-        return rows if columns is None else rows[columns.to(rows.device)]
-
-    def _own_logits(self, result: Any) -> Tensor:
-        """The model's own logits of the last columns, `[n_checked, d_vocab]`."""
-        own = logits_of(result)[0]
-        if self._keep is None:
-            own = self._at_columns(own)
-        # a copy: where all positions' logits were computed, it is not to hold them
-        return own[-self._n_checked :].clone()
-
-    def _room(self, n_rows: int, like: Tensor) -> Tensor:
-        """NaN, `[n_rows, seq, d_model]`, where this engine keeps streams of such a state."""
-        shape = (n_rows, self._prompt.seq, like.shape[-1])
-        may_be_short = self._place == "auto" and like.device.type == "cuda"
-        is_short = may_be_short and like.nbytes * n_rows > FREE_SHARE * free_bytes(like.device)
-        device = torch.device("cpu") if self._place == "cpu" or is_short else like.device
-        return torch.full(shape, torch.nan, dtype=like.dtype, device=device)
 
 
 def _fidelity(tail: Tail, last: Tensor, own: Tensor, decoded: Tensor | None) -> Fidelity:

@@ -4,6 +4,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Collection, Generator, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from lenswidget.progress import Progress, drain, reporting
 from lenswidget.readout.metrics import Tile, measure
 from lenswidget.readout.query import CellsLike, CheckedQuery, Query
 from lenswidget.readout.readout import Readout
+from lenswidget.readout.remembered import without_taken_over
 from lenswidget.readout.run import EMBED_SITE, Run
 from lenswidget.readout.tiles import TILE_BYTES, TileDecoder, is_out_of_memory
 from lenswidget.readout.unembed import full_float32
@@ -117,11 +119,18 @@ def read_slices(
     generator that is closed or dropped leaves nothing behind.
     """
     checked = query.checked()
-    run = checked.run
     limits: dict[str, Any] = {"tile_bytes": tile_bytes, "slice_s": slice_s}
     for name, value in limits.items():
         if not isinstance(value, (int, float)) or not value >= 0:
             raise LensError(f"Asked to read with {name}={value!r}; pass a number, 0 or more.")
+    return (yield from without_taken_over(checked, partial(_slices, **limits)))
+
+
+def _slices(
+    checked: CheckedQuery, *, tile_bytes: int, slice_s: float
+) -> Generator[tuple[int, int], None, Readout]:
+    """All cells of a query decoded, in slices."""
+    run = checked.run
     out = _Arrays(checked)
     decoder: TileDecoder | None = None
     done, total = 0, len(checked.cells)

@@ -19,6 +19,9 @@ from lenswidget.errors import CellError, ModelError
 from lenswidget.interventions.recipe import EMBED_SITE, RunSpec
 from lenswidget.models.facts import held
 from lenswidget.readout.cells import Cells
+from lenswidget.readout.kept import Kept
+from lenswidget.readout.reuse import WHOLE, Reuse
+from lenswidget.readout.streams import Streams
 from lenswidget.readout.unembed import Unembed
 from lenswidget.tracing.locks import ModelLock
 
@@ -67,6 +70,8 @@ class Run:
         model: what the model says of itself.
         tail: the model's `Tail`.
         lock: the model's lock, held while cells are decoded.
+        reuse: which columns were taken over from an earlier run, and how closely they agree.
+        kept: what later runs may take over, until memory runs short; None where there is nothing.
     """
 
     id: str
@@ -77,10 +82,12 @@ class Run:
     _changes: Callable[[bool], int]
     _has_stale_unembed: Callable[[], bool]
     _n_changes: int
-    _streams: dict[str, Tensor]
+    _streams: dict[str, Tensor | Streams]
     _capture: Callable[[str], Tensor]
     _own: Tensor
     _check: Callable[[Tensor | None], Fidelity]
+    reuse: Reuse = WHOLE
+    kept: Kept | None = None
 
     @functools.cached_property
     def fidelity(self) -> Fidelity:
@@ -141,6 +148,11 @@ class Run:
         return self.spec.prompt.seq
 
     @property
+    def last_logits(self) -> Float[Tensor, " d_vocab"]:
+        """The model's own logits at the last column, `[d_vocab]`, in its dtype: which token comes next."""
+        return self._own[-1]
+
+    @property
     def answer_position(self) -> int:
         """Where the model's answer stands: the last column, which speaks of the token after the prompt.
 
@@ -175,7 +187,7 @@ class Run:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the streams captured so far take."""
+        """Bytes that the streams captured so far take; those that runs share count in each."""
         return sum(stream.nbytes for stream in self._streams.values())
 
     def n_tokens_shown(self, k: int = 1) -> int | None:
@@ -206,9 +218,14 @@ class Run:
 
     def states_of(self, site: str, cells: Cells) -> Float[Tensor, "cells d_model"]:
         """`states` of cells that `check` has let pass."""
-        stream = self._stream(site)
-        rows = torch.from_numpy(cells.layers - self.lowest_layer(site)).to(stream.device)
-        return stream[rows, torch.from_numpy(cells.positions).to(stream.device)]
+        stream = self.stream(site)
+        rows, positions = (
+            torch.from_numpy(cells.layers - self.lowest_layer(site)),
+            torch.from_numpy(cells.positions),
+        )
+        if isinstance(stream, Streams):
+            return stream.take(rows, positions)
+        return stream[rows.to(stream.device), positions.to(stream.device)]
 
     @property
     def is_current(self) -> bool:
@@ -256,13 +273,14 @@ class Run:
     def __repr__(self) -> str:
         n_edits = len(self.spec.active_edits)
         edited = f"{n_edits} edit{'s' * (n_edits > 1)}; " if n_edits else ""
+        reused = f"{self.reuse.n_columns} columns taken over; " if self.reuse.n_columns else ""
         return (
             f"Run({self.prompt!r:.60}: {self.seq} tokens, {self.n_layers} layers of {self.model.name}; "
-            f"{edited}sites {', '.join(self.sites)}; {self.nbytes / 2**20:.1f} MiB)"
+            f"{edited}{reused}sites {', '.join(self.sites)}; {self.nbytes / 2**20:.1f} MiB)"
         )
 
-    def _stream(self, site: str) -> Tensor:
-        """`[rows, seq, d_model]`, the lowest layer first."""
+    def stream(self, site: str) -> Tensor | Streams:
+        """`[rows, seq, d_model]`, the lowest layer first; captured now if it has not been read before."""
         with self.lock:
             if site not in self._streams:
                 self._streams[site] = self._capture(site)

@@ -1,6 +1,7 @@
 """A cell card as code: the trace that reproduces it."""
 
 from lenswidget.anatomy.passes import row_phrase
+from lenswidget.interventions.recipe import Sampling
 from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.readout.run import ModelInfo
 from lenswidget.widget.requests import DecodeRequest
@@ -15,6 +16,7 @@ def cell_code(
     is_own: bool = False,
     n_tokens: int | None,
     edits: str | None = "[]",
+    sampling: Sampling | None = None,
 ) -> str:
     """Python source that decodes one cell with a trace and prints its top tokens.
 
@@ -26,6 +28,7 @@ def cell_code(
         is_own: whether the lens comes with the model.
         n_tokens: how many ids stand for a token; None where all do.
         edits: of the run, as `edits_code` writes them; None where they cannot be written down.
+        sampling: how the end of the prompt was generated; None where it was given.
     Returns:
         Source that takes the `model` that is there, or else loads it (a model that was loaded outside, a
         `lens` of your own, and inputs that cannot be written down must be there), and leaves `logits`
@@ -51,6 +54,7 @@ def cell_code(
         *([] if is_plain else [_lens_code(lens, is_function, is_own)]),
         *([] if inputs else [f"# prompt: the encoding that you gave, with {', '.join(prompt.model_inputs)}"]),
         *(["# images: the pictures that you gave"] if "images" in prompt.options else []),
+        *([] if sampling is None else [_sampling_code(sampling)]),
         *(["# edits: those of the widget, w.edits"] if edits is None else []),
         *(
             [f"# the model's own modules round to {info.dtype}; the card is decoded in float32"]
@@ -76,6 +80,13 @@ def _lens_code(name: str, is_function: bool, is_own: bool) -> str:
     if is_own:
         return f"lens = model.lenses[{name!r}]"
     return f"# lens: your {'function' if is_function else 'lens'} shown as {name!r}"
+
+
+def _sampling_code(sampling: Sampling) -> str:
+    how = "greedily"
+    if sampling.temperature:
+        how = f"with temperature={sampling.temperature!r}, top_p={sampling.top_p!r}, seed={sampling.seed!r}"
+    return f"# tokens from {sampling.n_prompt} on were generated {how}: w.generate(...)"
 
 
 def _load_code(info: ModelInfo) -> str:

@@ -63,7 +63,7 @@ class RunMessage(TypedDict):
     `prompt` is what the box shows; `is_text` tells text from the written form of ids. `extras` names the
     inputs beyond ids and mask that came with the prompt, which edited text would drop. `notes` are for the
     info line. `passes` and `rows` are those of blocks that run in a loop, else empty. `next` is the model's
-    own answer, and stands at its `position`.
+    own answer, and stands at its `position`. `reuse` names the run whose first columns this one took over.
     """
 
     id: str
@@ -91,6 +91,7 @@ class RunMessage(TypedDict):
     fidelity: FidelityMessage
     edits: list[EditMessage]
     edited: EditedMessage | None
+    reuse: dict[str, Any]
 
 
 class CardMessage(TypedDict):
@@ -164,6 +165,11 @@ def run_message(
         },
         "edits": [edit_message(edit, run, labels) for edit in run.spec.edits],
         "edited": edited,
+        "reuse": {
+            "run_id": run.reuse.run_id,
+            "n_columns": run.reuse.n_columns,
+            "text": run.reuse.text,
+        },
     }
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from lenswidget.checks import check_temperature, check_text
 from lenswidget.errors import CellError
 
+# Tokens that a page may ask to generate at a time.
+MOST_GENERATED = 1000
 KINDS: dict[type, str] = {str: "text", int: "an integer", list: "a list", dict: "an object"}
 
 
@@ -145,15 +147,18 @@ class EditRequest:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """The page asks to run an edited prompt, or the very inputs of a run again: one of the two is None.
+    """The page asks to run an edited prompt, the very inputs of a run again, or a branch of one.
 
     Attributes:
+        prompt: the text; None for the inputs of the run `again`.
+        fork: of the run `again`, the columns up to this position and then this token; None for all of it.
         edits: those of the new run, one by one; None for those that are there.
     """
 
     prompt: str | None
     again: str | None
     edits: list[EditRequest] | None = None
+    fork: tuple[int, int] | None = None
 
     @classmethod
     def parse(cls, message: Mapping[str, Any]) -> "RunRequest":
@@ -161,8 +166,41 @@ class RunRequest:
         if message.get("edits") is not None:
             edits = [EditRequest.parse(_field("edits", dict, each)) for each in _list(message, "edits")]
         if "again" in message:
-            return cls(None, _text(message, "again"), edits)
+            fork = message.get("fork")
+            if fork is not None:
+                fork = _field("fork", dict, fork)
+                fork = (_integer(fork, "position"), _integer(fork, "token"))
+            return cls(None, _text(message, "again"), edits, fork)
         return cls(_text(message, "prompt"), None, edits)
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """The page asks to continue the run that is shown."""
+
+    n_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+
+    @classmethod
+    def parse(cls, message: Mapping[str, Any]) -> "GenerateRequest":
+        options = {"n_tokens": 40, "temperature": 0.0, "top_p": 1.0, "seed": 0, **message}
+        n_tokens = _integer(options, "n_tokens")
+        if not 1 <= n_tokens <= MOST_GENERATED:
+            raise CellError(
+                f"The page asked to generate {n_tokens} tokens. Ask for 1 to {MOST_GENERATED} at a time."
+            )
+        return cls(
+            n_tokens, _number(options, "temperature"), _number(options, "top_p"), _integer(options, "seed")
+        )
+
+
+def _number(message: Mapping[str, Any], name: str) -> float:
+    value = message.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise CellError(f"The request's field {name!r} is {value!r:.80}. Send a finite number there.")
+    return float(value)
 
 
 def _field(name: str, kind: type, found: Any) -> Any:

@@ -1,5 +1,6 @@
 """What a widget's requests are answered from: an engine, its lenses, its labels and its runs."""
 
+import uuid
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple, cast
 
 from lenswidget.checks import check_ids
 from lenswidget.errors import CellError, FidelityError, LensError, PromptError
+from lenswidget.interventions.forking import forked
 from lenswidget.interventions.recipe_code import edits_code
 from lenswidget.interventions.recipe_state import edits_to_state
 from lenswidget.lenses.lens import (
@@ -22,11 +24,13 @@ from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.models.token_ids import token_id
 from lenswidget.progress import drain
 from lenswidget.readout.cells import Cells
+from lenswidget.readout.continuing import Continues
 from lenswidget.readout.engine import Engine
 from lenswidget.readout.proof import effect_of, prove
 from lenswidget.readout.query import Query, rows
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run, RunSpec
+from lenswidget.readout.taking_over import most_shared
 from lenswidget.widget.card_code import cell_code
 from lenswidget.widget.edit_requests import edits_of
 from lenswidget.widget.labels import Labels
@@ -43,7 +47,7 @@ from lenswidget.widget.requests import DecodeRequest, ReadRequest, RunRequest, S
 
 Slices = Generator[tuple[int, int], None, Any]
 # Runs that are kept beside the one that is shown, so that a late request for an earlier one is answered.
-MOST_RUNS, MOST_BYTES = 3, 128 << 20
+MOST_RUNS, MOST_BYTES = 8, 128 << 20
 _QUERY_FIELDS = frozenset(field.name for field in fields(Query)) - {"run", "cells"}
 
 
@@ -72,6 +76,7 @@ class Session:
         first_lens: the name of the lens to begin with.
         shown: the id of the run that the widget shows; empty before the first.
         shown_runs: that run, and those it is compared with; None before the first and once they are released.
+        reuse: whether runs take over what they share with those that are kept.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class Session:
         self._specs: dict[str, RunSpec] = {}
         self.shown = ""
         self.shown_runs: Runs | None = None
+        self.reuse = True
         self.info = engine.info()
         self.labels = Labels(self.info.tokenizer, self.info.d_vocab)
         self.lenses, self.first_lens = _named(lens, lenses, engine.lenses())
@@ -112,15 +118,19 @@ class Session:
         Raises:
             FidelityError: strict, and the last row is not the model's own logits.
         """
-        run = self._execute(spec)
+        if not spec.active_edits:
+            return Runs(self._execute(spec))
+        base, control = self._companions(spec)
+        return Runs(self._execute(spec, base), base, control)
+
+    def _companions(self, spec: RunSpec) -> tuple[Run, Run | None]:
+        """The run without the edits of a recipe, and that with their controls if they have any."""
         edits = spec.active_edits
-        if not edits:
-            return Runs(run)
         base = self._unedited(spec) or self._execute(replace(spec, edits=()))
         if not any(edit.has_control for edit in edits):
-            return Runs(run, base)
+            return base, None
         controls = tuple(edit.control() if edit.has_control else edit for edit in edits)
-        return Runs(run, base, self._execute(replace(spec, edits=controls)))
+        return base, self._execute(replace(spec, edits=controls), base)
 
     def _unedited(self, spec: RunSpec) -> Run | None:
         """A kept run of the same prompt without edits, if the model is still what it was."""
@@ -129,17 +139,51 @@ class Session:
                 return run
         return None
 
-    def _execute(self, spec: RunSpec) -> Run:
-        run = self._engine.run(spec)
+    def _execute(self, spec: RunSpec, *bases: Run) -> Run:
+        others = [*bases, *reversed(self._runs.values())]
+        reuse = most_shared(others, spec) if self.reuse else False
+        return self._checked(self._engine.run(spec, reuse=reuse))
+
+    def _checked(self, run: Run) -> Run:
         if self._strict and not run.fidelity.ok:
             raise FidelityError(
                 f"{run.fidelity.complaint(run.model.name)} Pass strict=False to see it all the same."
             )
         return run
 
-    def show(self, runs: "Runs") -> None:
-        """Keep some runs and make the first the one that is shown; the oldest others are let go."""
+    def extend(self, n_tokens: int, **sampling: Any) -> Generator[Run, None, Run]:
+        """The run that is shown with one column more each time: see `readout.continuing.continued`.
+
+        Raises:
+            LensError: the engine cannot do that.
+            FidelityError: strict, and the last row is not the model's own logits.
+        """
+        engine: Any = self._engine
+        if not isinstance(engine, Continues):
+            raise LensError(
+                "Asked to generate, which this widget's engine cannot do. Use model.generate(...)."
+            )
+        run = self.run
+        for run in engine.extend(self.run, n_tokens, **sampling):
+            yield self._checked(run)
+        return run
+
+    def compared(self, run: Run) -> "Runs":
+        """A run that was shown alone, with those that it is compared with: another run, for the page."""
+        if not run.spec.active_edits:
+            return Runs(run)
+        reuse = replace(run.reuse, run_id=run.id, n_columns=run.seq)
+        return Runs(replace(run, id=uuid.uuid4().hex, reuse=reuse), *self._companions(run.spec))
+
+    def show(self, runs: "Runs", instead_of: str = "") -> None:
+        """Keep some runs and make the first the one that is shown; the oldest others are let go.
+
+        Args:
+            instead_of: the id of a run that is of no use any more.
+        """
         run = runs.run
+        self._runs.pop(instead_of, None)
+        self._specs.pop(instead_of, None)
         together = [each for each in runs if each is not None]
         for each in reversed(together):
             self._runs.pop(each.id, None)
@@ -175,13 +219,17 @@ class Session:
         """The recipe that a page asks to run: a prompt or an earlier run's, with the edits that it names."""
         if request.again is not None:
             spec = self.spec_of(request.again)
+            if request.fork is not None:
+                position, token = request.fork
+                self.check_ids([token])
+                spec = forked(spec, position, token)
             edits = spec.edits
         else:
             assert request.prompt is not None
             spec, edits = RunSpec(self._encode_again(request.prompt)), self.spec.edits
         if request.edits is not None:
             edits = edits_of(request.edits, edits, self)
-        return RunSpec(spec.prompt, spec.sites, edits)
+        return replace(spec, edits=edits)
 
     def _encode_again(self, prompt: Any) -> EncodedPrompt:
         """Another prompt with the options of the one that is shown; its pictures where they have a place."""
@@ -214,7 +262,8 @@ class Session:
         """
         spec = self.spec
         edits = edits_to_state(spec.edits, self.lenses)
-        return {**spec.prompt.to_state(), **({"edits": edits} if edits else {})}
+        state = {**spec.prompt.to_state(), **({"edits": edits} if edits else {})}
+        return state if spec.sampling is None else {**state, "sampling": vars(spec.sampling)}
 
     def spec_of(self, run_id: str) -> RunSpec:
         """The recipe of a run that is kept.
@@ -332,16 +381,9 @@ class Session:
         n_tokens = run.n_tokens_shown(request.k)
         prompt = run.spec.prompt
         edits = edits_code(run.spec.edits, {} if is_function else {"lens": lens})
-        code = cell_code(
-            prompt,
-            request,
-            run.model,
-            is_function=is_function,
-            is_own=is_own,
-            n_tokens=n_tokens,
-            edits=edits,
-        )
-        return {"code": code}
+        more: dict[str, Any] = {"n_tokens": n_tokens, "edits": edits, "sampling": run.spec.sampling}
+        lens_is = {"is_function": is_function, "is_own": is_own}
+        return {"code": cell_code(prompt, request, run.model, **lens_is, **more)}
 
     # --- checks
 

@@ -78,6 +78,8 @@ class ViewTraits(t.HasTraits):
     rank_token = t.Int(None, allow_none=True).tag(**CHOICE)
     view = t.Enum(VIEWS, default_value="after").tag(**CHOICE)
     difference = t.Enum(DIFFERENCES, default_value="kl").tag(**CHOICE)
+    # whether runs take over what they share with earlier ones; read before each run
+    reuse = t.Bool(True).tag(**CHOICE)
 
     def _keep_recipe(self, spec: RunSpec) -> None:
         """The prompt and the edits of the run that is shown now."""

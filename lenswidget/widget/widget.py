@@ -13,7 +13,7 @@ from lenswidget.checks import is_text
 from lenswidget.errors import Cancelled, LensError, PromptError
 from lenswidget.files import file_at, write_beside
 from lenswidget.interventions.recipe import Edit, RunSpec, check_edits
-from lenswidget.interventions.recipe_state import edits_of_state
+from lenswidget.interventions.recipe_state import edits_of_state, sampling_of_state
 from lenswidget.lenses.lens import LensLike
 from lenswidget.models.encoded_prompt import prompt_of_state
 from lenswidget.models.prompts import Prompt
@@ -21,14 +21,16 @@ from lenswidget.progress import drain
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.query import CellsLike
 from lenswidget.readout.readout import Readout
+from lenswidget.readout.run import Run
 from lenswidget.widget import cell_outputs, csv_table, export, html_table
+from lenswidget.widget.growing import GrowingWidget
 from lenswidget.widget.messages import n_columns_at_first
 from lenswidget.widget.packing import Packed
 from lenswidget.widget.page_state import PageState, source_of
-from lenswidget.widget.requests import DecodeRequest, ReadRequest, RunRequest
+from lenswidget.widget.requests import DecodeRequest, GenerateRequest, ReadRequest, RunRequest
 from lenswidget.widget.session import Runs, Session
 from lenswidget.widget.tasks import Answer, Tasks, error_message
-from lenswidget.widget.view_traits import SHARED, EditsTrait, PromptTrait, ViewTraits, as_state
+from lenswidget.widget.view_traits import SHARED, EditsTrait, PromptTrait, as_state
 
 # of the event loop, for a cancel to be read and handled even behind a few other messages
 TURNS_AFTER_A_RUN = 3
@@ -39,7 +41,7 @@ PROMPT_OPTIONS = frozenset(
 )
 
 
-class LensWidget(ViewTraits, PageState):
+class LensWidget(GrowingWidget, PageState):
     """What every layer would predict at every token, with each cell a click from its live decode.
 
     Args:
@@ -93,7 +95,8 @@ class LensWidget(ViewTraits, PageState):
         if prompt is None:
             prompt, options = prompt_of_state(recipe)
             edits = edits or edits_of_state(recipe, session.lens, session.encode)
-        runs = session.execute(_spec(session, prompt, options, check_edits(edits)))
+        spec = _spec(session, prompt, options, check_edits(edits))
+        runs = session.execute(replace(spec, sampling=spec.sampling or sampling_of_state(recipe)))
         self._session = session
         self._latest = runs.run.id  # of the runs, in whatever order they come to be shown
         self._tasks = Tasks(self._reply, self._progress)
@@ -223,6 +226,7 @@ class LensWidget(ViewTraits, PageState):
 
     def _execute(self, spec: RunSpec) -> Runs:
         self.set_trait("status", {**IDLE, "state": "working", "text": "Running the model"})
+        self._session.reuse = self.reuse
         try:
             runs = self._session.execute(spec)
         finally:
@@ -252,6 +256,15 @@ class LensWidget(ViewTraits, PageState):
             self._keep_recipe(runs.run.spec)
             self.set_trait("run", self._session.describe())
             self._on_reading(None)
+
+    def _show_step(self, run: Run, after: Run) -> None:
+        is_step = after.spec.sampling is run.spec.sampling
+        self._session.show(Runs(run), instead_of=after.id if is_step else "")
+        with self.hold_sync():
+            self._keep_recipe(run.spec)
+            self.set_trait("run", self._session.describe())
+            packed = self.packed_grid(newest=1)
+            self.set_trait("snapshot", {"header": packed.header, "buffers": packed.buffers})
 
     @contextmanager
     def hold_trait_notifications(self) -> Any:
@@ -343,6 +356,8 @@ class LensWidget(ViewTraits, PageState):
         match message.get("kind"):
             case "run":
                 return (yield from self._run_in_slices(RunRequest.parse(message)))
+            case "generate":
+                return (yield from self._generate_in_slices(GenerateRequest.parse(message)))
             case "decode" if message.get("select", True):
                 card = self._session.decode(DecodeRequest.parse(message))
                 return Answer(card, then=lambda: self._select(card))

@@ -11,9 +11,10 @@ from transformers import MambaConfig, MambaForCausalLM
 
 import lenswidget as lw
 from lenswidget.errors import CellError, FidelityWarning, PromptError
-from lenswidget.readout import local_engine as engine
+from lenswidget.readout import capture
+from lenswidget.readout.capture import Capture
 from lenswidget.readout.cells import Cells
-from lenswidget.readout.local_engine import LocalEngine, _Capture
+from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.reading import read
 from lenswidget.readout.unembed import Unembed
 
@@ -160,11 +161,11 @@ def test_streams_on_the_cpu_read_the_same(model):
 def test_streams_go_to_the_cpu_where_they_would_take_half_of_what_is_free(
     model, monkeypatch, place, free_rows, kept_on
 ):
-    capture = _Capture(model, LocalEngine(model).encode(IDS), place)
+    found = Capture(model, LocalEngine(model).encode(IDS), place)
     with FakeTensorMode():  # a device without the device: nothing is computed
         state = torch.empty(1, 11, 32, device="cuda")
-        monkeypatch.setattr(engine, "free_bytes", lambda device: free_rows * state.nbytes)
-        streams = capture._room(4, state)
+        monkeypatch.setattr(capture, "free_bytes", lambda device: free_rows * state.nbytes)
+        streams = found._room(4, state)
     assert streams.device.type == kept_on
     assert streams.shape == (4, 11, 32)
 

@@ -53,6 +53,32 @@ export class Cells {
     for (const [id, label] of Object.entries(labels)) this.labels.set(Number(id), label);
   }
 
+  /** Take over the numbers of the first columns of another run, which are this run's too. */
+  takeOver(other: Cells, n_columns: number): void {
+    for (const [id, label] of other.labels) if (!this.labels.has(id)) this.labels.set(id, label);
+    for (const [key, { tiles, fields }] of other.#tables) {
+      const taken = new Map<FieldName, Field>();
+      for (const [name, field] of fields) {
+        // a comparison with another run is not of the column alone
+        if (name === "change" || name.startsWith("was:")) continue;
+        taken.set(name, {
+          tile: this.#relaid(field.tile, other.#seq, n_columns),
+          index: this.#relaid(field.index, other.#seq, n_columns),
+        });
+      }
+      this.#tables.set(key, { tiles: [...tiles], fields: taken });
+    }
+  }
+
+  /** Of an array over the cells of a grid that is `seq` columns wide, the first columns in this run's grid. */
+  #relaid(array: Uint32Array, seq: number, n_columns: number): Uint32Array {
+    const n = Math.min(n_columns, seq, this.#seq);
+    const relaid = new Uint32Array(this.#size);
+    for (let row = 0; row <= this.run.n_layers; row++)
+      relaid.set(array.subarray(row * seq, row * seq + n), row * this.#seq);
+    return relaid;
+  }
+
   #at(layer: number, position: number): number {
     return (layer + 1) * this.#seq + position;
   }

@@ -6,10 +6,20 @@ import { readTile, referenceTile, type Tile } from "./packed.ts";
 export class RunCells {
   readonly #cells = new Map<string, Cells>();
 
-  /** Begin empty cells for new runs, and let go of those whose run is not among `runs`. */
+  /**
+   * Begin cells for new runs, empty but for the columns that a run took over from an earlier one, and let go of those
+   * whose run is not among `runs`.
+   */
   keep(runs: ReadonlyMap<string, RunInfo>): void {
+    for (const [id, run] of runs) {
+      if (this.#cells.has(id)) continue;
+      const cells = new Cells(run);
+      const { run_id = null, n_columns = 0 } = run.reuse ?? {};
+      const earlier = this.of(run_id);
+      if (earlier) cells.takeOver(earlier, n_columns);
+      this.#cells.set(id, cells);
+    }
     for (const id of this.#cells.keys()) if (!runs.has(id)) this.#cells.delete(id);
-    for (const [id, run] of runs) if (!this.#cells.has(id)) this.#cells.set(id, new Cells(run));
   }
 
   of(run_id: string | null): Cells | null {

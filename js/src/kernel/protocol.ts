@@ -94,6 +94,14 @@ export interface RunInfo {
   readonly edits?: readonly EditInfo[];
   /** What is known of a run with edits that are on; else null. */
   readonly edited?: Edited | null;
+  /** The run whose first columns this one took over, with their numbers; `text` says how closely both agree. */
+  readonly reuse?: Reused;
+}
+
+export interface Reused {
+  readonly run_id: string | null;
+  readonly n_columns: number;
+  readonly text: string;
 }
 
 /** An edit of a run. `generated`: positions that a generation adds are edited too. */
@@ -296,15 +304,30 @@ export type EditRequest = {
 );
 
 /**
- * Run a text, or the very inputs of an earlier run again, with the edits that are there unless others are named. The
+ * Run a text, or the very inputs of an earlier run again (with `fork` only up to a position, and then another token), with the edits that are there unless others are named. The
  * traits of the new run come before the reply.
  */
-export type RunRequest = ({ readonly prompt: string } | { readonly again: string }) & {
+export type RunRequest = (
+  | { readonly prompt: string }
+  | { readonly again: string; readonly fork?: { readonly position: number; readonly token: number } }
+) & {
   readonly edits?: readonly EditRequest[];
 };
 
 export interface RunReply {
   readonly run_id: string;
+}
+
+/**
+ * Continue the run that is shown, column by column; progress counts tokens. The traits of each longer run come before
+ * the next one's, and a cancel keeps those that came.
+ */
+export interface GenerateRequest {
+  readonly n_tokens: number;
+  /** 0 takes the most probable token each time. */
+  readonly temperature: number;
+  readonly top_p: number;
+  readonly seed: number;
 }
 
 /** Find tokens of the vocabulary by text, best match first. */
@@ -342,6 +365,7 @@ export interface Requests {
   read: { request: ReadRequest; reply: ReadoutHeader };
   decode: { request: DecodeRequest; reply: Card };
   run: { request: RunRequest; reply: RunReply };
+  generate: { request: GenerateRequest; reply: RunReply };
   search: { request: SearchRequest; reply: SearchReply };
   code: { request: CodeRequest; reply: CodeReply };
   cancel: { request: CancelRequest; reply: Empty };

@@ -41,6 +41,8 @@ export interface Traits {
   readonly rank_token: number | null;
   readonly view: View;
   readonly difference: Difference;
+  /** Whether runs take over what they share with earlier ones. */
+  readonly reuse: boolean;
   readonly status: Status;
 }
 
@@ -63,6 +65,7 @@ export const VIEW_DEFAULTS = {
   rank_token: null,
   view: "after",
   difference: "kl",
+  reuse: true,
   trajectory: { metric: "prob", positions: [] },
 } as const;
 

@@ -6,6 +6,7 @@ import type { App } from "./context.ts";
 import type { Action } from "./reduce.ts";
 import { boxText, cardOf, drawnId, isOffline, sameCell } from "./selectors.ts";
 import { type CardState, MAIN, type State } from "./state.ts";
+import { Typing } from "./typing.ts";
 
 const N_MATCHES = 12;
 const FORMS_ASKED = 60;
@@ -19,13 +20,17 @@ export class Effects {
   #untold: CellRef | null = null;
 
   readonly #app: App;
+  readonly #typing: Typing;
 
   constructor(app: App) {
     this.#app = app;
+    this.#typing = new Typing(app, () => this.#run());
   }
 
   after(action: Action, before: State, after: State): void {
     if (before.cards !== after.cards) this.#decodeDue(after);
+    const isTyped = after.draft !== before.draft || (before.running && !after.running);
+    if (after.isLive && after.draft !== null && isTyped) this.#typing.changed();
     switch (action.type) {
       case "traits":
         this.#tellSelection(action.traits.selection);
@@ -39,6 +44,12 @@ export class Effects {
       case "run":
       case "edits":
         void this.#run();
+        break;
+      case "branch":
+        void this.#branch(action.run_id, action.fork);
+        break;
+      case "generate":
+        void this.#generate();
         break;
       case "stop":
         this.#stop();
@@ -149,6 +160,43 @@ export class Effects {
     // while a slider moves, only what it shows last is run next
     if (app.get().wished !== wished) void this.#run();
     else app.local({ wished: null });
+  }
+
+  /** Show a kept run again, or a branch of it. */
+  async #branch(again: string, fork?: { readonly position: number; readonly token: number }): Promise<void> {
+    const app = this.#app;
+    if (isOffline(app.get())) return app.local({ notice: NEEDS_KERNEL });
+    if (app.get().running) return;
+    const pending = app.transport.request("run", fork ? { again, fork } : { again });
+    app.local({ running: pending.id, notice: null, said: "Running the model" });
+    try {
+      await pending.reply;
+      app.local({ running: null, progress: null, said: fork ? "The branch is ready" : "The run is ready" });
+    } catch (error) {
+      const notice = (error as Error).message;
+      app.local({ running: null, progress: null, notice, said: notice });
+    }
+  }
+
+  /** Continue the run that is shown, token by token; an edited text is run first. */
+  async #generate(): Promise<void> {
+    const app = this.#app;
+    if (isOffline(app.get())) return app.local({ notice: NEEDS_KERNEL });
+    if (app.get().running) return;
+    if (app.get().draft !== null) await this.#run();
+    const { draft, running, notice, continuing } = app.get();
+    if (draft !== null || running || notice) return; // the text could not be run, or was changed meanwhile
+    const pending = app.transport.request("generate", continuing);
+    app.local({ running: pending.id, isGenerating: true, notice: null, said: "Generating" });
+    const over = { running: null, isGenerating: false, progress: null };
+    try {
+      await pending.reply;
+      app.local({ ...over, said: "The prompt was continued" });
+    } catch (error) {
+      const isStopped = (error as KernelError).type === "Cancelled";
+      const said = isStopped ? "Stopped." : (error as Error).message;
+      app.local({ ...over, notice: isStopped ? null : said, said });
+    }
   }
 
   #stop(): void {

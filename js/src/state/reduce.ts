@@ -43,6 +43,10 @@ export type Action =
   | { type: "copied"; run_id: string; key: string; code: string | null; note: string }
   | { type: "draft"; text: string }
   | { type: "run" }
+  /** Show a kept run again, or a branch of it: its columns up to a position, and then another token. */
+  | { type: "branch"; run_id: string; fork?: { readonly position: number; readonly token: number } }
+  /** Continue the run that is shown. */
+  | { type: "generate" }
   /** Run the prompt with these edits; those asked for last are run last. */
   | { type: "edits"; edits: readonly EditRequest[] }
   | { type: "stop" }
@@ -55,7 +59,18 @@ export type Action =
 export type Local = Partial<
   Pick<
     State,
-    "connection" | "running" | "progress" | "notice" | "panel" | "said" | "editor" | "yanked" | "wished"
+    | "connection"
+    | "running"
+    | "continuing"
+    | "isGenerating"
+    | "isLive"
+    | "progress"
+    | "notice"
+    | "panel"
+    | "said"
+    | "editor"
+    | "yanked"
+    | "wished"
   >
 >;
 
@@ -85,7 +100,8 @@ function companionsOf(run: RunInfo): RunInfo[] {
   if (!run.edited) return [];
   const { base_id, control_id, effect } = run.edited;
   const labels = effect.label ? { ...run.labels, [effect.id]: effect.label } : run.labels;
-  const plain = { ...run, labels, edits: [], edited: null };
+  const { reuse: _, ...own } = run; // what the run took over, which may be the columns of these very runs
+  const plain = { ...own, labels, edits: [], edited: null };
   const base = { ...plain, id: base_id, next: { id: effect.id, log_prob: effect.before } };
   return control_id === null ? [base] : [base, { ...plain, id: control_id }];
 }

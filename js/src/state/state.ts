@@ -56,6 +56,14 @@ export interface Yanked extends CellRef {
   readonly text: string;
 }
 
+/** How the prompt is continued. */
+export interface Continuing {
+  readonly n_tokens: number;
+  readonly temperature: number;
+  readonly top_p: number;
+  readonly seed: number;
+}
+
 export interface State {
   readonly traits: ViewTraits;
   /** The last runs by id, in the order of their arrival. */
@@ -75,11 +83,16 @@ export interface State {
   readonly draft: string | null;
   readonly pinSearch: Search;
   readonly connection: Connection;
-  /** The id of the request `run` that is under way. */
+  /** The id of the request `run` or `generate` that is under way. */
   readonly running: string | null;
+  /** How the prompt is continued, and whether it is being continued. */
+  readonly continuing: Continuing;
+  readonly isGenerating: boolean;
+  /** Whether the grid follows the prompt as it is typed. */
+  readonly isLive: boolean;
   readonly progress: Progress | null;
   readonly notice: string | null;
-  readonly panel: "help" | "menu" | null;
+  readonly panel: "help" | "menu" | "continue" | null;
   readonly editor: Editor | null;
   readonly yanked: Yanked | null;
   /** The edits that were asked for last, until they have been run. */
@@ -114,6 +127,9 @@ export const FIRST_STATE: State = {
   pinSearch: NO_SEARCH,
   connection: "live",
   running: null,
+  continuing: { n_tokens: 40, temperature: 0, top_p: 1, seed: 0 },
+  isGenerating: false,
+  isLive: false,
   progress: null,
   notice: null,
   panel: null,

@@ -3,7 +3,7 @@ import type { Card, Label, Moved, RunInfo } from "../kernel/protocol.ts";
 import { fixed, layerName, nats, percent, rankText, signedPercent, toNumber } from "../look/format.ts";
 import { pinColor } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
-import { isTarget, pinOf } from "../state/selectors.ts";
+import { isOffline, isTarget, pinOf } from "../state/selectors.ts";
 import { targetName } from "./describe.ts";
 import { togglePin, tokenChip } from "./elements.ts";
 
@@ -61,7 +61,32 @@ function tokenRow(app: App, run: RunInfo, card: Card, i: number): Child {
     h("td.lw-num lw-prob", { title: `log-prob ${nats(log_prob, 4)}` }, percent(p)),
     h("td.lw-num", fixed(card.logits.length ? toNumber(card.logits[i]) : null)),
     h("td", { class: `lw-num${movement(below, i)}` }, rankText(below)),
-    h("td", pinButton(app, id, label)),
+    h(
+      "td.lw-marks",
+      canFork(app, run, card) && !next && forkButton(app, run, card, id, label),
+      pinButton(app, id, label),
+    ),
+  );
+}
+
+/** Whether the model could have gone on with a card's tokens: on the last row, read as the model reads it. */
+function canFork(app: App, run: RunInfo, { layer, site, lens }: Card): boolean {
+  const isLast = layer === run.n_layers - 1 && site === "resid_post" && lens === "logit";
+  return isLast && run.predicts !== "same" && !run.extras.length && !isOffline(app.get());
+}
+
+function forkButton(app: App, run: RunInfo, { position }: Card, token: number, label: Label): Child {
+  if (token < 0) return null;
+  const title = `Go on with ${label[0]} after position ${position}`;
+  return h(
+    "button.lw-fork",
+    {
+      type: "button",
+      title,
+      "aria-label": title,
+      on: { click: () => app.dispatch({ type: "branch", run_id: run.id, fork: { position, token } }) },
+    },
+    "⑂",
   );
 }
 

@@ -2,9 +2,10 @@ import { type Child, h } from "../base/dom.ts";
 import type { Label, RunInfo } from "../kernel/protocol.ts";
 import type { App } from "../state/context.ts";
 import { pinOf, promptLabel } from "../state/selectors.ts";
+import type { State } from "../state/state.ts";
 
 /** Open or close a panel, then call `chosen`, which was picked in it. */
-export function toggle(app: App, name: "help" | "menu", chosen?: () => void): void {
+export function toggle(app: App, name: NonNullable<State["panel"]>, chosen?: () => void): void {
   app.local({ panel: app.get().panel === name ? null : name });
   chosen?.();
 }

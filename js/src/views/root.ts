@@ -8,6 +8,7 @@ import type { App } from "../state/context.ts";
 import { cardOf, keptCards, sameCell, shownRun } from "../state/selectors.ts";
 import { keyOf, MAIN, type State } from "../state/state.ts";
 import { cardView } from "./card.ts";
+import { continuePanel } from "./continuing.ts";
 import { describe } from "./describe.ts";
 import { editor, editsBar } from "./edits.ts";
 import { GridView } from "./grid.ts";
@@ -212,8 +213,8 @@ export class Root {
       legend(app),
     ];
     patch(this.#top, [this.#memo.node("top", inputs, top)]);
-    const over = () => menu(app, () => savePng(app, this.element, this.grid.scroll()));
-    patch(this.#over, [this.#memo.node("over", [state.panel, traits], over)]);
+    const over = () => [menu(app, () => savePng(app, this.element, this.grid.scroll())), continuePanel(app)];
+    patch(this.#over, [this.#memo.node("over", [state.panel, traits, state.continuing], over)]);
   }
 
   #drawGrid({ traits, version, runs, shown, focus }: State): void {

@@ -7,6 +7,7 @@ import { MAX_COL_PX, MIN_COL_PX } from "../look/layout.ts";
 import type { App } from "../state/context.ts";
 import { boxText, isOffline, lossOfEdit, NO_LABEL, shownRun } from "../state/selectors.ts";
 import type { State } from "../state/state.ts";
+import { continueButton, liveBox } from "./continuing.ts";
 import { button, checkbox, type Options, select, toggle } from "./elements.ts";
 
 /** The prompt box and its button. */
@@ -37,13 +38,16 @@ export function promptForm(app: App): Child {
           app.dispatch({ type: "draft", text: (event.target as HTMLTextAreaElement).value }),
       },
     }),
-    running
+    // while the grid follows the typing, a button that changed at each key would only flicker
+    running && !(state.isLive && !state.isGenerating)
       ? button("Stop", () => app.dispatch({ type: "stop" }), { className: "lw-primary" })
       : button("Run", run, {
           className: "lw-primary",
           title: offline ? "This needs the kernel" : "Run (Enter)",
           disabled: offline,
         }),
+    (!running || state.isLive) && !state.isGenerating && continueButton(app),
+    !offline && liveBox(app),
     h("p.lw-loss", { role: "status" }, lossOfEdit(state)),
   );
 }
@@ -185,11 +189,31 @@ function badge(run: RunInfo): Child {
   );
 }
 
+/** How much of the run was taken over from an earlier one; nothing where it was run whole. */
+function reused({ reuse, tokens }: RunInfo): Child {
+  if (!reuse?.n_columns) return null;
+  return h(
+    "span",
+    {
+      class: "lw-badge",
+      title: reuse.text,
+      tabindex: "0",
+      role: "img",
+      "aria-label": `Reuse: ${reuse.text}`,
+    },
+    `${reuse.n_columns} of ${tokens.length} columns kept`,
+  );
+}
+
 /** A few words on the state of the kernel. */
 function activity(state: State): { text: string; kind: string } {
   const { connection, running, progress, traits } = state;
   if (isOffline(state)) return { text: "Saved view: no kernel", kind: "off" };
   if (connection === "gone") return { text: "Kernel gone: run the cell again to reconnect", kind: "off" };
+  if (state.isGenerating) {
+    const counted = progress ? `: ${progress.done} of ${progress.total}` : "";
+    return { text: `Generating${counted}`, kind: "busy" };
+  }
   const amount = progress?.total ? ` ${Math.round((100 * progress.done) / progress.total)} %` : "";
   if (running) return { text: `Running the model${amount}`, kind: "busy" };
   if (connection === "waiting") return { text: "Waiting for the kernel", kind: "busy" };
@@ -218,6 +242,7 @@ export function infoLine(app: App): Child {
     run?.predicts === "same" && h("span.lw-dim", "each cell says what stands at its position"),
     state.draft !== null && !state.running && h("span.lw-dim", "edited, not run"),
     h("span.lw-gap", {}),
+    run && reused(run),
     run && badge(run),
     h("span", { class: `lw-state is-${kind}`, role: "status" }, text),
     kind === "busy" &&

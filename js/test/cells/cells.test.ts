@@ -119,3 +119,25 @@ test("buffers arrive as views, buffers or base64 text, aligned or not", () => {
 test("labels of a run without any are the ids", () => {
   expect(new Cells({ ...run, labels: {} } as RunInfo).label(3)[0]).toBe("#3");
 });
+
+test("the columns that a run took over have the earlier run's numbers, and the others none", () => {
+  const cells = new Cells(run);
+  const layers = [-1, 0, 3];
+  const tile = tileOf(read(layers, [0, 1, 2, 3], { track: [5] }));
+  cells.add(tile);
+  const longer = new Cells({ ...run, id: "longer", tokens: [...run.tokens, 4, 5] });
+  longer.takeOver(cells, 3);
+  for (const layer of layers) {
+    for (const position of [0, 1, 2]) {
+      expect(longer.top(reading, layer, position)).toEqual(cells.top(reading, layer, position));
+      expect(longer.tracked(reading, 5, layer, position)).toEqual(cells.tracked(reading, 5, layer, position));
+    }
+    expect(longer.has(reading, "top", layer, 3)).toBe(false);
+    expect(longer.has(reading, "entropy", layer, 2)).toBe(true);
+  }
+  // what arrives for the longer run is its own
+  longer.add({ ...tile, header: { ...tile.header, run_id: "longer", positions: [3, 8, 9, 10] } });
+  expect(longer.top(reading, 3, 10)).toEqual(cells.top(reading, 3, 3));
+  expect(longer.top(reading, 3, 2)).toEqual(cells.top(reading, 3, 2));
+  expect(cells.has(reading, "top", 3, 8)).toBe(false);
+});

@@ -1,0 +1,44 @@
+import { whenClosed } from "../base/events.ts";
+import type { App } from "./context.ts";
+import { isOffline } from "./selectors.ts";
+
+/** A key is waited for so long before the text is run. */
+const PAUSE_MS = 60;
+/** Where runs take longer than this, one after the other, the grid no longer follows. */
+const SLOW_MS = 1500;
+const MOST_SLOW = 2;
+
+/** Runs the prompt as it is typed: one run at a time, and then the latest text. */
+export class Typing {
+  readonly #app: App;
+  readonly #run: () => Promise<void>;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #n_slow = 0;
+
+  constructor(app: App, run: () => Promise<void>) {
+    this.#app = app;
+    this.#run = run;
+    whenClosed(app.signal, () => clearTimeout(this.#timer));
+  }
+
+  /** The text changed, or a run ended while it changed. */
+  changed(): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => void this.#follow(), PAUSE_MS);
+  }
+
+  async #follow(): Promise<void> {
+    const app = this.#app;
+    const { draft, isLive, running } = app.get();
+    // while something runs, its end leads here again
+    if (!isLive || !draft || running || isOffline(app.get())) return;
+    const started = performance.now();
+    await this.#run();
+    this.#n_slow = performance.now() - started > SLOW_MS ? this.#n_slow + 1 : 0;
+    if (this.#n_slow >= MOST_SLOW) {
+      this.#n_slow = 0;
+      const said = "Live is off: a run of this prompt takes too long here.";
+      app.local({ isLive: false, notice: said, said });
+    }
+  }
+}
