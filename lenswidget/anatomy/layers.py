@@ -10,6 +10,7 @@ from torch import Tensor
 from lenswidget.anatomy.anatomy import Anatomy
 from lenswidget.anatomy.block_sites import BlockSites, edit_for, sum_of
 from lenswidget.anatomy.decomposition import HookPoint, Part
+from lenswidget.anatomy.layer_heads import LayerHeads
 from lenswidget.checks import is_integer
 from lenswidget.errors import AnatomyError, CellError, ShapeError
 from lenswidget.nested import Slot
@@ -178,6 +179,23 @@ class Layer:
         self._replace(node, point, value, there)  # raises where the forward has passed it
         # in place: the block adds what follows to this very tensor, and not only to what the MLP reads
         there.copy_(states)
+
+    @property
+    def heads(self) -> LayerHeads:
+        """What each attention head gives before the output projection: `heads[h]`, `[batch, seq, d_head]`."""
+        units = self._anatomy.units[self.index]
+        if units.heads is None:
+            raise AnatomyError(
+                f"Asked for the heads of layer {self.index} of {self._anatomy.model_class}, which are not "
+                f"offered: {units.refused.get('heads', 'not found')}. Use one of {', '.join(self.offered)}."
+            )
+        point = units.heads.point
+
+        def write(states: Tensor) -> None:
+            node, value = self._at(point)
+            self._replace(node, point, value, states)
+
+        return LayerHeads(self.index, units.heads, lambda: self._read(point), write)
 
     @property
     def offered(self) -> tuple[str, ...]:
