@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Protocol, overload
 
 import torch
@@ -11,6 +12,7 @@ from lenswidget.anatomy.anatomy import Anatomy
 from lenswidget.anatomy.block_sites import BlockSites, edit_for, sum_of
 from lenswidget.anatomy.decomposition import HookPoint, Part
 from lenswidget.anatomy.layer_heads import LayerHeads
+from lenswidget.anatomy.units import Units
 from lenswidget.checks import is_integer
 from lenswidget.errors import AnatomyError, CellError, ShapeError
 from lenswidget.nested import Slot
@@ -183,19 +185,35 @@ class Layer:
     @property
     def heads(self) -> LayerHeads:
         """What each attention head gives before the output projection: `heads[h]`, `[batch, seq, d_head]`."""
+        units = self._units("heads")
+        return LayerHeads(self.index, units, lambda: self._read(units.point), partial(self._set_units, units))
+
+    @property
+    def neurons(self) -> Tensor:
+        """What each neuron of the MLP gives before the last projection, `[batch, seq, neurons]`."""
+        return self._read(self._units("neurons").point)
+
+    @neurons.setter
+    def neurons(self, states: Tensor) -> None:
+        self._set_units(self._units("neurons"), states)
+
+    def unit_inputs(self, kind: str) -> Tensor:
+        """What the last projection of a part takes, `[batch, seq, n * d]`: all "heads", or all "neurons"."""
+        return self._read(self._units(kind).point)
+
+    def _units(self, kind: str) -> Units:
         units = self._anatomy.units[self.index]
-        if units.heads is None:
+        found = units.get(kind)
+        if found is None:
             raise AnatomyError(
-                f"Asked for the heads of layer {self.index} of {self._anatomy.model_class}, which are not "
-                f"offered: {units.refused.get('heads', 'not found')}. Use one of {', '.join(self.offered)}."
+                f"Asked for the {kind} of layer {self.index} of {self._anatomy.model_class}, which are not "
+                f"offered: {units.refused.get(kind, 'not found')}. Use one of {', '.join(self.offered)}."
             )
-        point = units.heads.point
+        return found
 
-        def write(states: Tensor) -> None:
-            node, value = self._at(point)
-            self._replace(node, point, value, states)
-
-        return LayerHeads(self.index, units.heads, lambda: self._read(point), write)
+    def _set_units(self, units: Units, states: Tensor) -> None:
+        node, value = self._at(units.point)
+        self._replace(node, units.point, value, states)
 
     @property
     def offered(self) -> tuple[str, ...]:
