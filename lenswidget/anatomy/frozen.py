@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lenswidget.tolerances import FROZEN_NORM, largest, within
+from lenswidget.tolerances import FROZEN_NORM, PROJECTION, largest, within
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +39,11 @@ def freeze(norm: Callable[[Tensor], Tensor], states: Tensor) -> FrozenNorm | Non
     signs = torch.ones(d, dtype=states.dtype, device=states.device)
     signs[1::2] = -1
     signs[2 * (d // 2) :] = 0  # of an odd width: its mean is to be 0
-    answers = norm(torch.stack([torch.zeros_like(signs), signs])).double()
-    x, y = states.double(), norm(states).double()
-    bias, weight = answers[0], (answers[1] - answers[0]) * signs.double()
+    answers = norm(torch.stack([torch.zeros_like(signs), signs])).cpu().double()
+    if answers.shape[-1] != d:
+        return None
+    x, y = states.cpu().double(), norm(states).cpu().double()
+    bias, weight = answers[0], (answers[1] - answers[0]) * signs.cpu().double()
     found: list[tuple[float, FrozenNorm]] = []
     for is_centred in (False, True):
         unit = weight * (x - x.mean(-1, keepdim=True) if is_centred else x)
@@ -53,3 +55,18 @@ def freeze(norm: Callable[[Tensor], Tensor], states: Tensor) -> FrozenNorm | Non
             missing = float((size * unit + bias - y).abs().max())
             found.append((missing, FrozenNorm(size * weight, bias, is_centred)))
     return min(found, key=lambda item: item[0])[1] if found else None
+
+
+def is_affine(function: Callable[[Tensor], Tensor], rows: Tensor) -> bool:
+    """Whether a function of rows `[n, d]` gives for a sum the sum of what it gives, but for a constant.
+
+    Each number is cut into two shares of unlike size and sign: what acts on numbers one by one, as an
+    activation does, is seen too.
+    """
+    shares = torch.full_like(rows, 1.7)
+    shares[:, 1::2] = -0.4
+    first, second, zero, whole = (
+        function(each).cpu().double() for each in (shares * rows, rows - shares * rows, rows * 0, rows)
+    )
+    size = largest(first) + largest(second)
+    return within(first + second - zero, whole, PROJECTION, size, rows.dtype)

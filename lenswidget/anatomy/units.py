@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lenswidget.anatomy.attention_watch import Attended, AttentionWatch
 from lenswidget.anatomy.block_sites import BlockSites
 from lenswidget.anatomy.decomposition import Addend, HookPoint, candidates
-from lenswidget.anatomy.frozen import FrozenNorm, freeze
+from lenswidget.anatomy.frozen import FrozenNorm, freeze, is_affine
 from lenswidget.anatomy.isolated_block import IsolatedBlock
 from lenswidget.anatomy.recording import Call, probe_ids, watch
 from lenswidget.anatomy.stream import Stream
@@ -69,21 +69,22 @@ class UnitSplit:
     """A part at one row: affine in what its projection takes, a norm behind it held at its scale.
 
     Attributes:
+        inputs: `[n * d]`, what the projection takes there.
         constant: `[d_model]` float64, what the part adds where its units give 0: biases.
     """
 
     units: Units
+    inputs: Tensor
     constant: Tensor
     _projection: Callable[[Tensor], Tensor]
     _frozen: FrozenNorm | None
-    _inputs: Tensor
     _zero: Tensor
 
     @classmethod
     def of(cls, units: Units, block: nn.Module, inputs: Tensor) -> "UnitSplit":
         """See `Units.split`."""
         project = _rows_through(block.get_submodule(units.point.path))
-        zero, given = project(torch.stack([torch.zeros_like(inputs), inputs])).double()
+        zero, given = project(torch.stack([torch.zeros_like(inputs), inputs])).cpu().double()
         frozen = None
         if units.norm is not None:
             norm = _rows_through(block.get_submodule(units.norm))
@@ -92,20 +93,20 @@ class UnitSplit:
         constant = units.before * zero
         if frozen is not None:
             constant = frozen.linear(constant[None])[0] + frozen.bias
-        return cls(units, units.after * constant, project, frozen, inputs, zero)
+        return cls(units, inputs, units.after * constant, project, frozen, zero)
 
     def added(self, unit_ids: Sequence[int]) -> Tensor:
         """What some units add, `[units, d_model]` float64."""
         width = self.units.n * self.units.d
-        masked = torch.zeros(len(unit_ids), width, dtype=self._inputs.dtype, device=self._inputs.device)
+        masked = torch.zeros(len(unit_ids), width, dtype=self.inputs.dtype, device=self.inputs.device)
         for row, unit in enumerate(unit_ids):
             at = self.units.slice(unit)
-            masked[row, at] = self._inputs[at]
+            masked[row, at] = self.inputs[at]
         return self.carry(masked)
 
     def carry(self, inputs: Tensor) -> Tensor:
         """What the part adds for `[rows, n * d]` of the projection's input, `[rows, d_model]` float64."""
-        given = self.units.before * (self._projection(inputs).double() - self._zero)
+        given = self.units.before * (self._projection(inputs).cpu().double() - self._zero)
         if self._frozen is not None:
             given = self._frozen.linear(given)
         return self.units.after * given
@@ -113,9 +114,9 @@ class UnitSplit:
     def weights(self, direction: Tensor) -> Tensor:
         """How much each number of the projection's input counts along a direction `[d_model]`, `[n * d]`."""
         with torch.enable_grad(), torch.inference_mode(False):
-            at = torch.zeros_like(self._inputs).clone().requires_grad_()
-            along = self.carry(at[None])[0] @ direction.double().clone()
-            return torch.autograd.grad(along, at)[0].detach().double()
+            at = torch.zeros_like(self.inputs).clone().requires_grad_()
+            along = self.carry(at[None])[0] @ direction.cpu().double().clone()
+            return torch.autograd.grad(along, at)[0].detach().cpu().double()
 
 
 @dataclass(frozen=True)
@@ -274,18 +275,11 @@ class _Finder:
         rows = taken.reshape(-1, taken.shape[-1])[:4]
         try:
             through = _rows_through(self.isolated.block.get_submodule(call.path))
-            half = torch.zeros_like(rows)
-            half[:, ::2] = rows[:, ::2]
-            whole, first, second, zero = (
-                through(x).double() for x in (rows, half, rows - half, torch.zeros_like(rows))
-            )
+            whole, can_split = through(rows).cpu().double(), is_affine(through, rows)
         except Exception:
             return False
-        own = given.reshape(-1, given.shape[-1])[:4].double()
-        size = largest(first) + largest(second)
-        return within(first + second - zero, whole, PROJECTION, size, taken.dtype) and within(
-            whole, own, PROJECTION, size, taken.dtype
-        )
+        own = given.reshape(-1, given.shape[-1])[:4].cpu().double()
+        return can_split and within(whole, own, PROJECTION, largest(own), taken.dtype)
 
     def _through_norm(self, target: Tensor) -> tuple[str, float, Tensor] | None:
         for call, scale in self._giving(target):
@@ -346,7 +340,7 @@ class _Finder:
         """The shares of all units, and the constant, sum to what the part adds."""
         split = units.split(self.isolated.block, self._taken())
         added = split.added(range(units.n)) if units.d > 1 else split.carry(self._taken()[None])
-        whole = self.addend.scale * self.isolated.value(self.addend.point, self.calls)[0, -1].double()
+        whole = self.addend.scale * self.isolated.value(self.addend.point, self.calls)[0, -1].cpu().double()
         size = largest(added) + largest(whole) + largest(split.constant)
         if not within(added.sum(0) + split.constant, whole, PROJECTION, size, self.isolated.dtype):
             raise _NotFoundError(f"their shares through {units.point.path} do not sum to the part")
@@ -354,7 +348,7 @@ class _Finder:
 
 def _is_output(each: Attended, taken: Tensor) -> bool:
     output = each.output().flatten()
-    return within(output, taken.double(), ATTENTION_ROW, largest(output), taken.dtype)
+    return within(output, taken.cpu().double(), ATTENTION_ROW, largest(output), taken.dtype)
 
 
 def _rows_through(module: nn.Module) -> Callable[[Tensor], Tensor]:

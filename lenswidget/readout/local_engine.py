@@ -127,6 +127,7 @@ class LocalEngine:
                 _capture=lambda site: capture(site)[0],
                 _own=own,
                 _check=functools.partial(_fidelity, tail, streams[-1], own),
+                _model=model,
             )
             for site in spec.sites:
                 run.states(site, [0], [0])
