@@ -1,5 +1,6 @@
 """Takes a cell's logit apart: by part, head, neuron or source position."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,7 @@ def attribute(
     foil: Any = None,
     by: str = "part",
     lens: LensLike = None,
+    layers: Collection[int] | None = None,
     is_measured: bool = True,
 ) -> Attribution:
     """Take the logit of a token at one cell apart into what the blocks below added there.
@@ -53,6 +55,7 @@ def attribute(
             the strongest, and all others of a layer as one term) or "source" (attention by the positions that
             it read: `alpha v W_O`, summed over heads).
         lens: an affine one; None is the logit lens.
+        layers: whose parts are split where `by` is not "part"; all unless given.
         is_measured: whether each term is taken out of the cell as well, and the logit read again.
     Raises:
         CellError: a cell, token or layer that is not there.
@@ -66,7 +69,7 @@ def attribute(
         raise LensError(f"Asked to attribute by {by!r:.40}. Use one of {', '.join(BY)}.")
     # directions are gradients, which inference mode keeps none of
     with torch.inference_mode(False), torch.no_grad():
-        return _attributed(run, layer, position, token, foil, by, lens, is_measured)
+        return _attributed(run, layer, position, token, foil, by, lens, layers, is_measured)
 
 
 def _attributed(
@@ -77,6 +80,7 @@ def _attributed(
     foil: Any,
     by: str,
     lens: LensLike,
+    layers: Collection[int] | None,
     is_measured: bool,
 ) -> Attribution:
     run.check(Cells([layer], [position]))
@@ -88,10 +92,11 @@ def _attributed(
     ids = _token_ids(run, layer, position, found, token, foil)
     direction = CellDirection(run, layer, position, found, ids)
     units, _ = _UNITS.get(by, ((), ""))
-    watched = range(layer + 1) if by == "source" else ()
+    split = [index for index in range(layer + 1) if layers is None or index in layers]
+    watched = split if by == "source" else ()
     kept = read_parts(run, layer, position, units=(units,) if units else (), attention=watched)
     with held(model.hf_model):
-        terms = _Splitter(run, layer, position, by, direction).terms(kept)
+        terms = _Splitter(run, layer, position, by, split, direction).terms(kept)
     removed = torch.stack(terms.vectors)
     measured = np.full(len(terms.names), np.nan)
     if is_measured:
@@ -162,9 +167,11 @@ class _Terms:
 class _Splitter:
     """Turns what the blocks added into terms."""
 
-    def __init__(self, run: Run, layer: int, position: int, by: str, direction: CellDirection) -> None:
+    def __init__(
+        self, run: Run, layer: int, position: int, by: str, layers: list[int], direction: CellDirection
+    ) -> None:
         self._run, self._layer, self._position, self._by = run, layer, position, by
-        self._direction = direction
+        self._direction, self._layers = direction, layers
         self._terms = _Terms()
         self._strong: set[tuple[int, int]] = set()
 
@@ -205,7 +212,7 @@ class _Splitter:
     def _split(self, layer: int, parts: LayerParts) -> UnitSplit | None:
         """How a layer's part falls into units; None, and a note, where that did not verify."""
         kind, name = _UNITS.get(self._by, ("", ""))
-        if not kind or name not in parts.added:
+        if not kind or name not in parts.added or layer not in self._layers:
             return None
         anatomy = self._run.tail.anatomy
         units = anatomy.units[layer].get(kind)
