@@ -12,7 +12,7 @@ from lenswidget.widget.requests import WhyRequest
 
 
 class WhyTerm(TypedDict):
-    """One term; `WhyTerm` in `protocol.ts`. `unit` is a head, a neuron or a position that was read, else -1."""
+    """One term; `WhyTerm` in `protocol.ts`. `unit` is a head, a neuron or a position read, else -1."""
 
     kind: str
     layer: int

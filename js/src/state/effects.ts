@@ -6,6 +6,7 @@ import type { App } from "./context.ts";
 import type { Action } from "./reduce.ts";
 import { boxText, cardOf, drawnId, isOffline, sameCell } from "./selectors.ts";
 import { type CardState, MAIN, type State } from "./state.ts";
+import { followWhy } from "./why.ts";
 
 const N_MATCHES = 12;
 const FORMS_ASKED = 60;
@@ -26,6 +27,7 @@ export class Effects {
 
   after(action: Action, before: State, after: State): void {
     if (before.cards !== after.cards) this.#decodeDue(after);
+    if (before !== after) followWhy(this.#app);
     switch (action.type) {
       case "traits":
         this.#tellSelection(action.traits.selection);
