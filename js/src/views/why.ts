@@ -21,6 +21,8 @@ import { button, promptChip, select } from "./elements.ts";
 
 /** How many pieces of a layer are listed. */
 const N_LISTED: Record<Piece, number> = { head: 8, source: 5, neuron: 5 };
+/** A measured end this far from the bar's own, in percent of the width, is drawn. */
+const LEAST_MISS = 0.7;
 const HEADINGS: Record<Piece, string> = { head: "Heads", source: "Reads from", neuron: "Neurons" };
 
 interface Bar {
@@ -96,7 +98,7 @@ function bar({ term, from, to }: Bar, place: (x: number) => number): Child {
   const percent = (x: number) => `${x.toFixed(2)}%`;
   return [
     h(`i.lw-whybar ${half} ${sign}`, { style: { left: percent(start), width: percent(end - start) } }),
-    Number.isFinite(measured) &&
+    Math.abs(place(measured) - place(to - from)) > LEAST_MISS &&
       h(`i.lw-whytick ${half}`, { style: { left: percent(place(from + measured)) } }),
   ];
 }
