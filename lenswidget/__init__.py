@@ -10,6 +10,9 @@ from lenswidget.lenses.jacobian import JacobianLens
 from lenswidget.lenses.lens import LogitLens
 from lenswidget.lenses.load import load_lens
 from lenswidget.lenses.tuned import TunedLens
+from lenswidget.readout.attention import Attention, attention
+from lenswidget.readout.attribute import attribute
+from lenswidget.readout.attribution import Attribution
 from lenswidget.readout.card import Card, decode
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.compare import compare
@@ -24,6 +27,8 @@ from lenswidget.versions import __version__ as __version__
 from lenswidget.widget.widget import LensWidget
 
 __all__ = [
+    "Attention",
+    "Attribution",
     "Card",
     "CausalMap",
     "Cells",
@@ -39,6 +44,8 @@ __all__ = [
     "Survey",
     "TracedModel",
     "TunedLens",
+    "attention",
+    "attribute",
     "causal_map",
     "compare",
     "decode",

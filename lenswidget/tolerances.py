@@ -116,6 +116,19 @@ SAME_CONTEXT = Tolerance(
     "Far above rounding in 8 bits, far below what other words before a token change.", share=0.03
 )
 
+FROZEN_NORM = Tolerance(
+    "A norm written out in float64, beside the same in the model's dtype, at its largest output.",
+    spacings=8.0,
+)
+PROJECTION = Tolerance(
+    "An affine map of a sum beside the sum of its parts, at its largest output: kernels round each.",
+    spacings=16.0,
+)
+ATTENTION_ROW = Tolerance(
+    "One row of weights times values, beside what the model's own kernel gave, at the largest of these.",
+    spacings=16.0,
+)
+
 # --- the model as a whole
 
 PADDING = Tolerance(

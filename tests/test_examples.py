@@ -36,6 +36,14 @@ def test_example_runs_from_top_to_bottom(path, tmp_path):
         assert all(found[-1] == 29 for found in layers.values())
         assert min(layers["jacobian"]) <= 24 < min(layers["logit"])
         assert (tmp_path / "lens.html").exists()
+    if path.stem == "heads":
+        assert "L23 head 4" in shown["heads"].splitlines()[1]
+        assert "iffel" in shown["looks"].splitlines()[1]
+        effects, control = (ast.literal_eval(shown[name]) for name in ("switch", "control"))
+        assert max(effects.values()) < -0.25
+        assert control["head 4"] < -1 < control["worst of them"] < -0.5
+        assert abs(control["its neighbours"]) < 0.1
+        assert "1     5" in shown["map"]
     if path.stem == "colosseum":
         patched, control = (ast.literal_eval(shown[name]) for name in ("patch", "control"))
         assert patched["no edit"] < 0.001

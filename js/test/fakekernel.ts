@@ -1,4 +1,13 @@
-import type { Card, CardRef, CellRef, Incoming, RunInfo } from "../src/kernel/protocol.ts";
+import type {
+  Card,
+  CardRef,
+  CellRef,
+  Incoming,
+  RunInfo,
+  Why,
+  WhyRequest,
+  WhyTerm,
+} from "../src/kernel/protocol.ts";
 import { DEFAULTS, type Traits } from "../src/kernel/traits.ts";
 import type { HostModel } from "../src/kernel/transport.ts";
 import { D_VOCAB, type FakeRead, fakeCard, fakeReadout, labelOf, order, VOCABULARY } from "./fakenumbers.ts";
@@ -158,6 +167,8 @@ export class FakeKernel implements HostModel {
         );
         return { value: { matches: ids.map((id) => ({ id, label: labelOf(id) })) } };
       }
+      case "why":
+        return { value: fakeWhy(message as never) };
       case "code":
         return { value: { code: "with model.trace(prompt):\n    ..." } };
       default:
@@ -261,4 +272,39 @@ export class FakeKernel implements HostModel {
   n_listeners(): number {
     return [...this.#callbacks.values()].reduce((sum, set) => sum + set.size, 0);
   }
+}
+
+/** Terms of 1 for each attention and -0.5 for each MLP up to the layer; pieces of a layer likewise. */
+function fakeWhy({ run_id, layer, position, lens, token, foil, by, of_layer }: WhyRequest): Why {
+  const term = (kind: string, at: number, unit: number, predicted: number): WhyTerm => ({
+    kind,
+    layer: at,
+    unit,
+    name: unit < 0 ? `L${at} ${kind}` : `L${at} ${kind} ${unit}`,
+    predicted,
+    measured: predicted * 0.9,
+  });
+  const layers = Array.from({ length: layer + 1 }, (_, i) => i);
+  const parts = layers.flatMap((i) => [term("attn", i, -1, 1), term("mlp", i, -1, -0.5)]);
+  const units = [0, 1, 2].map((unit) => term(by, of_layer ?? 0, unit, 1 / (unit + 2)));
+  const terms = by === "part" ? [term("embed", -1, -1, 2), ...parts] : units;
+  const total = terms.reduce((sum, { predicted }) => sum + Number(predicted), 0);
+  const named = (id: number) => ({ id, label: labelOf(id) });
+  return {
+    run_id,
+    layer,
+    position,
+    lens,
+    by,
+    token: named(token),
+    foil: foil === null ? null : named(foil),
+    terms,
+    total,
+    remainder: 1e-6,
+    before_cap: total + 1e-6,
+    logit: total + 1e-6,
+    cap: null,
+    before: null,
+    notes: [],
+  };
 }

@@ -11,6 +11,7 @@ from lenswidget.anatomy.fidelity import Fidelity
 from lenswidget.anatomy.recording import Recording
 from lenswidget.anatomy.stream import Stream
 from lenswidget.anatomy.tail_chain import TailStep
+from lenswidget.anatomy.units import UNITS, BlockUnits
 from lenswidget.models.split_forward import SplitForward
 
 
@@ -69,6 +70,12 @@ class Anatomy:
     bypass: Bypass = field(compare=False)
     find_split: Callable[[], SplitForward] = field(compare=False)
     probe: Recording = field(compare=False)
+    find_units: Callable[[], tuple[BlockUnits, ...]] | None = field(default=None, compare=False)
+
+    @property
+    def units(self) -> tuple[BlockUnits, ...]:
+        """Per row, the heads and neurons of its block; found when first asked for, by one more forward."""
+        return (BlockUnits(),) * self.n_layers if self.find_units is None else self.find_units()
 
     @property
     def split(self) -> SplitForward:
@@ -100,7 +107,7 @@ class Anatomy:
 
 def describe(anatomy: Anatomy) -> str:
     """An `Anatomy` in several lines: the blocks, the way to the logits, the sites of each kind of block."""
-    return "\n".join([*_head(anatomy), *_sites(anatomy.sites)])
+    return "\n".join([*_head(anatomy), *_sites(anatomy.sites, anatomy.units)])
 
 
 def _head(anatomy: Anatomy) -> Iterator[str]:
@@ -131,23 +138,24 @@ def _loop(anatomy: Anatomy) -> str:
     return f"each block runs {times} times in one forward; layers 0, 1, ... are {rows}, ..."
 
 
-def _sites(sites: Sequence[BlockSites]) -> Iterator[str]:
-    for key, group in groupby(enumerate(sites), key=lambda item: _lines(item[1])):
-        layers = [layer for layer, _ in group]
+def _sites(sites: Sequence[BlockSites], units: Sequence[BlockUnits]) -> Iterator[str]:
+    for key, group in groupby(range(len(sites)), key=lambda layer: _lines(sites[layer], units[layer])):
+        layers = list(group)
         span = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"
         yield f"  {span}: {key[0]}"
         yield from key[1:]
 
 
-def _lines(sites: BlockSites) -> tuple[str, ...]:
+def _lines(sites: BlockSites, units: BlockUnits) -> tuple[str, ...]:
     found: list[tuple[str, Any]] = [
         ("attn_out", sites.attn),
         ("resid_mid", sites.mid),
         ("mlp_out", sites.mlp),
     ]
     lines = [f"    {name:<9} = {where}" for name, where in found if name not in sites.refused]
+    lines += [f"    {kind:<9} = {units.get(kind)}" for kind in UNITS if units.get(kind) is not None]
     reasons: dict[str, list[str]] = {}
-    for name, reason in sites.refused.items():
+    for name, reason in (*sites.refused.items(), *units.refused.items()):
         reasons.setdefault(reason, []).append(name)
     lines += [f"    not offered: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
     return (sites.kind, *lines, *(f"    note: {note}" for note in sites.notes))

@@ -1,7 +1,9 @@
 """What one watched forward tells about a model: its blocks, its stream, its way to the logits."""
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from lenswidget.anatomy.isolated_block import IsolatedBlock
 from lenswidget.anatomy.recording import Call, Recording, probe_ids, watch
 from lenswidget.anatomy.stream import Stream, layouts
 from lenswidget.anatomy.tail_chain import TailStep, trace_tail
+from lenswidget.anatomy.units import kept_units
 from lenswidget.errors import AnatomyError, LensError
 from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import (
@@ -261,6 +264,7 @@ def _with_tail(hf_model: nn.Module, seen: Recording, found: Anatomy, final_norm:
             f"{type(hf_model).__name__}. Pass the path of the norm before {found.unembed}."
         )
     sites = tuple(_sites(hf_model, seen, found))
+    paths = tuple((row.path, row.call) for row in found.rows)
     # only the end of the watched forward is kept: the rest would take memory as long as the model lives
     last = replace(seen.by_path()[found.rows[-1].path][-1], inputs=None, taken={})
     probe = Recording(seen.ids, [last], seen.logits)
@@ -272,6 +276,7 @@ def _with_tail(hf_model: nn.Module, seen: Recording, found: Anatomy, final_norm:
         final_norm=norm,
         sites=sites,
         probe=probe,
+        find_units=partial(kept_units, weakref.ref(hf_model), paths, found.streams, sites),
         is_causal=is_causal,
         predicts=predicts,
     )

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Protocol, overload
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from lenswidget.anatomy.anatomy import Anatomy
 from lenswidget.anatomy.block_sites import BlockSites, edit_for, sum_of
 from lenswidget.anatomy.decomposition import HookPoint, Part
+from lenswidget.anatomy.layer_heads import LayerHeads
+from lenswidget.anatomy.units import Units
 from lenswidget.checks import is_integer
 from lenswidget.errors import AnatomyError, CellError, ShapeError
 from lenswidget.nested import Slot
@@ -178,6 +181,39 @@ class Layer:
         self._replace(node, point, value, there)  # raises where the forward has passed it
         # in place: the block adds what follows to this very tensor, and not only to what the MLP reads
         there.copy_(states)
+
+    @property
+    def heads(self) -> LayerHeads:
+        """What each attention head gives before the output projection: `heads[h]`, `[batch, seq, d_head]`."""
+        units = self._units("heads")
+        return LayerHeads(self.index, units, lambda: self._read(units.point), partial(self._set_units, units))
+
+    @property
+    def neurons(self) -> Tensor:
+        """What each neuron of the MLP gives before the last projection, `[batch, seq, neurons]`."""
+        return self._read(self._units("neurons").point)
+
+    @neurons.setter
+    def neurons(self, states: Tensor) -> None:
+        self._set_units(self._units("neurons"), states)
+
+    def unit_inputs(self, kind: str) -> Tensor:
+        """What the last projection of a part takes, `[batch, seq, n * d]`: all "heads", or all "neurons"."""
+        return self._read(self._units(kind).point)
+
+    def _units(self, kind: str) -> Units:
+        units = self._anatomy.units[self.index]
+        found = units.get(kind)
+        if found is None:
+            raise AnatomyError(
+                f"Asked for the {kind} of layer {self.index} of {self._anatomy.model_class}, which are not "
+                f"offered: {units.refused.get(kind, 'not found')}. Use one of {', '.join(self.offered)}."
+            )
+        return found
+
+    def _set_units(self, units: Units, states: Tensor) -> None:
+        node, value = self._at(units.point)
+        self._replace(node, units.point, value, states)
 
     @property
     def offered(self) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.errors import Cancelled, LensError
 from lenswidget.interventions.effects import Array, CausalMap
 from lenswidget.interventions.gradients import site_gradients
-from lenswidget.interventions.map_request import MapRequest
+from lenswidget.interventions.head_map import HeadMapper, removed
+from lenswidget.interventions.map_request import HEADS, MapRequest
 from lenswidget.interventions.patched_rows import WAYS, Cell, PatchedRows
 from lenswidget.models.facts import held
 from lenswidget.models.prompts import Prompt
@@ -48,7 +49,8 @@ def causal_map(
         clean: the prompt that has the answer.
         corrupt: one of as many tokens that has not; None for a map of `ablate`.
         answer, foil: tokens, as ids or as texts that are one token.
-        site: `resid_pre`, `resid_mid`, `resid_post`, `attn_out` or `mlp_out`.
+        site: `resid_pre`, `resid_mid`, `resid_post`, `attn_out` or `mlp_out`; or "heads", whose grid is
+            `[layers, heads]`: each head in turn, at all of `positions` together.
         metric: "logit_diff", the answer's logit less the foil's, or "log_prob" of the answer in nats. Unless
             given, the first where there is a foil.
         ablate: "zero", or "mean" over the prompt's positions, in place of a corrupt prompt.
@@ -71,8 +73,12 @@ def causal_map(
     asked = MapRequest.checked(
         model, clean, corrupt, answer, foil, site, metric, ablate, measure, layers, positions
     )
-    _ = model.anatomy  # found before the model is taken for unchanged
+    _ = (
+        model.anatomy.units if asked.site == HEADS else model.anatomy
+    )  # found before the model is taken for unchanged
     with held(model.hf_model), reporting(progress, "causal map", "cell") as report:
+        if asked.site == HEADS:
+            return HeadMapper(model, asked, report, cancelled).map()
         return _Mapper(model, asked, report, cancelled).map()
 
 
@@ -115,8 +121,8 @@ class _Mapper:
         m_clean, m_corrupt = float(asked.metric(clean.logits)[0]), float("nan")
         grids: dict[str, Array] = {}
         if asked.corrupt is None:
-            removed = {layer: _removed(asked.ablate, states) for layer, states in clean.states.items()}
-            back = there = _Sweep(clean, removed, m_clean)
+            new = {layer: removed(asked.ablate, states) for layer, states in clean.states.items()}
+            back = there = _Sweep(clean, new, m_clean)
         else:
             corrupt = PatchedRows.of(model, asked.corrupt, asked.site)
             m_corrupt = float(asked.metric(corrupt.logits)[0])
@@ -250,10 +256,3 @@ class _Mapper:
     def _stop_if_asked(self) -> None:
         if self._cancelled is not None and self._cancelled():
             raise Cancelled(f"The causal map was stopped after {self._done} of {self._total} cells.")
-
-
-def _removed(ablate: str | None, states: Tensor) -> Tensor:
-    """What is put in place of `[seq, d_model]`."""
-    if ablate == "zero":
-        return torch.zeros_like(states)
-    return states.float().mean(0, keepdim=True).to(states.dtype).expand_as(states)

@@ -9,10 +9,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lenswidget.anatomy.protocol import ReadableModel
+from lenswidget.anatomy.units import Units
 from lenswidget.errors import AnatomyError, EditError, ModelError
 from lenswidget.interventions.directions import check_apart, random_like, token_directions
 from lenswidget.interventions.places import covers_generated, layers_of, positions_of, token_positions
-from lenswidget.interventions.recipe import Edit, HasRecipe
+from lenswidget.interventions.recipe import UNIT_SITES, Edit, HasRecipe
 from lenswidget.models.hf_model import uncached
 from lenswidget.models.token_ids import token_id
 
@@ -45,6 +46,7 @@ class Change:
         where: per batch row, the edited positions in the model's own sequence, rising.
         generated: whether the positions that a generation adds are edited.
         rule: gives the new states of the edited positions.
+        units: where the edited heads or neurons lie; None where the whole site is edited.
     """
 
     edit: Edit
@@ -52,6 +54,7 @@ class Change:
     where: list[Tensor]
     generated: bool
     rule: Rule
+    units: Units | None = None
 
     def __call__(self, states: Float[Tensor, "batch seq d_model"], moment: Moment) -> Tensor:
         """The states with the change made, a new tensor; the very same where nothing is edited."""
@@ -133,11 +136,58 @@ class _Maker:
         # a strength of 0 is no change at all, and leaves every bit as it is
         if edit.strength == 0 and edit.op != "scale":
             return []
+        units = [self._units(layer) for layer in layers]
         make: Callable[[list[int], list[list[int]]], list[Rule]] = getattr(self, f"_{edit.op}")
-        rules = make(layers, columns)
+        made = zip(layers, make(layers, columns), units, strict=True)
         return [
-            Change(edit, layer, where, generated, rule) for layer, rule in zip(layers, rules, strict=True)
+            Change(edit, layer, where, generated, rule if at is None else self._at_units(rule, at), at)
+            for layer, rule, at in made
         ]
+
+    # --- heads and neurons
+
+    def _units(self, layer: int) -> Units | None:
+        """Where the edited units of a layer lie; None where the whole site is edited."""
+        asked, anatomy = self.edit.units, self.model.anatomy
+        if asked is None:
+            return None
+        kind, ids = asked
+        found = anatomy.units[layer].get(kind)
+        if found is None:
+            raise AnatomyError(
+                f"Asked to edit {kind} of layer {layer} of {anatomy.model_class}, which are not offered: "
+                f"{anatomy.units[layer].refused.get(kind, 'not found')}. Edit the whole of {self.edit.site}."
+            )
+        if ids[-1] >= found.n:
+            raise EditError(
+                f"Asked to edit {kind} {ids[-1]} of {found.n} in layer {layer}. Use 0 to {found.n - 1}."
+            )
+        return found
+
+    def _at_units(self, rule: Rule, units: Units) -> Rule:
+        """The rule for the columns of the edited units alone."""
+        columns = self._unit_columns(units)
+
+        def new(rows: Tensor, states: Tensor, moment: Moment) -> Tensor:
+            at = columns.to(rows.device)
+            changed = rows.clone()
+            changed[:, at] = rule(rows[:, at], states[..., at], moment)
+            return changed
+
+        return new
+
+    def _unit_columns(self, units: Units) -> Tensor:
+        assert self.edit.units is not None
+        return torch.cat([torch.arange(units.n * units.d)[units.slice(unit)] for unit in self.edit.units[1]])
+
+    def _read(self, inputs: dict[str, Any], edits: Sequence[Edit], layers: list[int]) -> dict[int, Tensor]:
+        """What is edited, in another forward: by layer, `[batch, seq, width]`."""
+        asked = self.edit.units
+        if asked is None:
+            return read_states(self.model, inputs, edits, self.edit.site, layers)
+        columns = {layer: self._unit_columns(units) for layer in layers if (units := self._units(layer))}
+        found = read_states(self.model, inputs, edits, asked[0], layers)
+        return {layer: states[..., columns[layer].to(states.device)] for layer, states in found.items()}
 
     # --- the rules, one per layer
 
@@ -255,10 +305,12 @@ class _Maker:
         rules: list[Rule] = []
         for layer in layers:
             states = self._source_states(edit.from_layer if edit.from_layer is not None else layer, at)
-            if states.shape[-1] != self.model.anatomy.d_model:
+            units = self._units(layer)
+            width = self.model.anatomy.d_model if units is None else len(self._unit_columns(units))
+            if states.shape[-1] != width:
                 raise EditError(
-                    f"The source of the patch is {states.shape[-1]} wide and the stream "
-                    f"{self.model.anatomy.d_model}. Patch from a model of the same width."
+                    f"The source of the patch is {states.shape[-1]} wide and what is edited {width}. Patch "
+                    "from a model, or a layer, of the same width."
                 )
             rules.append(_fixed(self._blend, states.float()))
         return rules
@@ -294,7 +346,7 @@ class _Maker:
         n = 0
         for text in self.edit.texts:
             inputs = dict(self.model.tokenize(text))
-            states = read_states(self.model, inputs, (), self.edit.site, layers)
+            states = self._read(inputs, (), layers)
             n += sum(len(row) for row in token_positions(inputs))
             for layer, found in states.items():
                 total = found.double().sum(dim=(0, 1)) if found.device.type != "mps" else found.sum((0, 1))
@@ -306,14 +358,15 @@ class _Maker:
         source, spec, site = self.edit.source, self.edit.source_spec, self.edit.site
         assert spec is not None
         if isinstance(source, HasRecipe):
-            if source.is_current:
+            if source.is_current and self.edit.units is None:
                 return source.states(site, [layer] * len(columns), columns)
-            raise ModelError(
-                "Asked to patch from a run whose model has changed since. Run it again, or pass its recipe, "
-                "run.spec."
-            )
+            if not source.is_current:
+                raise ModelError(
+                    "Asked to patch from a run whose model has changed since. Run it again, or pass its "
+                    "recipe, run.spec."
+                )
         layers_of(Edit("zero", site=site, layers=layer), self.model.anatomy.n_layers)
-        found = read_states(self.model, dict(spec.prompt.model_inputs), spec.active_edits, site, [layer])
+        found = self._read(dict(spec.prompt.model_inputs), spec.active_edits, [layer])
         at = torch.tensor(columns) if spec.prompt.columns is None else spec.prompt.columns[columns]
         return found[layer][0, at.to(found[layer].device)]
 
@@ -321,12 +374,19 @@ class _Maker:
 def read_states(
     model: ReadableModel, inputs: dict[str, Any], edits: Sequence[Edit], site: str, layers: Sequence[int]
 ) -> dict[int, Tensor]:
-    """A site in one forward, by layer, `[batch, seq, d_model]` each, in the model's dtype."""
+    """A site in one forward, by layer, `[batch, seq, d_model]` each, in the model's dtype.
+
+    Args:
+        site: or "heads" or "neurons": what the last projection of that part takes.
+    """
     found: dict[int, Tensor] = {}
     options = {**uncached(model.hf_model), **({"edits": list(edits)} if edits else {})}
     with model.lock, torch.no_grad(), model.trace(inputs, **options):
         for layer in sorted(layers):
-            states = model.layers.embed if layer < 0 else getattr(model.layers[layer], site)
+            if site in UNIT_SITES:
+                states = model.layers[layer].unit_inputs(site)
+            else:
+                states = model.layers.embed if layer < 0 else getattr(model.layers[layer], site)
             found[layer] = states.detach().clone()
     return found
 

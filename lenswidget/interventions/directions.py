@@ -38,7 +38,7 @@ def token_directions(
     n_layers = model.anatomy.n_layers
     check_carried(found, [layer], n_layers)
     rows = _unembed_rows(model, ids)
-    return rows if layer == n_layers - 1 else _pulled_back(found, layer, rows)
+    return rows if layer == n_layers - 1 else pulled_back(found, layer, rows)
 
 
 def check_apart(directions: Tensor, tokens: Any) -> None:
@@ -106,7 +106,7 @@ def _dtype(model: ReadableModel) -> torch.dtype:
     return found
 
 
-def _pulled_back(lens: Lens, layer: int, rows: Tensor) -> Tensor:
+def pulled_back(lens: Lens, layer: int, rows: Tensor) -> Tensor:
     """Each row `w` times the lens's matrix, `[tokens, d_model]`: the gradient of `w . transport(x)`."""
     with torch.enable_grad(), torch.inference_mode(False):
         rows = rows.clone()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lenswidget.anatomy.anatomy import Anatomy
 from lenswidget.anatomy.decomposition import HookPoint, Part
+from lenswidget.anatomy.units import Units
 from lenswidget.interventions.changes import Change, Moment
 from lenswidget.interventions.places import token_positions
 
@@ -80,8 +81,12 @@ class _ForwardHooks:
         for layer, group in groupby(by_layer, key=lambda change: change.layer):
             of_layer = list(group)
             for site in dict.fromkeys(change.edit.site for change in of_layer):
-                at_site = [change for change in of_layer if change.edit.site == site]
-                self._set_at(layer, site, at_site)
+                at_site = [c for c in of_layer if c.edit.site == site and c.units is None]
+                if at_site:
+                    self._set_at(layer, site, at_site)
+            for units in dict.fromkeys(change.units for change in of_layer):
+                if units is not None:
+                    self._set_units(layer, units, [c for c in of_layer if c.units == units])
 
     def remove(self) -> None:
         """Remove all hooks; calling it again does nothing."""
@@ -135,6 +140,22 @@ class _ForwardHooks:
                 part = sites.attn if site == "attn_out" else sites.mlp
                 assert part is not None
                 self._set_part(block, row, part, shape, changes)
+
+    def _set_units(self, layer: int, units: Units, changes: list[Change]) -> None:
+        stream = self._anatomy.streams[layer]
+        block = self._root.get_submodule(self._anatomy.rows[layer].path)
+        shape: list[torch.Size] = []
+
+        def measure(args: Any, kwargs: Any) -> None:
+            shape[:] = [stream.entering(args, kwargs).shape[:2]]
+
+        def change(args: Any, kwargs: Any) -> Any:
+            states = units.point.read((args, kwargs), shape[0])
+            changed = self._changed(states, changes)
+            return None if changed is states else units.point.write((args, kwargs), changed)
+
+        self._on_input(block, layer, measure)
+        self._on_input(block.get_submodule(units.point.path), layer, change)
 
     def _set_mid(
         self, block: nn.Module, row: int, point: HookPoint, shape: list[torch.Size], changes: list[Change]

@@ -38,6 +38,8 @@ class CausalMap:
         error: the largest difference of a logit between that way and whole forwards, in the cells checked.
         n_checked: how many cells were compared with whole forwards; 0 where whole forwards are what was run.
         tokenizer: what turns ids into text, or None.
+        heads: `[n]` int64 of a map by head, whose grids are `[layers, heads]`: `positions` are then those
+            that were changed together; None of a map by position.
     """
 
     site: str
@@ -59,6 +61,7 @@ class CausalMap:
     error: float
     n_checked: int
     tokenizer: Any = field(default=None)
+    heads: Array | None = None
 
     @property
     def denoising(self) -> Array | None:
@@ -86,19 +89,20 @@ class CausalMap:
         return None if metric is None else (metric - self.corrupt) / (self.clean - self.corrupt)
 
     def to_dataframe(self) -> Any:
-        """A pandas frame with a row per cell: its tokens, the metric of each grid, and the effects.
+        """A pandas frame with a row per cell, or head: its tokens, the metric of each grid, and the effects.
 
         Raises:
             LensError: pandas is not installed.
         """
         pd = import_pandas()
-        n_rows, n_columns = len(self.layers), len(self.positions)
+        across = self.positions if self.heads is None else self.heads
+        n_rows, n_columns = len(self.layers), len(across)
         columns: dict[str, Any] = {
             "layer": np.repeat(self.layers, n_columns),
-            "position": np.tile(self.positions, n_rows),
+            "position" if self.heads is None else "head": np.tile(across, n_rows),
         }
         for name, ids in (("clean", self.clean_ids), ("corrupt", self.corrupt_ids)):
-            if ids is not None:
+            if ids is not None and self.heads is None:
                 columns[f"{name}_id"] = np.tile(ids[self.positions], n_rows)
                 texts = np.array([self._text(i) for i in ids[self.positions].tolist()], dtype=object)
                 columns[f"{name}_token"] = np.tile(texts, n_rows)
@@ -107,6 +111,15 @@ class CausalMap:
                 columns[name] = grid.ravel()
         return pd.DataFrame(columns)
 
+    @property
+    def _width(self) -> str:
+        n = len(self.positions)
+        of = "" if self.heads is None else f"{len(self.heads)} heads, at "
+        return f"{of}{n} position{'s' * (n != 1)}"
+
+    def _place(self, column: int) -> str:
+        return f"position {self.positions[column]}" if self.heads is None else f"head {self.heads[column]}"
+
     def _text(self, token_id: int) -> str:
         return token_text(self.tokenizer, token_id)
 
@@ -114,7 +127,7 @@ class CausalMap:
         against = "" if self.foil_id is None else f" against {self._text(self.foil_id)!r}"
         what = f"{self.ablate} ablation" if self.ablate else "patching"
         lines = [
-            f"CausalMap({what} of {self.site}, {len(self.layers)} layers x {len(self.positions)} positions; "
+            f"CausalMap({what} of {self.site}, {len(self.layers)} layers x {self._width}; "
             f"{self.metric} of {self._text(self.answer_id)!r}{against})",
             f"  clean {self.clean:.3f}"
             + ("" if self.corrupt_ids is None else f", corrupt {self.corrupt:.3f}"),
@@ -132,7 +145,7 @@ class CausalMap:
                 size = np.abs(grid - 1 if name == "noising" else grid)
                 row, column = np.unravel_index(np.nanargmax(size), grid.shape)
                 lines.append(
-                    f"  {name}: most at layer {self.layers[row]}, position {self.positions[column]} "
+                    f"  {name}: most at layer {self.layers[row]}, {self._place(int(column))} "
                     f"({grid[row, column]:.3f})"
                 )
         return "\n".join(lines)

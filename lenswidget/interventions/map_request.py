@@ -16,6 +16,8 @@ from lenswidget.interventions.recipe import Edit
 from lenswidget.models.encoded_prompt import EncodedPrompt, encode_prompt
 from lenswidget.models.token_ids import token_id
 
+# In place of a site: each head of each layer.
+HEADS = "heads"
 METRICS = ("logit_diff", "log_prob")
 ABLATIONS = ("zero", "mean")
 # Two metrics nearer than this are one, up to rounding: nothing is there to be recovered.
@@ -78,7 +80,14 @@ class MapRequest:
     ) -> "MapRequest":
         """The request; `causal_map` explains the arguments and what is raised."""
         check_is_model(model, "The causal map")
-        _check_site(model, site)
+        if site != HEADS:
+            _check_site(model, site)
+        elif not any(units.heads for units in model.anatomy.units):
+            reason = model.anatomy.units[0].refused.get(HEADS, "not found")
+            raise AnatomyError(
+                f"Asked for a map of the heads of {model.anatomy.model_class}, which no layer offers: "
+                f"{reason}. Use site='attn_out'."
+            )
         if (ablate is None) == (corrupt is None):
             raise EditError(
                 "A causal map needs a second prompt or a removal, and was given "
@@ -98,7 +107,7 @@ class MapRequest:
             metric=_metric(model, answer, foil, metric),
             site=site,
             ablate=ablate,
-            measure=_measure(measure, is_ablation=ablate is not None),
+            measure=_measure(measure, is_ablation=ablate is not None, is_by_head=site == HEADS),
             layers=rows,
             positions=columns,
         )
@@ -118,7 +127,7 @@ class MapRequest:
 
 def _check_site(model: ReadableModel, site: Any) -> None:
     if not isinstance(site, str) or site not in SITES:
-        raise EditError(f"Asked for a map of site {site!r:.40}. Use one of {', '.join(SITES)}.")
+        raise EditError(f"Asked for a map of site {site!r:.40}. Use one of {', '.join((*SITES, HEADS))}.")
     offered = model.layers.offered
     if site not in offered:
         reason = model.anatomy.sites[0].refused.get(site, "not found")
@@ -164,8 +173,9 @@ def _metric(model: ReadableModel, answer: Any, foil: Any, name: Any) -> Metric:
     return Metric(name, ids[0], ids[1] if len(ids) == 2 else None)
 
 
-def _measure(measure: Any, *, is_ablation: bool) -> frozenset[str]:
-    known = ("ablation", "estimate") if is_ablation else ("denoising", "noising", "estimate")
+def _measure(measure: Any, *, is_ablation: bool, is_by_head: bool) -> frozenset[str]:
+    known = ("ablation",) if is_ablation else ("denoising", "noising")
+    known = known if is_by_head else (*known, "estimate")
     if measure is None:
         return frozenset(known)
     listed = [measure] if isinstance(measure, str) else list(measure) if _is_listed(measure) else []

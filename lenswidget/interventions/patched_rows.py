@@ -119,18 +119,30 @@ class PatchedRows:
         """
         where = self.columns[[column for _, column in cells]]
         start = int(where.min()) if way == "after" else 0
-        inputs = self._inputs(len(cells), start)
         layers = torch.tensor([layer for layer, _ in cells])
         changes = [self._change(layer, layers, where - start, new) for layer in layers.unique().tolist()]
+        return self.changed(way, changes, len(cells), start)
+
+    def changed(
+        self, way: str, changes: list[Change], n_rows: int, start: int = 0
+    ) -> Float[Tensor, "rows d_vocab"]:
+        """The logits at the last column of rows that are changed, float32.
+
+        Call it as `patched`.
+
+        Args:
+            changes: of `n_rows` batch rows; their positions are counted from `start`.
+        """
+        inputs = self._inputs(n_rows, start)
         last = int(self.columns[-1]) - start
         is_end = last == column_source(inputs).shape[1] - 1
         names = ("logits_to_keep", "num_logits_to_keep") if is_end else ()
         keep = next((name for name in names if takes(self.model.hf_model, name)), None)
         options = {keep: 1} if keep else {}
         call = EditedCall(self.model.hf_model, self.model.hf_model, self.model.anatomy, changes)
-        lowest = int(layers.min())
+        lowest = min(change.layer for change in changes)
         first = lowest + 1 if self.site == "resid_post" else lowest
-        with self._skipping(first if way in ("after", "above") else 0, start, len(cells)):
+        with self._skipping(first if way in ("after", "above") else 0, start, n_rows):
             result = call(**inputs, **options)
         return logits_of(result)[:, -1 if keep else last].float()
 

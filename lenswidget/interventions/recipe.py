@@ -23,17 +23,19 @@ GROUPS = ("prompt", "generated")
 # What each op needs, and what else it takes, beside site, layers, positions and strength.
 _NEEDS: dict[str, tuple[str, ...]] = {"add": ("vector",), "patch": ("source",)}
 _TAKES: dict[str, tuple[str, ...]] = {
-    "zero": (),
-    "mean": ("texts",),
-    "scale": (),
+    "zero": ("heads", "neurons"),
+    "mean": ("texts", "heads", "neurons"),
+    "scale": ("heads", "neurons"),
     "add": ("vector",),
     "steer": ("tokens", "lens", "control_seed"),
     "project_out": ("tokens", "lens", "control_seed"),
     "swap": ("tokens", "lens", "control_seed", "is_live"),
-    "patch": ("source", "from_layer", "from_positions"),
+    "patch": ("source", "from_layer", "from_positions", "heads", "neurons"),
 }
 OPS = tuple(_TAKES)
 _N_TOKENS = {"steer": 1, "swap": 2}
+# Of which site each kind of unit is a piece.
+UNIT_SITES = {"heads": "attn_out", "neurons": "mlp_out"}
 _COMMON = ("op", "site", "layers", "positions", "strength", "is_on")
 
 
@@ -69,6 +71,9 @@ class Edit:
     coordinates of a swap are those of the run without edits, unless `is_live`: exchanged live in several
     layers one after the other, they change places and back.
 
+    With `heads`, or `neurons`, `h` is what these give before the last projection of the part, and all else of
+    the part stays: a head that is set to 0 adds nothing to the stream.
+
     A strength of 0 leaves every bit as it is, except of `scale`, whose strength is its factor.
 
     Args:
@@ -87,6 +92,8 @@ class Edit:
         from_positions: of the source, as many as `positions`; the same ones unless given.
         is_live: see above.
         control_seed: random directions in place of the tokens', of the same norms and angles to one another.
+        heads: of `attn_out`, of `zero`, `mean`, `scale` and `patch`: one or several; None for the whole part.
+        neurons: of `mlp_out`, likewise.
         is_on: an edit that is off changes nothing and keeps its place.
     Raises:
         EditError: an op that is not known, or fields that it lacks or does not take.
@@ -108,6 +115,8 @@ class Edit:
     from_positions: Positions = None
     is_live: bool = False
     control_seed: int | None = None
+    heads: int | Iterable[int] | None = None
+    neurons: int | Iterable[int] | None = None
     is_on: bool = True
 
     def __post_init__(self) -> None:
@@ -123,6 +132,8 @@ class Edit:
         self._set("layers", _places("layers", self.layers))
         for name in ("positions", "from_positions"):
             self._set(name, _places(name, getattr(self, name), GROUPS if name == "positions" else ()))
+        for kind, site in UNIT_SITES.items():
+            self._set(kind, _unit_ids(kind, getattr(self, kind), site, self.site))
         if not _is_number(self.strength):
             raise EditError(f"The strength of {self.op} is {self.strength!r}. Give a finite number.")
         for field in fields(self):
@@ -163,6 +174,12 @@ class Edit:
     def source_spec(self) -> "RunSpec | None":
         """The recipe that a patch is taken from."""
         return self.source if self.source is None or isinstance(self.source, RunSpec) else self.source.spec
+
+    @property
+    def units(self) -> tuple[str, tuple[int, ...]] | None:
+        """Which "heads" or "neurons" are edited; None where it is the whole site."""
+        found: dict[str, Any] = {kind: getattr(self, kind) for kind in UNIT_SITES}
+        return next(((kind, ids) for kind, ids in found.items() if ids is not None), None)
 
     @property
     def has_control(self) -> bool:
@@ -257,6 +274,18 @@ def _places(name: str, value: Any, groups: Sequence[str] = ()) -> Any:
             return tuple(int(item) for item in listed)
     also = f", or {' or '.join(map(repr, groups))}" if groups else ""
     raise EditError(f"The edit's {name} are {value!r:.80}. Pass an integer, several, a slice, or None{also}.")
+
+
+def _unit_ids(kind: str, value: Any, site: str, edited: str) -> tuple[int, ...] | None:
+    """Heads or neurons, rising."""
+    if value is None:
+        return None
+    if edited != site:
+        raise EditError(f"Asked to edit {kind} of {edited}. They are pieces of {site}: pass site={site!r}.")
+    listed = _places(kind, (value,) if is_integer(value) else value)
+    if not isinstance(listed, tuple) or min(listed) < 0:
+        raise EditError(f"The edit's {kind} are {value!r:.80}. Pass integers from 0, or None for all.")
+    return tuple(sorted(listed))
 
 
 def _is_number(value: Any) -> bool:

@@ -17,6 +17,8 @@ _PLAIN = (
     "from_positions",
     "is_live",
     "control_seed",
+    "heads",
+    "neurons",
 )
 
 

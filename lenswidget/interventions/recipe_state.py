@@ -9,7 +9,7 @@ from lenswidget.interventions.recipe import Edit, RunSpec, Sampling
 from lenswidget.lenses.lens import Lens, LogitLens
 from lenswidget.models.encoded_prompt import EncodedPrompt, prompt_of_state, tensor_of_json, tensor_to_json
 
-_PLACES = ("layers", "positions", "from_positions")
+_PLACES = ("layers", "positions", "from_positions", "heads", "neurons")
 
 
 def edits_to_state(edits: Sequence[Edit], lenses: Mapping[str, Lens]) -> list[dict[str, Any]]:

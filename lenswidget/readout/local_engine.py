@@ -141,6 +141,7 @@ class LocalEngine:
             _check=functools.partial(_fidelity, tail, last, grown.own),
             reuse=grown.reuse,
             kept=grown.kept,
+            _model=model,
         )
 
     def read(self, query: Query, **limits: Any) -> Readout:

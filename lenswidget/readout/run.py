@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lenswidget.anatomy.anatomy import Row
 from lenswidget.anatomy.fidelity import Fidelity
+from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.anatomy.tail import Tail
 from lenswidget.checks import check_ids, is_integer
 from lenswidget.errors import CellError, ModelError
@@ -88,6 +89,7 @@ class Run:
     _check: Callable[[Tensor | None], Fidelity]
     reuse: Reuse = WHOLE
     kept: Kept | None = None
+    _model: ReadableModel | None = None
 
     @functools.cached_property
     def fidelity(self) -> Fidelity:
@@ -127,6 +129,20 @@ class Run:
     def unembed(self) -> Unembed:
         """The final norm and the unembed, as readouts compute them; those of the model at this run."""
         return Unembed(self.tail)
+
+    @property
+    def local_model(self) -> ReadableModel:
+        """The model in this process that the run is of.
+
+        Raises:
+            ModelError: it is elsewhere, or has changed since this run.
+        """
+        if self._model is None:
+            raise ModelError(
+                f"Asked for the model of a run of {self.model.name}, which is not in this process."
+            )
+        self.check_model()
+        return self._model
 
     def held(self) -> AbstractContextManager[None]:
         """The model for this thread alone, in evaluation mode and without gradients, to decode cells."""

@@ -39,6 +39,8 @@ class EditMessage(TypedDict):
     is_on: bool
     has_control: bool
     tokens: list[dict[str, Any]]
+    heads: list[int] | None
+    neurons: list[int] | None
     source: str | None
 
 
@@ -74,6 +76,9 @@ def _edit_of(asked: EditRequest, there: Sequence[Edit], session: HasRuns) -> Edi
             "from_layer": asked.source.layer,
             "from_positions": asked.source.positions,
         }
+    for kind, ids in (("heads", asked.heads), ("neurons", asked.neurons)):
+        if ids:
+            options[kind] = ids
     return Edit(
         asked.op,
         site=asked.site,
@@ -99,5 +104,11 @@ def edit_message(edit: Edit, run: Run, labels: Labels) -> EditMessage:
         "is_on": edit.is_on,
         "has_control": edit.has_control,
         "tokens": [{"id": i, "label": label_to_list(labels[i])} for i in ids],
+        "heads": _listed(edit, "heads"),
+        "neurons": _listed(edit, "neurons"),
         "source": None if spec is None else "".join(labels[i].raw for i in spec.prompt.column_ids.tolist()),
     }
+
+
+def _listed(edit: Edit, kind: str) -> list[int] | None:
+    return list(edit.units[1]) if edit.units is not None and edit.units[0] == kind else None

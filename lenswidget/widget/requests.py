@@ -70,6 +70,38 @@ class DecodeRequest:
 
 
 @dataclass(frozen=True)
+class WhyRequest:
+    """The page asks what a cell's logit for a token, less that for a foil, is made of.
+
+    Attributes:
+        by: "part"; or "head", "neuron" or "source", which split the parts of one layer.
+        of_layer: that layer.
+    """
+
+    run_id: str
+    layer: int
+    position: int
+    lens: str
+    token: int
+    foil: int | None
+    by: str
+    of_layer: int | None
+
+    @classmethod
+    def parse(cls, message: Mapping[str, Any]) -> "WhyRequest":
+        return cls(
+            run_id=_text(message, "run_id"),
+            layer=_integer(message, "layer"),
+            position=_integer(message, "position"),
+            lens=_text(message, "lens"),
+            token=_integer(message, "token"),
+            foil=None if message.get("foil") is None else _integer(message, "foil"),
+            by=_text(message, "by"),
+            of_layer=None if message.get("of_layer") is None else _integer(message, "of_layer"),
+        )
+
+
+@dataclass(frozen=True)
 class SearchRequest:
     """The page asks for tokens like a text."""
 
@@ -100,7 +132,7 @@ class EditRequest:
 
     Attributes:
         keep: the index of an edit of the run that is asked about; None for a new one.
-        op, site, layers, positions, tokens, lens, source: of a new one.
+        op, site, layers, positions, tokens, lens, heads, neurons, source: of a new one.
     """
 
     keep: int | None
@@ -112,6 +144,8 @@ class EditRequest:
     positions: tuple[int, ...] = ()
     tokens: tuple[int, ...] = ()
     lens: str = "logit"
+    heads: tuple[int, ...] = ()
+    neurons: tuple[int, ...] = ()
     source: CellsRequest | None = None
 
     @classmethod
@@ -141,6 +175,8 @@ class EditRequest:
             positions=tuple(_integers(message, "positions")),
             tokens=tuple(_integers(message, "tokens")),
             lens=_text({"lens": "logit", **message}, "lens"),
+            heads=tuple(_integers(message, "heads")),
+            neurons=tuple(_integers(message, "neurons")),
             source=None if source is None else CellsRequest.parse(_field("source", dict, source)),
         )
 

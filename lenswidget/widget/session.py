@@ -43,7 +43,8 @@ from lenswidget.widget.messages import (
     run_message,
 )
 from lenswidget.widget.packing import label_to_list
-from lenswidget.widget.requests import DecodeRequest, ReadRequest, RunRequest, SearchRequest
+from lenswidget.widget.requests import DecodeRequest, ReadRequest, RunRequest, SearchRequest, WhyRequest
+from lenswidget.widget.why import WhyMessage, why
 
 Slices = Generator[tuple[int, int], None, Any]
 # Runs that are kept beside the one that is shown, so that a late request for an earlier one is answered.
@@ -322,10 +323,19 @@ class Session:
                 return self.search(SearchRequest.parse(message))
             case "code":
                 return self.code(DecodeRequest.parse(message))
+            case "why":
+                return self.why(WhyRequest.parse(message))
             case "ping":
                 return {}
             case kind:
                 raise LensError(f"The page asked for {kind!r:.60}, which this kernel does not know.")
+
+    def why(self, request: WhyRequest) -> WhyMessage:
+        """What a cell's logit is made of; beside it what it was without the edits of its run."""
+        run, runs = self.run_of(request.run_id), self.shown_runs
+        is_shown = runs is not None and runs.run.id == run.id
+        base = runs.base if runs is not None and is_shown else None
+        return why(request, run, base, self.lens(request.lens), self.labels)
 
     def readout(self, cells: Any, **options: Any) -> Readout:
         """`lenswidget.read` of the run that is shown; `lens` may be a name among the lenses."""

@@ -116,6 +116,9 @@ export interface EditInfo {
   /** Whether random directions in place of its own are its control. */
   readonly has_control: boolean;
   readonly tokens: readonly { readonly id: number; readonly label: Label }[];
+  /** Of an edit of single heads, or neurons, which; null of an edit of the whole site. */
+  readonly heads?: readonly number[] | null;
+  readonly neurons?: readonly number[] | null;
   /** The text of the prompt that a patch is taken from. */
   readonly source: string | null;
 }
@@ -294,6 +297,8 @@ export type EditRequest = {
       readonly tokens: readonly number[];
       /** Through which lens a token's direction is taken. */
       readonly lens: string;
+      readonly heads?: readonly number[];
+      readonly neurons?: readonly number[];
       /** The cells that a patch is taken from. */
       readonly source: {
         readonly run_id: string;
@@ -352,6 +357,45 @@ export interface CodeReply {
   readonly code: string;
 }
 
+/** Take a cell's logit for a token, less that for a foil, apart; or one layer's parts by `by`. */
+export interface WhyRequest extends CellRef {
+  readonly run_id: string;
+  readonly lens: string;
+  readonly token: number;
+  readonly foil: number | null;
+  readonly by: "part" | "head" | "neuron" | "source";
+  readonly of_layer: number | null;
+}
+
+/** One term of a logit. `unit` is a head, a neuron or a position that was read, else -1. */
+export interface WhyTerm {
+  readonly kind: string;
+  readonly layer: number;
+  readonly unit: number;
+  readonly name: string;
+  /** Its exact term, norms held at the cell's scale. */
+  readonly predicted: JsonNumber;
+  /** What the logit loses when it alone is taken out of the cell. NaN of biases. */
+  readonly measured: JsonNumber;
+}
+
+/** The reply to `why`, in logits. `before` is the cell's number in the run without edits; null if there are none. */
+export interface Why extends CellRef {
+  readonly run_id: string;
+  readonly lens: string;
+  readonly by: string;
+  readonly token: { readonly id: number; readonly label: Label };
+  readonly foil: { readonly id: number; readonly label: Label } | null;
+  readonly terms: readonly WhyTerm[];
+  readonly total: JsonNumber;
+  readonly remainder: JsonNumber;
+  readonly before_cap: JsonNumber;
+  readonly logit: JsonNumber;
+  readonly cap: number | null;
+  readonly before: JsonNumber | null;
+  readonly notes: readonly string[];
+}
+
 /** Stop the request with this id. */
 export interface CancelRequest {
   readonly target: string;
@@ -368,6 +412,7 @@ export interface Requests {
   generate: { request: GenerateRequest; reply: RunReply };
   search: { request: SearchRequest; reply: SearchReply };
   code: { request: CodeRequest; reply: CodeReply };
+  why: { request: WhyRequest; reply: Why };
   cancel: { request: CancelRequest; reply: Empty };
   ping: { request: Empty; reply: Empty };
 }

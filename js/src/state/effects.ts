@@ -7,6 +7,7 @@ import type { Action } from "./reduce.ts";
 import { boxText, cardOf, drawnId, isOffline, sameCell } from "./selectors.ts";
 import { type CardState, MAIN, type State } from "./state.ts";
 import { Typing } from "./typing.ts";
+import { followWhy } from "./why.ts";
 
 const N_MATCHES = 12;
 const FORMS_ASKED = 60;
@@ -31,6 +32,7 @@ export class Effects {
     if (before.cards !== after.cards) this.#decodeDue(after);
     const isTyped = after.draft !== before.draft || (before.running && !after.running);
     if (after.isLive && after.draft !== null && isTyped) this.#typing.changed();
+    if (before !== after) followWhy(this.#app);
     switch (action.type) {
       case "traits":
         this.#tellSelection(action.traits.selection);

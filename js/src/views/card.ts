@@ -11,6 +11,7 @@ import { chart, DASHES, type Line } from "./chart.ts";
 import { button, promptChip, select, tokenChip } from "./elements.ts";
 import { roleAt } from "./heads.ts";
 import { searchBox } from "./search.ts";
+import { whyButton, whySection } from "./why.ts";
 
 const KS = [5, 10, 20, 50, 100];
 const TEMPERATURES = [0.5, 0.7, 1, 1.5, 2];
@@ -128,6 +129,7 @@ function heading(app: App, key: string, ref: CardRef, { k, temperature }: CardSt
         title: "Keep this card open (k)",
         disabled: isKept,
       }),
+    whyButton(app, key),
     button("Code", () => app.dispatch({ type: "copy", key }), { title: "Copy as code" }),
     button("×", () => app.dispatch({ type: "close", key }), {
       title: "Close (Escape)",
@@ -166,6 +168,7 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
         { key: "table", class: isPending || !card ? "is-stale" : "" },
         tokenTable(app, run, shown, isAwaited ? state.k : 0),
       ),
+    whySection(app, key, state, run),
     movedLists(shown, isAwaited),
     searchBox(app, key, state.search, {
       placeholder: "Find any token (/)",

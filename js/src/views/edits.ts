@@ -34,7 +34,13 @@ function listed(values: readonly number[], name: (value: number) => string): str
 
 /** Where an edit is and what it does, in few words: "L14 mlp_out · “␣Tower” → 0". */
 export function editText(edit: EditInfo, run: RunInfo): string {
-  const { op, site, layers, positions, tokens, source } = edit;
+  const { op, layers, positions, tokens, source, heads, neurons } = edit;
+  const units = heads
+    ? ` head ${listed(heads, String)}`
+    : neurons
+      ? ` neuron ${listed(neurons, String)}`
+      : "";
+  const site = edit.site + units;
   const at =
     positions.length === run.tokens.length
       ? "everywhere"

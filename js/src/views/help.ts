@@ -12,6 +12,7 @@ const KEYS: readonly (readonly [keys: string, does: string])[] = [
   ["t", "chart this position, or stop charting it"],
   ["e", "edit the run at this cell"],
   ["d", "flip between before, after and difference"],
+  ["w", "why: what the card’s logit is made of"],
   ["y  P", "take this cell; put it here, as a patch"],
   ["f", "fold or unfold this message or picture"],
   ["F", "fold or unfold this pass of looped blocks"],

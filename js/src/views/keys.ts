@@ -4,6 +4,7 @@ import { cellAt, DEFAULT_COL_PX, MAX_COL_PX, MIN_COL_PX, placeOf } from "../look
 import type { App } from "../state/context.ts";
 import { chartedPositions, shownRun } from "../state/selectors.ts";
 import { MAIN } from "../state/state.ts";
+import { toggleWhy } from "../state/why.ts";
 import { flip, openEditor, put, yank } from "./editing.ts";
 import { toggle, togglePin } from "./elements.ts";
 import { foldBandAt, foldPassAt, toggleTemplate } from "./folding.ts";
@@ -114,6 +115,7 @@ export function gridKey(app: App, grid: GridView, event: KeyboardEvent, search: 
     p: () => cell && pinTop(app, cell),
     t: () => cell && toggleCharted(app, cell),
     d: () => flip(app),
+    w: () => app.traits().selection && toggleWhy(app, MAIN),
     e: () => cell && openEditor(app, cell),
     y: () => cell && yank(app, cell),
     P: () => cell && put(app, cell),

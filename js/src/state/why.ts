@@ -1,0 +1,189 @@
+/**
+ * Why a card's cell says what it says: the terms of a logit, which the kernel is asked for once a person opens them.
+ *
+ * They are kept here, beside the state of the view they belong to: they are large, and drawn only while they are open.
+ */
+
+import type { EditRequest, Why, WhyTerm } from "../kernel/protocol.ts";
+import type { App } from "./context.ts";
+import { cardOf, drawnId, isOffline, keptEdits, shownRun } from "./selectors.ts";
+import type { CardState } from "./state.ts";
+
+/** What splits a layer's parts, in the order in which it is asked for. */
+export const PIECES = ["head", "source", "neuron"] as const;
+export type Piece = (typeof PIECES)[number];
+
+/** A term that was switched off: what was said of it before. */
+export interface Switched {
+  readonly name: string;
+  readonly predicted: number;
+  readonly measured: number;
+  readonly position: number;
+}
+
+export interface WhyState {
+  /** The ids of the token and of the foil, if there is one: "12" or "12-7"; null for the first choice. */
+  readonly target: string | null;
+  readonly why: Why | null;
+  readonly error: string | null;
+  readonly isPending: boolean;
+  /** The layer whose parts are split, and its pieces as far as they are here. */
+  readonly layer: number | null;
+  readonly pieces: Readonly<Partial<Record<Piece, Why | string>>>;
+  readonly switched: Switched | null;
+  /** What was asked for last. */
+  readonly asked: string;
+}
+
+const CLOSED: WhyState = {
+  target: null,
+  why: null,
+  error: null,
+  isPending: false,
+  layer: null,
+  pieces: {},
+  switched: null,
+  asked: "",
+};
+
+const opened = new WeakMap<App, Map<string, WhyState>>();
+
+/** The open explanation of a card; null while it is closed. */
+export function whyOf(app: App, key: string): WhyState | null {
+  return opened.get(app)?.get(key) ?? null;
+}
+
+function change(app: App, key: string, patch: Partial<WhyState>): void {
+  const ofApp = opened.get(app) ?? new Map<string, WhyState>();
+  opened.set(app, ofApp);
+  ofApp.set(key, { ...(ofApp.get(key) ?? CLOSED), ...patch });
+  app.dispatch({ type: "arrived" });
+}
+
+/** Open or close the explanation of a card. */
+export function toggleWhy(app: App, key: string): void {
+  if (opened.get(app)?.delete(key)) app.dispatch({ type: "arrived" });
+  else {
+    change(app, key, {});
+    followWhy(app);
+  }
+}
+
+/** Explain another token, or a difference. */
+export function chooseTarget(app: App, key: string, target: string): void {
+  change(app, key, { target, switched: null });
+  followWhy(app);
+}
+
+/** What a card can be asked about: pinned tokens, their differences, and the cell's best tokens. */
+export function targets(app: App, state: CardState): { value: string; ids: readonly number[] }[] {
+  const pins = app.traits().pins.map(({ ids }) => ids[0] ?? -1);
+  const pairs = pins.flatMap((one, i) => pins.flatMap((other, j) => (i === j ? [] : [[one, other]])));
+  const best = (state.card?.ids ?? []).slice(0, 5);
+  const all = [...pairs, ...pins.map((id) => [id]), ...best.map((id) => [id])];
+  const found = new Map(all.map((ids) => [ids.join("-"), ids]));
+  return [...found].map(([value, ids]) => ({ value, ids }));
+}
+
+/** The target that is explained: the chosen one; else the first pinned token, or the cell's best. */
+export function targetOf(app: App, state: CardState, { target }: WhyState): readonly number[] | null {
+  const all = targets(app, state);
+  const chosen = all.find(({ value }) => value === target) ?? all.find(({ ids }) => ids.length === 1);
+  return chosen?.ids ?? null;
+}
+
+/** Ask for what the open explanations lack; called after every action. A card's own numbers come first. */
+export function followWhy(app: App): void {
+  for (const [key, open] of opened.get(app) ?? []) {
+    const card = cardOf(app.get(), key);
+    const ids = card && targetOf(app, card, open);
+    const run_id = drawnId(app.get());
+    if (!card?.card || card.isPending || !ids || run_id === null || isOffline(app.get())) continue;
+    const { layer, position, lens, site } = card;
+    if (site !== "resid_post") continue;
+    const request = { run_id, layer, position, lens, token: ids[0] ?? 0, foil: ids[1] ?? null };
+    const asked = JSON.stringify(request);
+    if (asked !== open.asked) void ask(app, key, asked, request);
+  }
+}
+
+type Target = Pick<Why, "run_id" | "layer" | "position" | "lens"> & { token: number; foil: number | null };
+
+async function ask(app: App, key: string, asked: string, request: Target): Promise<void> {
+  const before = whyOf(app, key);
+  const stays = before?.layer !== undefined && before.layer !== null && before.layer <= request.layer;
+  opened.get(app)?.set(key, { ...(before ?? CLOSED), asked, isPending: true, pieces: {} });
+  const found = await app.transport
+    .request("why", { ...request, by: "part", of_layer: null })
+    .reply.then(({ value }) => ({ why: value, error: null }))
+    .catch(({ message }: Error) => ({ why: null, error: message }));
+  // closed meanwhile, or about another cell by now
+  if (whyOf(app, key)?.asked !== asked) return;
+  change(app, key, { ...found, isPending: false });
+  const layer = whyOf(app, key)?.layer;
+  if (stays && layer !== null && layer !== undefined) void split(app, key, layer);
+}
+
+/** Split the parts of a layer, or fold them again. */
+export function openLayer(app: App, key: string, layer: number): void {
+  const open = whyOf(app, key);
+  if (!open?.why) return;
+  if (open.layer === layer) change(app, key, { layer: null, pieces: {} });
+  else {
+    change(app, key, { layer, pieces: {} });
+    void split(app, key, layer);
+  }
+}
+
+async function split(app: App, key: string, of_layer: number): Promise<void> {
+  const begun = whyOf(app, key);
+  if (!begun?.asked) return;
+  const request = JSON.parse(begun.asked) as Target;
+  for (const by of PIECES) {
+    const piece = await app.transport
+      .request("why", { ...request, by, of_layer })
+      .reply.then(({ value }): Why | string => value)
+      .catch(({ message }: Error) => message);
+    const now = whyOf(app, key);
+    if (now?.asked !== begun.asked || now.layer !== of_layer) return;
+    change(app, key, { pieces: { ...now.pieces, [by]: piece } });
+  }
+}
+
+const SITES: Readonly<Record<string, string>> = {
+  attn: "attn_out",
+  head: "attn_out",
+  mlp: "mlp_out",
+  neuron: "mlp_out",
+};
+
+/** Whether a term can be switched off: what a part, a head or a neuron adds. */
+export function canSwitch(term: WhyTerm): boolean {
+  return term.kind in SITES && !/ (bias|other neurons)$/.test(term.name);
+}
+
+/** Take a term out of the run, at the card's position: a new edit, which is run. */
+export function switchOff(app: App, key: string, term: WhyTerm): void {
+  const run = shownRun(app.get());
+  const why = whyOf(app, key)?.why;
+  const site = SITES[term.kind];
+  if (!run || !why || !site) return;
+  const edit: EditRequest = {
+    op: "zero",
+    site,
+    layers: [term.layer],
+    positions: [why.position],
+    tokens: [],
+    lens: "logit",
+    source: null,
+    strength: 1,
+    is_on: true,
+    ...(term.kind === "head" ? { heads: [term.unit] } : {}),
+    ...(term.kind === "neuron" ? { neurons: [term.unit] } : {}),
+  };
+  const { name } = term;
+  const [predicted, measured] = [Number(term.predicted), Number(term.measured)];
+  change(app, key, { switched: { name, predicted, measured, position: why.position } });
+  app.dispatch({ type: "edits", edits: [...keptEdits(run), edit] });
+  if (app.traits().view === "before") app.set({ view: "after" });
+}

@@ -1,0 +1,101 @@
+"""Why a cell says what it says, as the page receives it: the terms of a logit with their names."""
+
+from typing import Any, TypedDict
+
+from lenswidget.lenses.lens import Lens
+from lenswidget.readout.attribute import attribute
+from lenswidget.readout.attribution import Attribution
+from lenswidget.readout.run import Run
+from lenswidget.widget.labels import Labels
+from lenswidget.widget.packing import json_number, label_to_list
+from lenswidget.widget.requests import WhyRequest
+
+
+class WhyTerm(TypedDict):
+    """One term; `WhyTerm` in `protocol.ts`. `unit` is a head, a neuron or a position read, else -1."""
+
+    kind: str
+    layer: int
+    unit: int
+    name: str
+    predicted: float | str
+    measured: float | str
+
+
+class WhyMessage(TypedDict):
+    """The reply to `why`; `Why` in `protocol.ts`. All numbers are logits.
+
+    `before` is the same cell's number in the run without edits; None where there are none.
+    """
+
+    run_id: str
+    layer: int
+    position: int
+    lens: str
+    by: str
+    token: dict[str, Any]
+    foil: dict[str, Any] | None
+    terms: list[WhyTerm]
+    total: float | str
+    remainder: float | str
+    before_cap: float | str
+    logit: float | str
+    cap: float | None
+    before: float | str | None
+    notes: list[str]
+
+
+def why(request: WhyRequest, run: Run, base: Run | None, lens: Lens, labels: Labels) -> WhyMessage:
+    """What a cell's logit is made of.
+
+    Args:
+        base: the run without edits, where there are some.
+    Raises:
+        LensError: the cell cannot be taken apart, or is not there.
+    """
+    layers = None if request.of_layer is None else [request.of_layer]
+    options: dict[str, Any] = {"token": request.token, "foil": request.foil, "lens": lens}
+    found = attribute(run, request.layer, request.position, by=request.by, layers=layers, **options)
+    before = None
+    if base is not None and request.by == "part":
+        before = json_number(
+            attribute(base, request.layer, request.position, is_measured=False, **options).logit
+        )
+    return {
+        "run_id": run.id,
+        "layer": found.layer,
+        "position": found.position,
+        "lens": request.lens,
+        "by": found.by,
+        "token": _token(found.token_id, labels),
+        "foil": None if found.foil_id is None else _token(found.foil_id, labels),
+        "terms": _terms(found, request.of_layer),
+        "total": json_number(found.total),
+        "remainder": json_number(found.remainder),
+        "before_cap": json_number(found.before_cap),
+        "logit": json_number(found.logit),
+        "cap": found.cap,
+        "before": before,
+        "notes": list(found.notes),
+    }
+
+
+def _token(token_id: int, labels: Labels) -> dict[str, Any]:
+    return {"id": token_id, "label": label_to_list(labels[token_id])}
+
+
+def _terms(found: Attribution, of_layer: int | None) -> list[WhyTerm]:
+    """All terms; or those of one layer, strongest first."""
+    order = range(len(found)) if of_layer is None else found.strongest(len(found))
+    return [
+        {
+            "kind": found.kinds[i],
+            "layer": int(found.layers[i]),
+            "unit": int(found.units[i]),
+            "name": found.names[i],
+            "predicted": json_number(float(found.predicted[i])),
+            "measured": json_number(float(found.measured[i])),
+        }
+        for i in order
+        if of_layer is None or found.layers[i] == of_layer
+    ]
