@@ -19,12 +19,14 @@ from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run
 from lenswidget.tracing.traced_model import TracedModel
 from lenswidget.versions import __version__ as __version__
+from lenswidget.widget.compare_widget import CompareWidget
 from lenswidget.widget.widget import LensWidget
 
 __all__ = [
     "Card",
     "CausalMap",
     "Cells",
+    "CompareWidget",
     "Comparison",
     "Edit",
     "JacobianLens",

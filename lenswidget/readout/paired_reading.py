@@ -64,13 +64,10 @@ class PairedCells:
                 yield done + n, total
             readout = work.value
             done += int(places.sum())
-            for name, values in vars(readout).items():
-                if not isinstance(values, np.ndarray) or name in ("layers", "positions", "tracked_ids"):
-                    continue
-                if side == 1:
-                    self._put(found, name, places, values)
-                elif name in _SIDED:
-                    self._put(found, PREFIX + name, places, values)
+            if side == 1:
+                scatter(found, readout, places)
+            else:
+                scatter(found, readout, places, prefix=PREFIX, names=_SIDED)
             if done < total:
                 yield done, total
         return found
@@ -92,15 +89,32 @@ class PairedCells:
             return query
         return replace(query, against=self.a, against_cells=cells[0], metrics=(*metrics, "js"))
 
-    def _put(self, found: dict[str, Array], name: str, places: Array, values: Array) -> None:
-        """Some cells' values among all."""
-        if name not in found:
-            kind = values.dtype.kind
-            dtype, nothing = {"f": (np.float64, np.nan), "b": (np.bool_, False)}.get(
-                kind, (np.int64, MISSING)
-            )
-            found[name] = np.full((len(self.layers), *values.shape[1:]), nothing, dtype)
-        found[name][places] = values
+
+def scatter(
+    found: dict[str, Array],
+    readout: Readout,
+    places: Array,
+    *,
+    prefix: str = "",
+    names: Collection[str] | None = None,
+) -> None:
+    """Put a readout's arrays where its cells stand among all; elsewhere NaN, -1 or False unless put before.
+
+    Args:
+        found: by name, `[n, ...]` each.
+        places: `[n]` bool, which cells were read.
+        names: of the arrays; all that have a value per cell unless given.
+    """
+    for name, values in vars(readout).items():
+        is_of_cells = isinstance(values, np.ndarray) and name not in ("layers", "positions", "tracked_ids")
+        if not is_of_cells or (names is not None and name not in names):
+            continue
+        key = prefix + name
+        if key not in found:
+            kinds: dict[str, Any] = {"f": (np.float64, np.nan), "b": (np.bool_, False)}
+            dtype, nothing = kinds.get(values.dtype.kind, (np.int64, MISSING))
+            found[key] = np.full((len(places), *values.shape[1:]), nothing, dtype)
+        found[key][places] = values
 
 
 class _Counted:

@@ -1,7 +1,7 @@
 """Runs, readouts and cards as the page receives them: JSON and buffers, each id with its label."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -63,7 +63,7 @@ class RunMessage(TypedDict):
     `prompt` is what the box shows; `is_text` tells text from the written form of ids. `extras` names the
     inputs beyond ids and mask that came with the prompt, which edited text would drop. `notes` are for the
     info line. `passes` and `rows` are those of blocks that run in a loop, else empty. `next` is the model's
-    own answer, and stands at its `position`.
+    own answer, and stands at its `position`. `compared` is of a run that stands beside another: `Compared`.
     """
 
     id: str
@@ -91,6 +91,7 @@ class RunMessage(TypedDict):
     fidelity: FidelityMessage
     edits: list[EditMessage]
     edited: EditedMessage | None
+    compared: NotRequired[dict[str, Any]]
 
 
 class CardMessage(TypedDict):
@@ -209,7 +210,7 @@ def readout_message(readout: Readout, request: ReadRequest, rows: Sequence[int],
     }
     return pack(
         arrays,
-        labels.of([*_ids_in(readout), *request.track]),
+        labels.of([*ids_in(readout.ids, readout.reference_ids), *request.track]),
         run_id=request.run_id,
         site=request.site,
         lens=request.lens,
@@ -221,8 +222,9 @@ def readout_message(readout: Readout, request: ReadRequest, rows: Sequence[int],
     )
 
 
-def _ids_in(readout: Readout) -> list[int]:
-    found = [ids for ids in (readout.ids, readout.reference_ids) if ids is not None]
+def ids_in(*arrays: np.ndarray | None) -> list[int]:
+    """The token ids in some arrays `[cells, k]`, each once; what stands for no token is among them."""
+    found = [ids.ravel() for ids in arrays if ids is not None]
     return np.unique(np.concatenate(found)).tolist()
 
 

@@ -169,6 +169,11 @@ class Session:
         """The run that is shown."""
         return self.run_of(self.shown)
 
+    @property
+    def n_columns(self) -> int:
+        """How many columns the grid has."""
+        return self.run.seq
+
     def respec(self, request: RunRequest) -> RunSpec:
         """The recipe that a page asks to run: a prompt or an earlier run's, with the edits that it names."""
         if request.again is not None:

@@ -93,17 +93,21 @@ class LensWidget(ViewTraits, PageState):
             prompt, options = prompt_of_state(recipe)
             edits = edits or edits_of_state(recipe, session.lens, session.encode)
         runs = session.execute(_spec(session, prompt, options, check_edits(edits)))
+        if lens is not None or "lens" not in begin:
+            begin["lens"] = session.first_lens
+        self._begin(session, runs, begin, is_cell_given="selection" in choices)
+
+    def _begin(self, session: Session, runs: Runs, begin: dict[str, Any], *, is_cell_given: bool) -> None:
+        """Show the first runs, with the choices to begin with; a state's selection is kept if it fits."""
         self._session = session
         self._latest = runs.run.id  # of the runs, in whatever order they come to be shown
         self._tasks = Tasks(self._reply, self._progress)
-        if lens is not None or "lens" not in begin:
-            begin["lens"] = session.first_lens
         selection = begin.pop("selection", None)
         try:
             super().__init__(**begin)
             self._own_layout: Any = None if "layout" in begin else self.layout
             self._show(runs)
-            if "selection" in choices or self._has(selection):
+            if is_cell_given or self._has(selection):
                 self.selection = selection
         except BaseException:  # one that is refused is not left open
             self.close()
@@ -187,15 +191,15 @@ class LensWidget(ViewTraits, PageState):
             with_base: with the same cells of the run without edits, where there are edits.
             progress: called with `(done, total)` cells.
         """
-        run = self._session.run
+        n_columns = self._session.n_columns
         reading = self._reading
         reading["track"] = list(dict.fromkeys([*reading["track"], *track]))
         if k is not None:
             reading["k"] = k
         request = ReadRequest(
-            run_id=run.id,
+            run_id=self._session.shown,
             layers=self._session.layers(self.site, self.lens),
-            positions=list(range(run.seq))[-(newest or run.seq) :],
+            positions=list(range(n_columns))[-(newest or n_columns) :],
             metrics=list(metrics),
             against=self._session.base_id if with_base else None,
             **reading,

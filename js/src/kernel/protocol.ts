@@ -94,6 +94,22 @@ export interface RunInfo {
   readonly edits?: readonly EditInfo[];
   /** What is known of a run with edits that are on; else null. */
   readonly edited?: Edited | null;
+  /** Of a run that stands beside another, on one grid; else it is not there. */
+  readonly compared?: Compared;
+  /** By column: the other side's token where it is another one; else null. */
+  readonly others?: readonly (string | null)[];
+}
+
+/** Two runs on one grid, A and B: this one is B. Both are told with the grid's columns and rows, -1 for no token. */
+export interface Compared {
+  /** The run A. */
+  readonly base: RunInfo;
+  readonly names: readonly [a: string, b: string];
+  readonly by: "prompt" | "model" | "adapter" | "run";
+  /** By column: whether each side has a token there, and whether both have the same one. */
+  readonly has_a: readonly boolean[];
+  readonly has_b: readonly boolean[];
+  readonly is_same: readonly boolean[];
 }
 
 /** An edit of a run. `generated`: positions that a generation adds are edited too. */
@@ -216,6 +232,9 @@ export interface Card extends CardRef {
     readonly log_prob: JsonNumber;
     readonly rank: number | null;
   }[];
+  /** In a comparison: 0 of A, 1 of B; and the other side's card, which tracks this one's tokens, if it has the cell. */
+  readonly side?: number;
+  readonly beside?: Card | null;
 }
 
 /** A pinned token, or several surface forms whose probabilities are summed. */
@@ -227,9 +246,9 @@ export interface Pin {
 }
 
 export type Metric = "prob" | "log_prob" | "entropy" | "kl" | "rank" | "agrees";
-/** Of a run with edits: what the grid shows, and what of the difference. */
-export type View = "before" | "after" | "difference" | "control";
-export type Difference = "kl" | "log_prob" | "rank";
+/** Of a run with edits, or of two runs (a and b): what the grid shows, and what of the difference. */
+export type View = "before" | "after" | "difference" | "control" | "a" | "b";
+export type Difference = "kl" | "kl_back" | "js" | "log_prob" | "rank" | "agrees";
 export type TrajectoryMetric = "prob" | "log_prob" | "rank";
 
 export interface Trajectory {

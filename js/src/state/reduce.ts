@@ -80,8 +80,9 @@ function clampFocus(focus: CellRef | null, run: RunInfo | null): CellRef | null 
   };
 }
 
-/** The runs that a run with edits is compared with: the same prompt before the edits, and their control. */
+/** The runs that a run is compared with: the same prompt before its edits, and their control; or the other of two. */
 function companionsOf(run: RunInfo): RunInfo[] {
+  if (run.compared) return [run.compared.base];
   if (!run.edited) return [];
   const { base_id, control_id, effect } = run.edited;
   const labels = effect.label ? { ...run.labels, [effect.id]: effect.label } : run.labels;

@@ -1,4 +1,5 @@
 import type { Cells } from "../cells/cells.ts";
+import { baseIdOf } from "../cells/fields.ts";
 import type { CardRef, CellRef, EditRequest, Label, Pin, Reading, RunInfo } from "../kernel/protocol.ts";
 import type { Traits } from "../kernel/traits.ts";
 import { quoted, toNumber } from "../look/format.ts";
@@ -20,9 +21,10 @@ type Drawn = Runs & { readonly traits: Pick<Traits, "view"> };
 
 /** The id of the run whose cells are drawn: of a run with edits, maybe that before them, or their control. */
 export function drawnId(state: Drawn): string | null {
-  const { base_id, control_id } = shownRun(state)?.edited ?? {};
+  const run = shownRun(state);
   const { view } = state.traits;
-  return (view === "before" && base_id) || (view === "control" && control_id) || state.shown;
+  const isBase = view === "before" || view === "a";
+  return (isBase && run && baseIdOf(run)) || (view === "control" && run?.edited?.control_id) || state.shown;
 }
 
 /** Whether a cell of a run's grid has an edit that is on. */

@@ -31,8 +31,16 @@ function edit(app: App, added: EditRequest): void {
   if (app.traits().view === "before") app.set({ view: "after" });
 }
 
+/** Whether the grid is one that takes no edits; then it says so. */
+function refusesEdits(app: App): boolean {
+  const isRefused = !!shownRun(app.get())?.compared;
+  if (isRefused) app.local({ said: "A comparison takes no edits" });
+  return isRefused;
+}
+
 /** Open the form of a new edit at a cell. */
 export function openEditor(app: App, cell: CellRef): void {
+  if (refusesEdits(app)) return;
   const { site } = app.traits();
   const op: EditOp = "zero";
   app.local({
@@ -61,6 +69,7 @@ export function applyEditor(app: App, { cell, op, site, strength, tokens }: Edit
 
 /** Take a cell, to put it elsewhere. */
 export function yank(app: App, { layer, position }: CellRef): void {
+  if (refusesEdits(app)) return;
   const state = app.get();
   const run = shownRun(state);
   const run_id = drawnId(state);
@@ -72,6 +81,7 @@ export function yank(app: App, { layer, position }: CellRef): void {
 
 /** Put the cell that was taken here, as a patch. */
 export function put(app: App, { layer, position }: CellRef): void {
+  if (refusesEdits(app)) return;
   const { yanked } = app.get();
   if (!yanked) {
     app.local({ said: "Take a cell first, with y" });
@@ -91,9 +101,19 @@ export function put(app: App, { layer, position }: CellRef): void {
   });
 }
 
-/** Show the next of after, difference and before. */
+/** Show the next of A, B and the difference. */
+function flipPair(app: App): void {
+  const { view } = app.traits();
+  const next: View = view === "difference" ? "a" : view === "a" || view === "before" ? "b" : "difference";
+  app.set({ view: next });
+  app.local({ said: next === "difference" ? "The difference" : `The run ${next.toUpperCase()}` });
+}
+
+/** Show the next of after, difference and before; of two runs the next of A, B and the difference. */
 export function flip(app: App): void {
-  if (!shownRun(app.get())?.edited) return;
+  const run = shownRun(app.get());
+  if (run?.compared) flipPair(app);
+  if (!run?.edited) return;
   const next: Partial<Record<View, View>> = { after: "difference", difference: "before" };
   const view = next[app.traits().view] ?? "after";
   app.set({ view });

@@ -11,7 +11,7 @@ const KEYS: readonly (readonly [keys: string, does: string])[] = [
   ["p", "pin or unpin the cell’s top token"],
   ["t", "chart this position, or stop charting it"],
   ["e", "edit the run at this cell"],
-  ["d", "flip between before, after and difference"],
+  ["d", "flip between before, after and difference; or A, B and difference"],
   ["y  P", "take this cell; put it here, as a patch"],
   ["f", "fold or unfold this message or picture"],
   ["F", "fold or unfold this pass of looped blocks"],

@@ -8,6 +8,7 @@ import type { App } from "../state/context.ts";
 import { cardOf, keptCards, sameCell, shownRun } from "../state/selectors.ts";
 import { keyOf, MAIN, type State } from "../state/state.ts";
 import { cardView } from "./card.ts";
+import { comparedBar } from "./compared.ts";
 import { describe } from "./describe.ts";
 import { editor, editsBar } from "./edits.ts";
 import { GridView } from "./grid.ts";
@@ -207,6 +208,7 @@ export class Root {
       infoLine(app),
       notice(app),
       editsBar(app),
+      comparedBar(app),
       editor(app),
       controls(app),
       legend(app),

@@ -1,5 +1,5 @@
 import { type Child, h } from "../base/dom.ts";
-import { coloringOf, isOfToken, METRIC_SPECS, METRICS, rankedToken } from "../cells/fields.ts";
+import { coloringName, coloringOf, isOfToken, METRIC_SPECS, METRICS, rankedToken } from "../cells/fields.ts";
 import type { Difference, Metric, RunInfo } from "../kernel/protocol.ts";
 import type { Traits, ViewTraits } from "../kernel/traits.ts";
 import { asPercent, quoted, tokenCount, toNumber } from "../look/format.ts";
@@ -61,11 +61,16 @@ function rankChoice(app: App, traits: ViewTraits, run: RunInfo): Child {
   );
 }
 
-const DIFFERENCES: Options = [
-  ["kl", "all tokens (KL)"],
-  ["log_prob", "a token’s log-prob"],
-  ["rank", "a token’s rank"],
-];
+function differences(run: RunInfo): Options {
+  return [
+    ["kl", `all tokens: ${coloringName("change_kl", run)}`],
+    ["kl_back", `all tokens: ${coloringName("change_kl_back", run)}`],
+    ["js", "all tokens: Jensen–Shannon"],
+    ["log_prob", "a token’s log-prob"],
+    ["rank", "a token’s rank"],
+    ["agrees", "the top token"],
+  ];
+}
 
 /** The controls of the view. */
 export function controls(app: App): Child {
@@ -83,7 +88,7 @@ export function controls(app: App): Child {
     "div.lw-controls",
     { role: "toolbar", "aria-label": "View" },
     isDifference
-      ? select("Difference of", traits.difference, DIFFERENCES, (difference) =>
+      ? select("Difference of", traits.difference, differences(run), (difference) =>
           put({ difference: difference as Difference }),
         )
       : select("Colour", traits.metric, metrics, (metric) => put({ metric: metric as Metric })),

@@ -1,6 +1,6 @@
 import { type Child, div, h, patch } from "../base/dom.ts";
 import { whenClosed } from "../base/events.ts";
-import { cellValue, coloringOf, inWords } from "../cells/fields.ts";
+import { baseIdOf, cellValue, coloringOf, inWords } from "../cells/fields.ts";
 import type { CellRef } from "../kernel/protocol.ts";
 import { asPercent, nats } from "../look/format.ts";
 import type { App } from "../state/context.ts";
@@ -19,7 +19,7 @@ function content(app: App, cell: CellRef): Child {
   const { layer, position } = cell;
   const coloring = coloringOf(traits, cells.run);
   const isInList = coloring === "prob" || coloring === "entropy";
-  const base = coloring === traits.metric ? null : app.cells(cells.run.edited?.base_id);
+  const base = coloring === traits.metric ? null : app.cells(baseIdOf(cells.run) ?? undefined);
   const was = base?.top(traits, layer, position);
   const tops = cells.tops(traits, layer, position, N_TOKENS);
   const value = cellValue(cells, traits, layer, position);
@@ -38,7 +38,14 @@ function content(app: App, cell: CellRef): Child {
         ),
       ),
     ),
-    base && was && h("p", "before ", tokenChip(base.label(was.id), was.id), ` ${asPercent(was.log_prob)}`),
+    base &&
+      was &&
+      h(
+        "p",
+        cells.run.compared ? "A: " : "before ",
+        tokenChip(base.label(was.id), was.id),
+        ` ${asPercent(was.log_prob)}`,
+      ),
     !isInList && value !== undefined && h("p", inWords(cells, traits, value)),
     entropy !== undefined && h("p.lw-dim", `entropy ${nats(entropy)}`),
   ];
