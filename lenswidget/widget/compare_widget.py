@@ -5,6 +5,7 @@ from typing import Any
 
 from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.errors import LensError
+from lenswidget.interventions.recipe import RunSpec
 from lenswidget.lenses.lens import LensLike
 from lenswidget.models.encoded_prompt import prompt_of_state
 from lenswidget.readout.compare import compare_pair
@@ -88,5 +89,5 @@ def _again(given: tuple[Any, ...], state: Mapping[str, Any]) -> tuple[Any, ...]:
     encoded: list[Any] = []
     for written in [first, second] if len(given) == 1 and first != second else [second]:
         prompt, options = prompt_of_state(written)
-        encoded.append(LocalEngine(given[0]).encode(prompt, **options))
+        encoded.append(RunSpec(LocalEngine(given[0]).encode(prompt, **options)))
     return (*given, *encoded)

@@ -93,7 +93,10 @@ export function promptWords(run: RunInfo, position: number): string {
  * masked language model the one that stands there.
  */
 export function isTarget(run: RunInfo, position: number, top_id: number): boolean {
-  return run.tokens[run.predicts === "same" ? position : position + 1] === top_id;
+  let target = run.predicts === "same" ? position : position + 1;
+  // of two runs on one grid, columns that this one lacks
+  while (run.tokens[target] === -1) target++;
+  return run.tokens[target] === top_id;
 }
 
 /**

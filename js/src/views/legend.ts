@@ -18,7 +18,7 @@ export function legendOf(app: App, cells: Cells) {
   const ticks = ticksOf(spec, cells.run);
   const colors = ramp(spec.scale, app.theme()).map(({ css }) => css);
   const keys: LegendKey[] = [
-    ["not computed", "is-missing", ""],
+    [`not computed${cells.run.others ? ", or one side lacks it" : ""}`, "is-missing", ""],
     [`is ${targetName(cells.run)}`, "is-next", ""],
   ];
   if (site === "resid_post")

@@ -217,7 +217,7 @@ export function infoLine(app: App): Child {
         { title: `${run.n_layers} layers, ${run.d_vocab} tokens in the vocabulary` },
         `${run.model} · ${run.dtype}${run.quantization ? ` · ${run.quantization}` : ""}`,
       ),
-    run && h("span", tokenCount(run.tokens.length)),
+    run && h("span", tokenCount(run.tokens.filter((id) => id >= 0).length)),
     run?.notes?.map((note) => h("span.lw-dim", { key: note }, note)),
     run && prediction(run),
     run?.predicts === "same" && h("span.lw-dim", "each cell says what stands at its position"),
