@@ -45,7 +45,7 @@ class GrowingMap:
 
     @property
     def value(self) -> CausalMap:
-        """The map as far as it is measured: `estimate`, and `denoising` or `ablation`, NaN where it is not."""
+        """The map as far as it is measured: `estimate`, `denoising` or `ablation`; NaN where it is not."""
         return self._mapper.value()
 
     def slices(self) -> Generator[tuple[int, int], None, CausalMap]:

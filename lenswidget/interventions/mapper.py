@@ -14,7 +14,7 @@ from lenswidget.interventions.map_request import MapRequest
 from lenswidget.interventions.patched_rows import WAYS, Cell, PatchedRows
 from lenswidget.tolerances import PATCHED_ROWS, largest
 
-# Of layers that are filled coarse to fine: every 8th first, then those half way between, and so on.
+# Of layers that are filled coarse to fine: every 8th first, every 4th of the others next, and so on.
 COARSEST = 8
 # Name of an effect, and of the grid that it is made of.
 GRID_OF = {"denoising": "denoised", "noising": "noised", "ablation": "ablated", "estimate": "estimated"}

@@ -85,6 +85,7 @@ class RunMessage(TypedDict):
     passes: list[dict[str, Any]]
     rows: list[dict[str, str]]
     predicts: str
+    is_causal: bool
     sites: list[str]
     lenses: list[str]
     max_length: int | None
@@ -154,6 +155,7 @@ def run_message(
         ],
         "rows": [{"name": row_name(row), "phrase": row_phrase(row), "path": row.path} for row in info.rows],
         "predicts": info.predicts,
+        "is_causal": info.is_causal,
         "sites": list(info.sites),
         "lenses": list(lenses),
         "max_length": info.max_length,

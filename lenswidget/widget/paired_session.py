@@ -154,6 +154,28 @@ class PairedSession(Session):
         message = run_message(run, self.labels, tuple(self.lenses), answer)
         return self.grid.described(side, message, self.labels)
 
+    def set_source(self, prompt: Any) -> RunMessage | None:
+        """Refuses.
+
+        Raises:
+            EditError: always, but for None.
+        """
+        if prompt is None:
+            return None
+        raise EditError(
+            "A comparison takes no patches. Set w.source of a widget of one prompt: model.lens(prompt)."
+        )
+
+    def growing_map(self, **asked: Any) -> Any:
+        """Refuses.
+
+        Raises:
+            EditError: always.
+        """
+        raise EditError(
+            "A comparison has no causal map. Ask for one of a widget of one prompt: model.lens(prompt)."
+        )
+
     def _encode_again(self, prompt: Any) -> EncodedPrompt:
         if self._pair.by == "run":
             return self._engine.encode(prompt)

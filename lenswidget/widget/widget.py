@@ -25,6 +25,7 @@ from lenswidget.widget import cell_outputs, csv_table, export, html_table
 from lenswidget.widget.messages import n_columns_at_first
 from lenswidget.widget.packing import Packed
 from lenswidget.widget.page_state import PageState, source_of
+from lenswidget.widget.patch_traits import PatchTraits
 from lenswidget.widget.requests import DecodeRequest, ReadRequest, RunRequest
 from lenswidget.widget.session import Runs, Session
 from lenswidget.widget.tasks import Answer, Tasks, error_message
@@ -39,7 +40,7 @@ PROMPT_OPTIONS = frozenset(
 )
 
 
-class LensWidget(ViewTraits, PageState):
+class LensWidget(PatchTraits, ViewTraits, PageState):
     """What every layer would predict at every token, with each cell a click from its live decode.
 
     Args:
@@ -253,6 +254,7 @@ class LensWidget(ViewTraits, PageState):
             if before is not None:
                 self._keep_folds(before, runs.run.spec.prompt.bands)
             self._keep_recipe(runs.run.spec)
+            self._keep_map(runs.run.spec)
             self.set_trait("run", self._session.describe())
             self._on_reading(None)
 
@@ -346,6 +348,8 @@ class LensWidget(ViewTraits, PageState):
         match message.get("kind"):
             case "run":
                 return (yield from self._run_in_slices(RunRequest.parse(message)))
+            case "source" | "map":
+                return (yield from self._answer_patching(message))
             case "decode" if message.get("select", True):
                 card = self._session.decode(DecodeRequest.parse(message))
                 return Answer(card, then=lambda: self._select(card))

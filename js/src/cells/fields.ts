@@ -1,4 +1,4 @@
-import type { Difference, Metric, Reading, RunInfo } from "../kernel/protocol.ts";
+import type { CausalInfo, Difference, Metric, Reading, RunInfo } from "../kernel/protocol.ts";
 import type { Traits } from "../kernel/traits.ts";
 import { fixed, nats, percent, QUARTERS, quoted, rankText, UNKNOWN } from "../look/format.ts";
 import type { ScaleName } from "../look/scales.ts";
@@ -19,7 +19,7 @@ export interface MetricSpec {
 }
 
 /** What colours the grid: a metric of its cells, or of the difference that edits make. */
-export type Coloring = Metric | `change_${Difference}`;
+export type Coloring = Metric | `change_${Difference}` | "effect" | "effect_nats";
 
 const LARGEST_CHANGE = 10;
 const LARGEST_RISE = 4;
@@ -118,6 +118,24 @@ export const METRIC_SPECS: Record<Coloring, MetricSpec> = {
     stops: () => [-LARGEST_CHANGE, -3, -1, 0, 1, 3, LARGEST_CHANGE],
     tick: (x) => signed(x, fixed(x, 0)),
   },
+  effect: {
+    name: "Effect",
+    unit: ": 0 nothing, 1 all the way to the second prompt",
+    scale: "change",
+    format: (x) => signed(x, fixed(x, 2)),
+    position: (x) => 0.5 + x / 2,
+    stops: () => [-1, -0.5, 0, 0.5, 1],
+    tick: (x) => signed(x, `${x}`.replace("-", "−")),
+  },
+  effect_nats: {
+    name: "Effect of removing it",
+    unit: "",
+    scale: "change",
+    format: (x) => signed(x, fixed(x, 2)),
+    position: (x) => aroundHalf(x, LARGEST_CHANGE),
+    stops: () => [-LARGEST_CHANGE, -3, -1, 0, 1, 3, LARGEST_CHANGE],
+    tick: (x) => signed(x, fixed(x, 0)),
+  },
   change_rank: {
     name: "Rise in rank",
     unit: ", powers of ten",
@@ -134,7 +152,18 @@ export const METRICS: readonly Metric[] = ["prob", "log_prob", "entropy", "kl", 
 
 /** The traits that choose which number of a cell is drawn. */
 export type MetricTraits = Reading & ColoringTraits & Pick<Traits, "rank_token">;
-type ColoringTraits = Pick<Traits, "metric" | "view" | "difference">;
+type ColoringTraits = Pick<Traits, "metric" | "view" | "difference"> & { readonly causal?: Traits["causal"] };
+
+/** The effect of a cell in a causal map, and whether it was measured rather than estimated. */
+export function effectAt(causal: Traits["causal"] | undefined, layer: number, position: number) {
+  if (!causal || !("layers" in causal)) return undefined;
+  const { layers, positions, measured, estimate } = causal as CausalInfo;
+  const [row, column] = [layers.indexOf(layer), positions.indexOf(position)];
+  if (row < 0 || column < 0) return undefined;
+  const at = row * positions.length + column;
+  const value = measured[at] ?? estimate[at];
+  return value == null ? undefined : { value, isMeasured: measured[at] != null };
+}
 
 /** The run that a run is compared with: that before its edits, or the other one on the grid; null if there is none. */
 export function baseIdOf(run: RunInfo): string | null {
@@ -142,7 +171,8 @@ export function baseIdOf(run: RunInfo): string | null {
 }
 
 /** What colours the grid of a run. */
-export function coloringOf({ metric, view, difference }: ColoringTraits, run: RunInfo): Coloring {
+export function coloringOf({ metric, view, difference, causal }: ColoringTraits, run: RunInfo): Coloring {
+  if (view === "map" && causal && "answer" in causal) return causal.ablate ? "effect_nats" : "effect";
   return baseIdOf(run) !== null && view === "difference" ? `change_${difference}` : metric;
 }
 
@@ -173,16 +203,22 @@ export function metricName(cells: Cells, traits: MetricTraits): string {
   const coloring = coloringOf(traits, cells.run);
   const token = () => quoted(cells.label(rankedToken(traits, cells.run)));
   if (coloring === "rank") return `Rank of ${token()}`;
+  if (traits.causal && "answer" in traits.causal && coloring.startsWith("effect")) {
+    const { answer, foil } = traits.causal as CausalInfo;
+    const of = quoted(answer.label) + (foil ? ` − ${quoted(foil.label)}` : "");
+    return `${METRIC_SPECS[coloring].name} on ${of}`;
+  }
   const name = coloringName(coloring, cells.run);
   return isOfToken(coloring) ? `${name} of ${token()}` : name;
 }
 
 /** A cell's number in words: "rank of “␣Paris”: #3,160". */
-export function inWords(cells: Cells, traits: MetricTraits, value: number | undefined): string {
+export function inWords(cells: Cells, traits: MetricTraits, value: number | undefined, note = ""): string {
   // lower case within a sentence, except for KL and names
   const name = metricName(cells, traits).replace(/^[^J](?=[a-z])/, (letter) => letter.toLowerCase());
   const { format } = METRIC_SPECS[coloringOf(traits, cells.run)];
-  return `${name}: ${value === undefined ? "not computed" : format(value)}`;
+  const text = value === undefined ? "not computed" : format(value);
+  return `${name}: ${text}${note && ` (${note})`}`;
 }
 
 /** The fields of the colourings that are of two runs, tokens' aside. */
@@ -221,6 +257,7 @@ export function cellValue(
     const [was = -1, is = -1] = [before.rank, after.rank];
     return was < 0 || is < 0 ? UNKNOWN : Math.log10((was + 1) / (is + 1));
   }
+  if (metric === "effect" || metric === "effect_nats") return effectAt(traits.causal, layer, position)?.value;
   if (isScalar(metric)) return cells.scalar(traits, metric, layer, position);
   if (metric === "rank") {
     const rank = cells.tracked(traits, rankedToken(traits, cells.run), layer, position)?.rank;

@@ -56,7 +56,7 @@ export function createLoader(transport: Transport, events: LoaderEvents): Loader
     const track = isOfToken(coloring) ? [rankedToken(traits, run)] : [];
     const wanted = coloring === "change_js" ? ["js"] : isScalar(metric) ? [metric] : [];
     const metrics = [...new Set(["entropy", ...wanted])];
-    const against = coloring === metric ? null : baseIdOf(run);
+    const against = coloring.startsWith("change") ? baseIdOf(run) : null;
     const pending = transport.request("read", {
       run_id: run.id,
       ...tile,

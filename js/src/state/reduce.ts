@@ -55,7 +55,21 @@ export type Action =
 export type Local = Partial<
   Pick<
     State,
-    "connection" | "running" | "progress" | "notice" | "panel" | "said" | "editor" | "yanked" | "wished"
+    | "connection"
+    | "running"
+    | "progress"
+    | "notice"
+    | "panel"
+    | "said"
+    | "editor"
+    | "yanked"
+    | "wished"
+    | "isSourceOpen"
+    | "sourceDraft"
+    | "sourceFocus"
+    | "mapForm"
+    | "mapping"
+    | "dropAt"
   >
 >;
 
@@ -127,7 +141,15 @@ function takeTraits(state: State, { run, snapshot: _, ...change }: Partial<Omit<
   // a text that is not run stays in the box; an empty box, or one with the new prompt, follows the run again
   const isNewPrompt = promptText(next) !== promptText(state);
   if (isNewPrompt && (!next.draft || next.draft === promptText(next))) next = { ...next, draft: null };
-  return askKept(followView(follow(next), state));
+  return askKept(followView(follow(withSource(next)), state));
+}
+
+/** The run that patches are taken from is among the runs, whatever else is shown. */
+function withSource(state: State): State {
+  const { source_run } = state.traits;
+  if (!("id" in source_run) || state.runs.has(source_run.id)) return state;
+  const runs = new Map([...state.runs, [source_run.id, source_run as RunInfo]]);
+  return { ...state, runs, sourceDraft: null, sourceFocus: null };
 }
 
 function open(state: State, cell: CellRef): State {

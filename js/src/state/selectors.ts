@@ -42,6 +42,32 @@ export function keptEdits(run: RunInfo): EditRequest[] {
   }));
 }
 
+/** The run that patches are taken from. */
+export function sourceRun({ traits }: { readonly traits: Pick<Traits, "source_run"> }): RunInfo | null {
+  return "id" in traits.source_run ? (traits.source_run as RunInfo) : null;
+}
+
+/** How the second prompt's grid is read: as the first, but with no edits, no map and no selected cell. */
+export function asSource<T extends Pick<Traits, "view" | "selection">>(traits: T): T {
+  return { ...traits, view: "after", selection: null };
+}
+
+/** Where edits that are on are made, and the cell that one is about to be dropped at. */
+export function madeAt({ dropAt, ...state }: Runs & Pick<State, "dropAt">) {
+  const edits = (shownRun(state)?.edits ?? []).filter(({ is_on }) => is_on);
+  const found = edits.map(({ layers, positions }) => ({
+    layer: Math.min(...layers),
+    position: Math.min(...positions),
+  }));
+  return dropAt ? [...found, dropAt] : found;
+}
+
+/** Whether a cell can be changed by edits made at these cells: it lies above one of them and not before it. */
+export function isReached(run: RunInfo, made: readonly CellRef[], { layer, position }: CellRef): boolean {
+  const sees = (at: number) => run.is_causal === false || at <= position;
+  return made.some((at) => at.layer <= layer && sees(at.position));
+}
+
 const NO_CARDS: Cards = {};
 
 /** The cards of the run that is drawn. */

@@ -138,7 +138,9 @@ export function editsBar(app: App): Child {
   const run = shownRun(state);
   const { yanked } = state;
   if (!run || (!run.edits?.length && !yanked)) return null;
-  const views = run.edited?.control_id ? [...VIEWS, ["control", "control"] as const] : VIEWS;
+  const views: (readonly [View, string])[] = [...VIEWS];
+  if (run.edited?.control_id) views.push(["control", "control"]);
+  if ("answer" in app.traits().causal) views.push(["map", "map"]);
   return h(
     "section.lw-edits",
     { key: "edits", "aria-label": "Edits" },

@@ -13,6 +13,7 @@ const KEYS: readonly (readonly [keys: string, does: string])[] = [
   ["e", "edit the run at this cell"],
   ["d", "flip between before, after and difference; or A, B and difference"],
   ["y  P", "take this cell; put it here, as a patch"],
+  ["m", "open a second prompt: patch from it, or map its effects"],
   ["f", "fold or unfold this message or picture"],
   ["F", "fold or unfold this pass of looped blocks"],
   ["T", "hide or show a chat’s template tokens"],

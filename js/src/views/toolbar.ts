@@ -80,7 +80,8 @@ export function controls(app: App): Child {
   if (!run) return null;
   const put = app.set;
   const metrics = METRICS.map((name) => [name, METRIC_SPECS[name].name] as const);
-  const isDifference = coloringOf(traits, run) !== traits.metric;
+  const coloring = coloringOf(traits, run);
+  const isDifference = coloring.startsWith("change");
   const strides = [...new Set([1, 2, 3, 4, 5, 8, 10, traits.stride])]
     .filter((n) => n < Math.max(2, run.n_layers))
     .sort((a, b) => a - b);
@@ -91,7 +92,8 @@ export function controls(app: App): Child {
       ? select("Difference of", traits.difference, differences(run), (difference) =>
           put({ difference: difference as Difference }),
         )
-      : select("Colour", traits.metric, metrics, (metric) => put({ metric: metric as Metric })),
+      : !coloring.startsWith("effect") &&
+          select("Colour", traits.metric, metrics, (metric) => put({ metric: metric as Metric })),
     rankChoice(app, traits, run),
     run.sites.length > 1 && select("Site", traits.site, run.sites, (site) => put({ site })),
     run.lenses.length > 1 && select("Lens", traits.lens, run.lenses, (lens) => put({ lens })),
@@ -157,6 +159,9 @@ export function menu(app: App, savePng: () => void): Child {
     numberField("column_width_px", "Column width, px", MIN_COL_PX, MAX_COL_PX, 4),
     numberField("k", "Tokens per cell", 1, 100, 1),
     numberField("card_k", "Tokens on a card", 1, 1000, 5),
+    button("Second prompt (m)", () =>
+      toggle(app, "menu", () => app.local({ isSourceOpen: !app.get().isSourceOpen })),
+    ),
     button("Download PNG", () => toggle(app, "menu", savePng)),
     button("Reset view", () => toggle(app, "menu", () => app.dispatch({ type: "reset" }))),
   );
