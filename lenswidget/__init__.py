@@ -24,6 +24,7 @@ from lenswidget.survey.survey import survey
 from lenswidget.survey.table import Survey
 from lenswidget.tracing.traced_model import TracedModel
 from lenswidget.versions import __version__ as __version__
+from lenswidget.widget.compare_widget import CompareWidget
 from lenswidget.widget.widget import LensWidget
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Card",
     "CausalMap",
     "Cells",
+    "CompareWidget",
     "Comparison",
     "Edit",
     "JacobianLens",

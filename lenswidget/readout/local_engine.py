@@ -14,6 +14,7 @@ from lenswidget.anatomy.protocol import ReadableModel, check_is_model
 from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensError
 from lenswidget.interventions.changes import Change, make_changes
+from lenswidget.interventions.growing_map import GrowingMap
 from lenswidget.interventions.recipe import Edit, check_edits
 from lenswidget.lenses.lens import Lens, as_lens, check_lens
 from lenswidget.lenses.provenance import model_name
@@ -167,6 +168,10 @@ class LocalEngine:
             LensMismatchError: width, number of layers or unembed differ.
         """
         check_lens(lens, self.model)
+
+    def growing_map(self, into: EncodedPrompt, source: EncodedPrompt | None, **asked: Any) -> GrowingMap:
+        """A causal map of patches into a prompt: `lenswidget.interventions.growing_map.GrowingMap`."""
+        return GrowingMap(self.model, into, source, **asked)
 
     def let_go(self) -> None:
         """Keep the model no longer. IPython's `Out` keeps every widget that a cell ever showed."""

@@ -8,6 +8,7 @@ from lenswidget.interventions.places import reached_cells
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.engine import Engine
 from lenswidget.readout.query import Query
+from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import EMBED_SITE, Run
 from lenswidget.tolerances import SPLIT_FORWARD, UNTOUCHED
 
@@ -85,20 +86,25 @@ def prove(run: Run, base: Run) -> Proof:
     return Proof(n_untouched, n_equal, n_close)
 
 
-def effect_of(engine: Engine, run: Run, base: Run, control: Run | None) -> Effect:
-    """What the edits of `run` did to the token that `base` answers with."""
+def effect_of(engine: Engine, run: Run, base: Run, control: Run | None) -> tuple[Effect, Readout]:
+    """What the edits of `run` did to the token that `base` answers with; and what `run` itself answers."""
     last = Cells([run.n_layers - 1], [run.answer_position])
     answer = engine.read(Query(base, last, k=1))
     token_id = int(answer.ids[0, 0])
     if token_id < 0:
-        return Effect(token_id, float("nan"), float("nan"), None)
+        return Effect(token_id, float("nan"), float("nan"), None), engine.read(Query(run, last, k=1))
 
-    def log_prob(of: Run) -> float:
-        return float(engine.read(Query(of, last, track=[token_id])).tracked_log_probs[0, 0])
+    def read(of: Run) -> Readout:
+        return engine.read(Query(of, last, track=[token_id]))
 
-    return Effect(
+    def log_prob(readout: Readout) -> float:
+        return float(readout.tracked_log_probs[0, 0])
+
+    after = read(run)
+    effect = Effect(
         token_id,
         float(answer.log_probs[0, 0]),
-        log_prob(run),
-        None if control is None else log_prob(control),
+        log_prob(after),
+        None if control is None else log_prob(read(control)),
     )
+    return effect, after

@@ -27,7 +27,8 @@ class HasRuns(Protocol):
 class EditMessage(TypedDict):
     """An edit as the page takes it; `EditInfo` in `protocol.ts`.
 
-    `layers` and `positions` are those of the run; `generated` says whether later ones are edited too.
+    `layers` and `positions` are those of the run; `generated` says whether later ones are edited too. `taken`
+    are the cells that a patch is taken from: the run's id, where a run was given, its layers and positions.
     """
 
     op: str
@@ -42,6 +43,7 @@ class EditMessage(TypedDict):
     heads: list[int] | None
     neurons: list[int] | None
     source: str | None
+    taken: dict[str, Any] | None
 
 
 def edits_of(asked: Sequence[EditRequest], there: Sequence[Edit], session: HasRuns) -> tuple[Edit, ...]:
@@ -90,6 +92,17 @@ def _edit_of(asked: EditRequest, there: Sequence[Edit], session: HasRuns) -> Edi
     )
 
 
+def _taken(edit: Edit, run: Run) -> dict[str, Any] | None:
+    """The cells that a patch is taken from."""
+    spec = edit.source_spec
+    if spec is None:
+        return None
+    at = edit.positions if edit.from_positions is None else edit.from_positions
+    layers = layers_of(edit, run.n_layers) if edit.from_layer is None else [edit.from_layer]
+    run_id = edit.source.id if isinstance(edit.source, Run) else None
+    return {"run_id": run_id, "layers": layers, "positions": positions_of(at, spec.prompt.seq, "take")}
+
+
 def edit_message(edit: Edit, run: Run, labels: Labels) -> EditMessage:
     """An edit of a run."""
     ids = [token_id(token, run.tokenizer, run.d_vocab, labels.entries) for token in edit.tokens]
@@ -106,6 +119,7 @@ def edit_message(edit: Edit, run: Run, labels: Labels) -> EditMessage:
         "tokens": [{"id": i, "label": label_to_list(labels[i])} for i in ids],
         "heads": _listed(edit, "heads"),
         "neurons": _listed(edit, "neurons"),
+        "taken": _taken(edit, run),
         "source": None if spec is None else "".join(labels[i].raw for i in spec.prompt.column_ids.tolist()),
     }
 

@@ -70,7 +70,9 @@ def _layer(run: Mapping[str, Any], layer: int) -> str:
 def _cells(labels: Mapping[str, Any], ids: list[int], log_probs: list[float]) -> Iterator[str]:
     for token_id, log_prob in zip(ids, log_probs, strict=True):
         p = math.exp(log_prob)
-        if math.isnan(p):
+        if token_id == -2:  # no such cell
+            yield _cell("td", "")
+        elif math.isnan(p):
             yield _cell("td", "not finite")
         else:
             style = f"background:rgba(8,98,168,{p:.2f});color:{'#fff' if p > 0.75 else 'inherit'}"

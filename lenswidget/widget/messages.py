@@ -1,7 +1,7 @@
 """Runs, readouts and cards as the page receives them: JSON and buffers, each id with its label."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -64,6 +64,7 @@ class RunMessage(TypedDict):
     inputs beyond ids and mask that came with the prompt, which edited text would drop. `notes` are for the
     info line. `passes` and `rows` are those of blocks that run in a loop, else empty. `next` is the model's
     own answer, and stands at its `position`. `reuse` names the run whose first columns this one took over.
+    `compared` is of a run that stands beside another: `Compared`.
     """
 
     id: str
@@ -85,6 +86,7 @@ class RunMessage(TypedDict):
     passes: list[dict[str, Any]]
     rows: list[dict[str, str]]
     predicts: str
+    is_causal: bool
     sites: list[str]
     lenses: list[str]
     max_length: int | None
@@ -92,6 +94,7 @@ class RunMessage(TypedDict):
     edits: list[EditMessage]
     edited: EditedMessage | None
     reuse: dict[str, Any]
+    compared: NotRequired[dict[str, Any]]
 
 
 class CardMessage(TypedDict):
@@ -154,6 +157,7 @@ def run_message(
         ],
         "rows": [{"name": row_name(row), "phrase": row_phrase(row), "path": row.path} for row in info.rows],
         "predicts": info.predicts,
+        "is_causal": info.is_causal,
         "sites": list(info.sites),
         "lenses": list(lenses),
         "max_length": info.max_length,
@@ -215,7 +219,7 @@ def readout_message(readout: Readout, request: ReadRequest, rows: Sequence[int],
     }
     return pack(
         arrays,
-        labels.of([*_ids_in(readout), *request.track]),
+        labels.of([*ids_in(readout.ids, readout.reference_ids), *request.track]),
         run_id=request.run_id,
         site=request.site,
         lens=request.lens,
@@ -227,8 +231,9 @@ def readout_message(readout: Readout, request: ReadRequest, rows: Sequence[int],
     )
 
 
-def _ids_in(readout: Readout) -> list[int]:
-    found = [ids for ids in (readout.ids, readout.reference_ids) if ids is not None]
+def ids_in(*arrays: np.ndarray | None) -> list[int]:
+    """The token ids in some arrays `[cells, k]`, each once; what stands for no token is among them."""
+    found = [ids.ravel() for ids in arrays if ids is not None]
     return np.unique(np.concatenate(found)).tolist()
 
 

@@ -19,6 +19,7 @@ ARRAYS = (
     "kl_to_final",
     "kl_from_reference",
     "kl_to_reference",
+    "js_reference",
     "reference_ids",
     "reference_log_probs",
     "reference_tracked_log_probs",

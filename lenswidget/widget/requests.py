@@ -182,6 +182,30 @@ class EditRequest:
 
 
 @dataclass(frozen=True)
+class MapRequest:
+    """The page asks for the causal map of the run that is shown."""
+
+    answer: int
+    foil: int | None
+    site: str
+    ablate: str | None
+
+    @classmethod
+    def parse(cls, message: Mapping[str, Any]) -> "MapRequest":
+        return cls(
+            answer=_integer(message, "answer"),
+            foil=_integer(message, "foil") if message.get("foil") is not None else None,
+            site=_text(message, "site"),
+            ablate=_text(message, "ablate") if message.get("ablate") is not None else None,
+        )
+
+
+def source_prompt(message: Mapping[str, Any]) -> str | None:
+    """The prompt that the page asks to take patches from; None for none any more."""
+    return None if message.get("prompt") is None else _text(message, "prompt")
+
+
+@dataclass(frozen=True)
 class RunRequest:
     """The page asks to run an edited prompt, the very inputs of a run again, or a branch of one.
 

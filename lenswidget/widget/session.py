@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any, NamedTuple, cast
 
 from lenswidget.checks import check_ids
-from lenswidget.errors import CellError, FidelityError, LensError, PromptError
+from lenswidget.errors import CellError, EditError, FidelityError, LensError, PromptError
 from lenswidget.interventions.forking import forked
 from lenswidget.interventions.recipe_code import edits_code
 from lenswidget.interventions.recipe_state import edits_to_state
@@ -76,6 +76,7 @@ class Session:
         lenses: by name.
         first_lens: the name of the lens to begin with.
         shown: the id of the run that the widget shows; empty before the first.
+        source: the id of the run that patches are taken from; empty where there is none.
         shown_runs: that run, and those it is compared with; None before the first and once they are released.
         reuse: whether runs take over what they share with those that are kept.
     """
@@ -95,6 +96,7 @@ class Session:
         self.shown = ""
         self.shown_runs: Runs | None = None
         self.reuse = True
+        self.source = ""
         self.info = engine.info()
         self.labels = Labels(self.info.tokenizer, self.info.d_vocab)
         self.lenses, self.first_lens = _named(lens, lenses, engine.lenses())
@@ -194,7 +196,7 @@ class Session:
         if run.model.d_vocab != self.info.d_vocab:
             self.labels = Labels(run.model.tokenizer, run.model.d_vocab)
         self.info = run.model
-        kept = {each.id for each in together}
+        kept = {self.source, *(each.id for each in together)}
         others = [each for each in self._runs.values() if each.id not in kept]
         while others and (len(others) > MOST_RUNS or sum(each.nbytes for each in others) > MOST_BYTES):
             oldest = others.pop(0)
@@ -215,6 +217,11 @@ class Session:
     def run(self) -> Run:
         """The run that is shown."""
         return self.run_of(self.shown)
+
+    @property
+    def n_columns(self) -> int:
+        """How many columns the grid has."""
+        return self.run.seq
 
     def respec(self, request: RunRequest) -> RunSpec:
         """The recipe that a page asks to run: a prompt or an earlier run's, with the edits that it names."""
@@ -297,14 +304,51 @@ class Session:
     def describe(self) -> RunMessage:
         """The run that is shown, as the page takes it."""
         run = self.run
+        runs = self.shown_runs
+        if runs is None or runs.base is None:
+            return self._message(run)
+        effect, answer = effect_of(self._engine, run, runs.base, runs.control)
+        ids = [None if each is None else each.id for each in (runs.base, runs.control)]
+        edited = edited_message(self.labels, ids, prove(run, runs.base), effect)
+        return run_message(run, self.labels, tuple(self.lenses), answer, edited)
+
+    def _message(self, run: Run) -> RunMessage:
+        """A run without edits."""
         last = Cells([run.n_layers - 1], [run.answer_position])
         answer = drain(self._engine.read_slices(Query(run, last)))
-        runs, edited = self.shown_runs, None
-        if runs is not None and runs.base is not None:
-            effect = effect_of(self._engine, run, runs.base, runs.control)
-            ids = [None if each is None else each.id for each in (runs.base, runs.control)]
-            edited = edited_message(self.labels, ids, prove(run, runs.base), effect)
-        return run_message(run, self.labels, tuple(self.lenses), answer, edited)
+        return run_message(run, self.labels, tuple(self.lenses), answer)
+
+    # --- the run that patches are taken from
+
+    def set_source(self, prompt: Any) -> RunMessage | None:
+        """Run the prompt that patches are taken from, and keep it until another is set; None is none."""
+        if prompt is None:
+            self.source = ""
+            return None
+        spec = prompt if isinstance(prompt, RunSpec) else RunSpec(self._encode_again(prompt))
+        run = self._execute(spec)
+        self._runs[run.id], self._specs[run.id] = run, run.spec
+        self.source = run.id
+        return self._message(run)
+
+    def growing_map(self, **asked: Any) -> Any:
+        """A `GrowingMap` of patches from the source into the prompt that is shown, or of removals from it.
+
+        Raises:
+            EditError: it does not fit, or the engine makes no maps.
+        """
+        make = getattr(self._engine, "growing_map", None)
+        if make is None:
+            raise EditError(
+                "Asked for a causal map, which this engine does not make. Use a model in this process."
+            )
+        if asked.get("ablate") is not None:
+            source = None
+        elif not self.source:
+            raise EditError("A causal map needs the prompt that patches are taken from. Set w.source first.")
+        else:
+            source = self.spec_of(self.source).prompt
+        return make(self.spec.prompt, source, **asked)
 
     # --- requests
 

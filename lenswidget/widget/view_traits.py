@@ -16,9 +16,9 @@ from lenswidget.widget.session import Session
 
 COLOURINGS = ("prob", "log_prob", "entropy", "kl", "rank", "agrees")
 TRAJECTORY_METRICS = ("prob", "log_prob", "rank")
-# Of a run with edits: what the grid shows, and what of a difference.
-VIEWS = ("before", "after", "difference", "control")
-DIFFERENCES = ("kl", "log_prob", "rank")
+# Of a run with edits, or of two runs (a and b): what the grid shows, and what of a difference.
+VIEWS = ("before", "after", "difference", "control", "a", "b", "map")
+DIFFERENCES = ("kl", "kl_back", "js", "log_prob", "rank", "agrees")
 MOST_ON_A_CARD = 1000
 
 

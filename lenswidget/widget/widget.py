@@ -27,6 +27,7 @@ from lenswidget.widget.growing import GrowingWidget
 from lenswidget.widget.messages import n_columns_at_first
 from lenswidget.widget.packing import Packed
 from lenswidget.widget.page_state import PageState, source_of
+from lenswidget.widget.patch_traits import PatchTraits
 from lenswidget.widget.requests import DecodeRequest, GenerateRequest, ReadRequest, RunRequest
 from lenswidget.widget.session import Runs, Session
 from lenswidget.widget.tasks import Answer, Tasks, error_message
@@ -41,7 +42,7 @@ PROMPT_OPTIONS = frozenset(
 )
 
 
-class LensWidget(GrowingWidget, PageState):
+class LensWidget(GrowingWidget, PatchTraits, PageState):
     """What every layer would predict at every token, with each cell a click from its live decode.
 
     Args:
@@ -97,17 +98,21 @@ class LensWidget(GrowingWidget, PageState):
             edits = edits or edits_of_state(recipe, session.lens, session.encode)
         spec = _spec(session, prompt, options, check_edits(edits))
         runs = session.execute(replace(spec, sampling=spec.sampling or sampling_of_state(recipe)))
+        if lens is not None or "lens" not in begin:
+            begin["lens"] = session.first_lens
+        self._begin(session, runs, begin, is_cell_given="selection" in choices)
+
+    def _begin(self, session: Session, runs: Runs, begin: dict[str, Any], *, is_cell_given: bool) -> None:
+        """Show the first runs, with the choices to begin with; a state's selection is kept if it fits."""
         self._session = session
         self._latest = runs.run.id  # of the runs, in whatever order they come to be shown
         self._tasks = Tasks(self._reply, self._progress)
-        if lens is not None or "lens" not in begin:
-            begin["lens"] = session.first_lens
         selection = begin.pop("selection", None)
         try:
             super().__init__(**begin)
             self._own_layout: Any = None if "layout" in begin else self.layout
             self._show(runs)
-            if "selection" in choices or self._has(selection):
+            if is_cell_given or self._has(selection):
                 self.selection = selection
         except BaseException:  # one that is refused is not left open
             self.close()
@@ -191,15 +196,15 @@ class LensWidget(GrowingWidget, PageState):
             with_base: with the same cells of the run without edits, where there are edits.
             progress: called with `(done, total)` cells.
         """
-        run = self._session.run
+        n_columns = self._session.n_columns
         reading = self._reading
         reading["track"] = list(dict.fromkeys([*reading["track"], *track]))
         if k is not None:
             reading["k"] = k
         request = ReadRequest(
-            run_id=run.id,
+            run_id=self._session.shown,
             layers=self._session.layers(self.site, self.lens),
-            positions=list(range(run.seq))[-(newest or run.seq) :],
+            positions=list(range(n_columns))[-(newest or n_columns) :],
             metrics=list(metrics),
             against=self._session.base_id if with_base else None,
             **reading,
@@ -254,6 +259,7 @@ class LensWidget(GrowingWidget, PageState):
             if before is not None:
                 self._keep_folds(before, runs.run.spec.prompt.bands)
             self._keep_recipe(runs.run.spec)
+            self._keep_map(runs.run.spec)
             self.set_trait("run", self._session.describe())
             self._on_reading(None)
 
@@ -358,6 +364,8 @@ class LensWidget(GrowingWidget, PageState):
                 return (yield from self._run_in_slices(RunRequest.parse(message)))
             case "generate":
                 return (yield from self._generate_in_slices(GenerateRequest.parse(message)))
+            case "source" | "map":
+                return (yield from self._answer_patching(message))
             case "decode" if message.get("select", True):
                 card = self._session.decode(DecodeRequest.parse(message))
                 return Answer(card, then=lambda: self._select(card))

@@ -173,6 +173,15 @@ def test_an_adapter_is_compared_off_and_on_without_a_second_copy(peft_model):
         np.testing.assert_array_equal(again.ids[:, 0], lw.read(run).ids[:, 0])
 
 
+def test_a_site_that_is_captured_later_is_without_the_adapter_too(peft_model):
+    base, make = peft_model
+    found = lw.compare(lw.LanguageModel(make(["c_attn"]), tiny.tokenizer()), A, site="mlp_out")
+    plain = lw.LanguageModel(base, tiny.tokenizer())
+    expected = lw.read(plain.run(A), site="mlp_out")
+    np.testing.assert_allclose(found.a.log_probs, expected.log_probs, rtol=0, atol=1e-5)
+    assert np.abs(found.b.log_probs - expected.log_probs).max() > 1e-3
+
+
 def test_adapters_that_cannot_be_taken_off_are_refused(peft_model):
     _, make = peft_model
     on_unembed = lw.LanguageModel(make(["lm_head"]), tiny.tokenizer())

@@ -9,9 +9,12 @@ interface Field {
 }
 
 /** The fields that a tile may bring; each tracked token is a field, `rank:ID`. */
-export type FieldName = "top" | Scalar | `rank:${number}` | `was:${number}`;
-/** The fields of one number, by the names of the kernel's metrics; `change` is KL(before || after) of an edit. */
-export type Scalar = "entropy" | "kl" | "agrees" | "change";
+export type FieldName = "top" | "pair" | Scalar | `rank:${number}` | `was:${number}`;
+/**
+ * The fields of one number, by the names of the kernel's metrics. Of two runs: `change` is KL(before || after),
+ * `change_back` KL(after || before), `js` their Jensen-Shannon divergence.
+ */
+export type Scalar = "entropy" | "kl" | "agrees" | "change" | "change_back" | "js";
 
 /** The cells of one run at one site through one lens. Grows as tiles arrive; tiles are kept, not copied. */
 export interface Table {
@@ -24,13 +27,19 @@ export interface TopToken {
   readonly log_prob: number;
 }
 
-const ARRAY_OF: Record<Scalar | "top", string> = {
+const ARRAY_OF: Record<Scalar | "top" | "pair", string> = {
   top: "log_probs",
+  pair: "reference_ids",
   entropy: "entropy_nats",
   kl: "kl_from_final",
   agrees: "agrees",
   change: "kl_from_reference",
+  change_back: "kl_to_reference",
+  js: "js_reference",
 };
+
+/** Fields that are of two runs. */
+const OF_TWO = /^(change|change_back|js|pair|was:\d+)$/;
 
 export function isScalar(name: string): name is Scalar {
   return name in ARRAY_OF;
@@ -139,8 +148,21 @@ export class Cells {
     const number = field?.tile[cell];
     const tile = number ? table.tiles[number - 1] : undefined;
     const index = field?.index[cell] ?? 0;
-    // the id is -1 where the cell is not finite, and -2 where the lens cannot carry the row, so no number exists
-    return tile && tile.arrays.get("ids")?.[index * tile.header.k] !== -2 ? { tile, index } : undefined;
+    // the id is -1 where the cell is not finite, and -2 where there is none: the lens cannot carry the row, or one
+    // of two runs lacks the column
+    const ids = OF_TWO.test(name) ? ["ids", "reference_ids"] : ["ids"];
+    const isThere = (array: string) => tile?.arrays.get(array)?.[index * tile.header.k] !== -2;
+    return tile && ids.every(isThere) ? { tile, index } : undefined;
+  }
+
+  /** Whether the top tokens of two runs are the same: 1 or 0, NaN where one has none. */
+  agreement(reading: Reading, layer: number, position: number): number | undefined {
+    const found = this.#find(reading, "pair", layer, position);
+    if (!found) return undefined;
+    const [own = -1, theirs = -1] = ["ids", "reference_ids"].map(
+      (name) => found.tile.arrays.get(name)?.[found.index * found.tile.header.k],
+    );
+    return own < 0 || theirs < 0 ? UNKNOWN : Number(own === theirs);
   }
 
   /** The i-th best token of a cell, or undefined when that was not computed. */

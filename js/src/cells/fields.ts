@@ -1,4 +1,4 @@
-import type { Difference, Metric, Reading, RunInfo } from "../kernel/protocol.ts";
+import type { CausalInfo, Difference, Metric, Reading, RunInfo } from "../kernel/protocol.ts";
 import type { Traits } from "../kernel/traits.ts";
 import { fixed, nats, percent, QUARTERS, quoted, rankText, UNKNOWN } from "../look/format.ts";
 import type { ScaleName } from "../look/scales.ts";
@@ -19,7 +19,7 @@ export interface MetricSpec {
 }
 
 /** What colours the grid: a metric of its cells, or of the difference that edits make. */
-export type Coloring = Metric | `change_${Difference}`;
+export type Coloring = Metric | `change_${Difference}` | "effect" | "effect_nats";
 
 const LARGEST_CHANGE = 10;
 const LARGEST_RISE = 4;
@@ -92,11 +92,46 @@ export const METRIC_SPECS: Record<Coloring, MetricSpec> = {
     tick: (agrees) => METRIC_SPECS.agrees.format(agrees),
   },
   change_kl: { name: "KL(before ‖ after)", ...DIVERGENCE },
+  change_kl_back: { name: "KL(after ‖ before)", ...DIVERGENCE },
+  change_js: {
+    ...DIVERGENCE,
+    name: "Jensen–Shannon divergence",
+    position: (x) => x / Math.LN2,
+    stops: () => QUARTERS.map((t) => t * Math.LN2),
+    tick: (x) => fixed(x, 2),
+  },
+  change_agrees: {
+    name: "Same top token",
+    unit: "",
+    scale: "agreement",
+    format: (agrees) => (agrees ? "yes" : "no"),
+    position: (agrees) => agrees * 0.55,
+    stops: () => [0, 1],
+    tick: (agrees) => METRIC_SPECS.change_agrees.format(agrees),
+  },
   change_log_prob: {
     name: "Change of log-prob",
     unit: ", nats",
     scale: "change",
     format: (x) => signed(x, nats(x)),
+    position: (x) => aroundHalf(x, LARGEST_CHANGE),
+    stops: () => [-LARGEST_CHANGE, -3, -1, 0, 1, 3, LARGEST_CHANGE],
+    tick: (x) => signed(x, fixed(x, 0)),
+  },
+  effect: {
+    name: "Effect",
+    unit: ": 0 nothing, 1 all the way to the second prompt",
+    scale: "change",
+    format: (x) => signed(x, fixed(x, 2)),
+    position: (x) => 0.5 + x / 2,
+    stops: () => [-1, -0.5, 0, 0.5, 1],
+    tick: (x) => signed(x, `${x}`.replace("-", "−")),
+  },
+  effect_nats: {
+    name: "Effect of removing it",
+    unit: "",
+    scale: "change",
+    format: (x) => signed(x, fixed(x, 2)),
     position: (x) => aroundHalf(x, LARGEST_CHANGE),
     stops: () => [-LARGEST_CHANGE, -3, -1, 0, 1, 3, LARGEST_CHANGE],
     tick: (x) => signed(x, fixed(x, 0)),
@@ -117,11 +152,34 @@ export const METRICS: readonly Metric[] = ["prob", "log_prob", "entropy", "kl", 
 
 /** The traits that choose which number of a cell is drawn. */
 export type MetricTraits = Reading & ColoringTraits & Pick<Traits, "rank_token">;
-type ColoringTraits = Pick<Traits, "metric" | "view" | "difference">;
+type ColoringTraits = Pick<Traits, "metric" | "view" | "difference"> & { readonly causal?: Traits["causal"] };
+
+/** The effect of a cell in a causal map, and whether it was measured rather than estimated. */
+export function effectAt(causal: Traits["causal"] | undefined, layer: number, position: number) {
+  if (!causal || !("layers" in causal)) return undefined;
+  const { layers, positions, measured, estimate } = causal as CausalInfo;
+  const [row, column] = [layers.indexOf(layer), positions.indexOf(position)];
+  if (row < 0 || column < 0) return undefined;
+  const at = row * positions.length + column;
+  const value = measured[at] ?? estimate[at];
+  return value == null ? undefined : { value, isMeasured: measured[at] != null };
+}
+
+/** The run that a run is compared with: that before its edits, or the other one on the grid; null if there is none. */
+export function baseIdOf(run: RunInfo): string | null {
+  return run.edited?.base_id ?? run.compared?.base.id ?? null;
+}
 
 /** What colours the grid of a run. */
-export function coloringOf({ metric, view, difference }: ColoringTraits, run: RunInfo): Coloring {
-  return run.edited && view === "difference" ? `change_${difference}` : metric;
+export function coloringOf({ metric, view, difference, causal }: ColoringTraits, run: RunInfo): Coloring {
+  if (view === "map" && causal && "answer" in causal) return causal.ablate ? "effect_nats" : "effect";
+  return baseIdOf(run) !== null && view === "difference" ? `change_${difference}` : metric;
+}
+
+/** The name of a colouring: of two runs they are A and B, where edits have a before and after. */
+export function coloringName(coloring: Coloring, run: RunInfo): string {
+  const { name } = METRIC_SPECS[coloring];
+  return run.compared ? name.replace("before", "A").replace("after", "B") : name;
 }
 
 /** Whether a colouring is of one token, which is chosen. */
@@ -132,7 +190,7 @@ export function isOfToken(coloring: Coloring): boolean {
 /** The token whose rank is drawn: the chosen one, else the model's own next token. */
 export function rankedToken({ rank_token }: Pick<Traits, "rank_token">, run: RunInfo): number {
   // of a run with edits, what they may have moved: the answer without them
-  return rank_token ?? run.edited?.effect.id ?? run.next.id;
+  return rank_token ?? run.edited?.effect.id ?? run.compared?.base.next.id ?? run.next.id;
 }
 
 /** The ticks of the legend: where on the scale, in [0, 1], and their text. */
@@ -145,22 +203,37 @@ export function metricName(cells: Cells, traits: MetricTraits): string {
   const coloring = coloringOf(traits, cells.run);
   const token = () => quoted(cells.label(rankedToken(traits, cells.run)));
   if (coloring === "rank") return `Rank of ${token()}`;
-  const { name } = METRIC_SPECS[coloring];
+  if (traits.causal && "answer" in traits.causal && coloring.startsWith("effect")) {
+    const { answer, foil } = traits.causal as CausalInfo;
+    const of = quoted(answer.label) + (foil ? ` − ${quoted(foil.label)}` : "");
+    return `${METRIC_SPECS[coloring].name} on ${of}`;
+  }
+  const name = coloringName(coloring, cells.run);
   return isOfToken(coloring) ? `${name} of ${token()}` : name;
 }
 
 /** A cell's number in words: "rank of “␣Paris”: #3,160". */
-export function inWords(cells: Cells, traits: MetricTraits, value: number | undefined): string {
-  // lower case within a sentence, except for KL
-  const name = metricName(cells, traits).replace(/^.(?=[a-z])/, (letter) => letter.toLowerCase());
+export function inWords(cells: Cells, traits: MetricTraits, value: number | undefined, note = ""): string {
+  // lower case within a sentence, except for KL and names
+  const name = metricName(cells, traits).replace(/^[^J](?=[a-z])/, (letter) => letter.toLowerCase());
   const { format } = METRIC_SPECS[coloringOf(traits, cells.run)];
-  return `${name}: ${value === undefined ? "not computed" : format(value)}`;
+  const text = value === undefined ? "not computed" : format(value);
+  return `${name}: ${text}${note && ` (${note})`}`;
 }
+
+/** The fields of the colourings that are of two runs, tokens' aside. */
+const OF_TWO: Partial<Record<Coloring, "change" | "change_back" | "js" | "pair">> = {
+  change_kl: "change",
+  change_kl_back: "change_back",
+  change_js: "js",
+  change_agrees: "pair",
+};
 
 /** The field of a cell that a metric is drawn from. */
 export function fieldOf(traits: MetricTraits, run: RunInfo): FieldName {
   const coloring = coloringOf(traits, run);
-  if (coloring === "change_kl") return "change";
+  const ofTwo = OF_TWO[coloring];
+  if (ofTwo) return ofTwo;
   if (isOfToken(coloring)) return `${coloring === "rank" ? "rank" : "was"}:${rankedToken(traits, run)}`;
   return isScalar(coloring) ? coloring : "top";
 }
@@ -173,7 +246,9 @@ export function cellValue(
   position: number,
 ): number | undefined {
   const metric = coloringOf(traits, cells.run);
-  if (metric === "change_kl") return cells.scalar(traits, "change", layer, position);
+  const ofTwo = OF_TWO[metric];
+  if (ofTwo === "pair") return cells.agreement(traits, layer, position);
+  if (ofTwo) return cells.scalar(traits, ofTwo, layer, position);
   if (metric === "change_log_prob" || metric === "change_rank") {
     const found = cells.trackedChange(traits, rankedToken(traits, cells.run), layer, position);
     if (!found) return undefined;
@@ -182,6 +257,7 @@ export function cellValue(
     const [was = -1, is = -1] = [before.rank, after.rank];
     return was < 0 || is < 0 ? UNKNOWN : Math.log10((was + 1) / (is + 1));
   }
+  if (metric === "effect" || metric === "effect_nats") return effectAt(traits.causal, layer, position)?.value;
   if (isScalar(metric)) return cells.scalar(traits, metric, layer, position);
   if (metric === "rank") {
     const rank = cells.tracked(traits, rankedToken(traits, cells.run), layer, position)?.rank;

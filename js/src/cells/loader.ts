@@ -2,7 +2,7 @@ import type { Traits } from "../kernel/traits.ts";
 import type { Pending, Transport } from "../kernel/transport.ts";
 import type { Viewport } from "../look/layout.ts";
 import { type Cells, type FieldName, isScalar } from "./cells.ts";
-import { coloringOf, fieldOf, isOfToken, type MetricTraits, rankedToken } from "./fields.ts";
+import { baseIdOf, coloringOf, fieldOf, isOfToken, type MetricTraits, rankedToken } from "./fields.ts";
 import { readTile, type Tile } from "./packed.ts";
 import { isWanted, nextTile, type TileRequest, TileSize, type Wanted } from "./tiles.ts";
 
@@ -54,8 +54,9 @@ export function createLoader(transport: Transport, events: LoaderEvents): Loader
     const { run } = cells;
     const coloring = coloringOf(traits, run);
     const track = isOfToken(coloring) ? [rankedToken(traits, run)] : [];
-    const metrics = [...new Set(["entropy", ...(isScalar(metric) ? [metric] : [])])];
-    const against = coloring === metric ? null : (run.edited?.base_id ?? null);
+    const wanted = coloring === "change_js" ? ["js"] : isScalar(metric) ? [metric] : [];
+    const metrics = [...new Set(["entropy", ...wanted])];
+    const against = coloring.startsWith("change") ? baseIdOf(run) : null;
     const pending = transport.request("read", {
       run_id: run.id,
       ...tile,

@@ -81,6 +81,8 @@ export interface RunInfo {
   readonly rows?: readonly Row[];
   /** Which token a cell speaks of: the one that comes next, or in a masked language model the one that stands there. */
   readonly predicts?: "next" | "same";
+  /** Whether a position sees no later one. */
+  readonly is_causal?: boolean;
   /**
    * The model's own answer: the token after the prompt, or in a masked language model that at the last mask, or else
    * at the last position. Its label is among `labels`.
@@ -96,12 +98,28 @@ export interface RunInfo {
   readonly edited?: Edited | null;
   /** The run whose first columns this one took over, with their numbers; `text` says how closely both agree. */
   readonly reuse?: Reused;
+  /** Of a run that stands beside another, on one grid; else it is not there. */
+  readonly compared?: Compared;
+  /** By column: the other side's token where it is another one; else null. */
+  readonly others?: readonly (string | null)[];
 }
 
 export interface Reused {
   readonly run_id: string | null;
   readonly n_columns: number;
   readonly text: string;
+}
+
+/** Two runs on one grid, A and B: this one is B. Both are told with the grid's columns and rows, -1 for no token. */
+export interface Compared {
+  /** The run A. */
+  readonly base: RunInfo;
+  readonly names: readonly [a: string, b: string];
+  readonly by: "prompt" | "model" | "adapter" | "run";
+  /** By column: whether each side has a token there, and whether both have the same one. */
+  readonly has_a: readonly boolean[];
+  readonly has_b: readonly boolean[];
+  readonly is_same: readonly boolean[];
 }
 
 /** An edit of a run. `generated`: positions that a generation adds are edited too. */
@@ -121,6 +139,34 @@ export interface EditInfo {
   readonly neurons?: readonly number[] | null;
   /** The text of the prompt that a patch is taken from. */
   readonly source: string | null;
+  /** The cells that it is taken from, and their run's id if a run was given. */
+  readonly taken?: {
+    readonly run_id: string | null;
+    readonly layers: readonly number[];
+    readonly positions: readonly number[];
+  } | null;
+}
+
+/** What patching, or removing, each cell of the shown run does to its answer. */
+export interface CausalInfo {
+  /** The tokens of the prompt that it is a map of. */
+  readonly tokens: readonly number[];
+  readonly site: string;
+  readonly metric: "log_prob" | "logit_diff";
+  readonly answer: { readonly id: number; readonly label: Label };
+  readonly foil: { readonly id: number; readonly label: Label } | null;
+  readonly ablate: "zero" | "mean" | null;
+  readonly source_id: string | null;
+  readonly layers: readonly number[];
+  readonly positions: readonly number[];
+  /** The metric of either prompt without a patch. */
+  readonly of_source: JsonNumber;
+  readonly of_shown: JsonNumber;
+  /** Row by row; null where it is not known. */
+  readonly estimate: readonly (number | null)[];
+  readonly measured: readonly (number | null)[];
+  readonly way: string;
+  readonly is_done: boolean;
 }
 
 export type EditOp = "zero" | "mean" | "scale" | "add" | "steer" | "project_out" | "swap" | "patch";
@@ -227,6 +273,9 @@ export interface Card extends CardRef {
     readonly log_prob: JsonNumber;
     readonly rank: number | null;
   }[];
+  /** In a comparison: 0 of A, 1 of B; and the other side's card, which tracks this one's tokens, if it has the cell. */
+  readonly side?: number;
+  readonly beside?: Card | null;
 }
 
 /** A pinned token, or several surface forms whose probabilities are summed. */
@@ -238,9 +287,9 @@ export interface Pin {
 }
 
 export type Metric = "prob" | "log_prob" | "entropy" | "kl" | "rank" | "agrees";
-/** Of a run with edits: what the grid shows, and what of the difference. */
-export type View = "before" | "after" | "difference" | "control";
-export type Difference = "kl" | "log_prob" | "rank";
+/** Of a run with edits, or of two runs (a and b): what the grid shows, and what of the difference. */
+export type View = "before" | "after" | "difference" | "control" | "a" | "b" | "map";
+export type Difference = "kl" | "kl_back" | "js" | "log_prob" | "rank" | "agrees";
 export type TrajectoryMetric = "prob" | "log_prob" | "rank";
 
 export interface Trajectory {
@@ -401,6 +450,19 @@ export interface CancelRequest {
   readonly target: string;
 }
 
+/** Run the prompt that patches are taken from; null for none any more. The trait `source_run` comes before the reply. */
+export interface SourceRequest {
+  readonly prompt: string | null;
+}
+
+/** Measure the causal map of the shown run; the trait `causal` grows until the reply. */
+export interface MapRequest {
+  readonly answer: number;
+  readonly foil: number | null;
+  readonly site: string;
+  readonly ablate: "zero" | "mean" | null;
+}
+
 /** A message without fields. */
 export type Empty = Record<string, never>;
 
@@ -410,6 +472,8 @@ export interface Requests {
   decode: { request: DecodeRequest; reply: Card };
   run: { request: RunRequest; reply: RunReply };
   generate: { request: GenerateRequest; reply: RunReply };
+  source: { request: SourceRequest; reply: { readonly run_id: string | null } };
+  map: { request: MapRequest; reply: Empty };
   search: { request: SearchRequest; reply: SearchReply };
   code: { request: CodeRequest; reply: CodeReply };
   why: { request: WhyRequest; reply: Why };

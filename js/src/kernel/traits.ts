@@ -1,6 +1,7 @@
 import type {
   Card,
   CardRef,
+  CausalInfo,
   CellRef,
   Difference,
   Metric,
@@ -44,6 +45,9 @@ export interface Traits {
   /** Whether runs take over what they share with earlier ones. */
   readonly reuse: boolean;
   readonly status: Status;
+  /** The run that patches are taken from, and the map of what each does; empty objects where there is none. */
+  readonly source_run: RunInfo | Record<string, never>;
+  readonly causal: CausalInfo | Record<string, never>;
 }
 
 const IDLE: Status = { state: "idle", text: "", done: 0, total: 0 };
@@ -80,12 +84,22 @@ export const DEFAULTS: Traits = {
   pins: [],
   cards: [],
   status: IDLE,
+  source_run: {},
+  causal: {},
 };
 
 export const TRAIT_NAMES = Object.keys(DEFAULTS) as readonly (keyof Traits)[];
 
 /** Traits that only the kernel sets. */
-const KERNEL_ONLY: ReadonlySet<string> = new Set(["run", "snapshot", "decoded", "status", "prompt"]);
+const KERNEL_ONLY: ReadonlySet<string> = new Set([
+  "run",
+  "snapshot",
+  "decoded",
+  "status",
+  "prompt",
+  "source_run",
+  "causal",
+]);
 
 /** The traits that a view keeps as they come. It makes its runs, its cells and its cards of the other three. */
 export type ViewTraits = Omit<Traits, "run" | "snapshot" | "decoded">;

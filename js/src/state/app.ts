@@ -12,7 +12,7 @@ import type { Theme } from "../look/scales.ts";
 import type { App } from "./context.ts";
 import { Effects } from "./effects.ts";
 import { type Action, type Local, reduce } from "./reduce.ts";
-import { cardOf, chartedPositions, drawnId, isOffline, shownCards } from "./selectors.ts";
+import { asSource, cardOf, chartedPositions, drawnId, isOffline, shownCards } from "./selectors.ts";
 import { FIRST_STATE, MAIN, type State } from "./state.ts";
 import { listen, push, readTraits } from "./sync.ts";
 
@@ -26,6 +26,7 @@ function isReadout(value: unknown): value is ReadoutHeader {
 export function createApp(model: HostModel, draw: (app: App) => void, signal: AbortSignal): App {
   const runCells = new RunCells();
   let viewport: Viewport | null = null;
+  let sourceViewport: Viewport | null = null;
   let theme: Theme = "light";
   let frame = 0;
   let isDrawing = false;
@@ -100,6 +101,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     // the card that was pressed for goes first; its reply is drawn, and leads here again
     if (cardOf(state, MAIN)?.ask) return;
     loader.update(cells, traits, viewport);
+    sourceLoader.update(runCells.of(traits.source_run.id ?? null), asSource(traits), sourceViewport);
     const { site, lens, pins } = traits;
     const positions = chartedPositions(traits, focus, cells.run);
     const wishes: Wish[] = [{ site, lens, positions, ids: [...new Set(pins.flatMap((pin) => pin.ids))] }];
@@ -113,7 +115,9 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   const took = (tile: Tile) => {
     if (runCells.addTile(tile)) arrived();
   };
-  const loader = createLoader(transport, { took, failed: (notice) => local({ notice }) });
+  const events = { took, failed: (notice: string) => local({ notice }) };
+  const loader = createLoader(transport, events);
+  const sourceLoader = createLoader(transport, events);
   const trajectories = createTrajectories(transport, arrived);
 
   const app: App = {
@@ -134,6 +138,9 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     setViewport(next) {
       viewport = next;
       if (!isDrawing) fetchMissing();
+    },
+    setSourceViewport(next) {
+      sourceViewport = next;
     },
     flush,
     tellSelection(cell) {

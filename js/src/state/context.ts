@@ -27,6 +27,8 @@ export interface App {
   setTheme(theme: Theme): void;
   /** Tell which cells the grid has in view. */
   setViewport(viewport: Viewport): void;
+  /** The same of the second prompt's grid. */
+  setSourceViewport(viewport: Viewport | null): void;
   /** Draw now rather than with the next frame. */
   flush(): void;
   /** Set the selection in the host's model too: marimo runs the cells that depend on it only then. */

@@ -71,6 +71,12 @@ export type Local = Partial<
     | "editor"
     | "yanked"
     | "wished"
+    | "isSourceOpen"
+    | "sourceDraft"
+    | "sourceFocus"
+    | "mapForm"
+    | "mapping"
+    | "dropAt"
   >
 >;
 
@@ -95,8 +101,9 @@ function clampFocus(focus: CellRef | null, run: RunInfo | null): CellRef | null 
   };
 }
 
-/** The runs that a run with edits is compared with: the same prompt before the edits, and their control. */
+/** The runs that a run is compared with: the same prompt before its edits, and their control; or the other of two. */
 function companionsOf(run: RunInfo): RunInfo[] {
+  if (run.compared) return [run.compared.base];
   if (!run.edited) return [];
   const { base_id, control_id, effect } = run.edited;
   const labels = effect.label ? { ...run.labels, [effect.id]: effect.label } : run.labels;
@@ -142,7 +149,15 @@ function takeTraits(state: State, { run, snapshot: _, ...change }: Partial<Omit<
   // a text that is not run stays in the box; an empty box, or one with the new prompt, follows the run again
   const isNewPrompt = promptText(next) !== promptText(state);
   if (isNewPrompt && (!next.draft || next.draft === promptText(next))) next = { ...next, draft: null };
-  return askKept(followView(follow(next), state));
+  return askKept(followView(follow(withSource(next)), state));
+}
+
+/** The run that patches are taken from is among the runs, whatever else is shown. */
+function withSource(state: State): State {
+  const { source_run } = state.traits;
+  if (!("id" in source_run) || state.runs.has(source_run.id)) return state;
+  const runs = new Map([...state.runs, [source_run.id, source_run as RunInfo]]);
+  return { ...state, runs, sourceDraft: null, sourceFocus: null };
 }
 
 function open(state: State, cell: CellRef): State {

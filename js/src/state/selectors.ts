@@ -1,4 +1,5 @@
 import type { Cells } from "../cells/cells.ts";
+import { baseIdOf } from "../cells/fields.ts";
 import type { CardRef, CellRef, EditRequest, Label, Pin, Reading, RunInfo } from "../kernel/protocol.ts";
 import type { Traits } from "../kernel/traits.ts";
 import { quoted, toNumber } from "../look/format.ts";
@@ -20,9 +21,10 @@ type Drawn = Runs & { readonly traits: Pick<Traits, "view"> };
 
 /** The id of the run whose cells are drawn: of a run with edits, maybe that before them, or their control. */
 export function drawnId(state: Drawn): string | null {
-  const { base_id, control_id } = shownRun(state)?.edited ?? {};
+  const run = shownRun(state);
   const { view } = state.traits;
-  return (view === "before" && base_id) || (view === "control" && control_id) || state.shown;
+  const isBase = view === "before" || view === "a";
+  return (isBase && run && baseIdOf(run)) || (view === "control" && run?.edited?.control_id) || state.shown;
 }
 
 /** Whether a cell of a run's grid has an edit that is on. */
@@ -38,6 +40,32 @@ export function keptEdits(run: RunInfo): EditRequest[] {
     strength: toNumber(strength),
     is_on,
   }));
+}
+
+/** The run that patches are taken from. */
+export function sourceRun({ traits }: { readonly traits: Pick<Traits, "source_run"> }): RunInfo | null {
+  return "id" in traits.source_run ? (traits.source_run as RunInfo) : null;
+}
+
+/** How the second prompt's grid is read: as the first, but with no edits, no map and no selected cell. */
+export function asSource<T extends Pick<Traits, "view" | "selection">>(traits: T): T {
+  return { ...traits, view: "after", selection: null };
+}
+
+/** Where edits that are on are made, and the cell that one is about to be dropped at. */
+export function madeAt({ dropAt, ...state }: Runs & Pick<State, "dropAt">) {
+  const edits = (shownRun(state)?.edits ?? []).filter(({ is_on }) => is_on);
+  const found = edits.map(({ layers, positions }) => ({
+    layer: Math.min(...layers),
+    position: Math.min(...positions),
+  }));
+  return dropAt ? [...found, dropAt] : found;
+}
+
+/** Whether a cell can be changed by edits made at these cells: it lies above one of them and not before it. */
+export function isReached(run: RunInfo, made: readonly CellRef[], { layer, position }: CellRef): boolean {
+  const sees = (at: number) => run.is_causal === false || at <= position;
+  return made.some((at) => at.layer <= layer && sees(at.position));
 }
 
 const NO_CARDS: Cards = {};
@@ -91,7 +119,10 @@ export function promptWords(run: RunInfo, position: number): string {
  * masked language model the one that stands there.
  */
 export function isTarget(run: RunInfo, position: number, top_id: number): boolean {
-  return run.tokens[run.predicts === "same" ? position : position + 1] === top_id;
+  let target = run.predicts === "same" ? position : position + 1;
+  // of two runs on one grid, columns that this one lacks
+  while (run.tokens[target] === -1) target++;
+  return run.tokens[target] === top_id;
 }
 
 /**

@@ -64,6 +64,13 @@ export interface Continuing {
   readonly seed: number;
 }
 
+/** What a causal map is asked for. */
+export interface MapForm {
+  readonly answer: number;
+  readonly foil: number | null;
+  readonly ablate: "zero" | "mean" | null;
+}
+
 export interface State {
   readonly traits: ViewTraits;
   /** The last runs by id, in the order of their arrival. */
@@ -95,6 +102,16 @@ export interface State {
   readonly panel: "help" | "menu" | "continue" | null;
   readonly editor: Editor | null;
   readonly yanked: Yanked | null;
+  /** The form of a second prompt: whether it is open, its edited text, and the cell in focus of its grid. */
+  readonly isSourceOpen: boolean;
+  readonly sourceDraft: string | null;
+  readonly sourceFocus: CellRef | null;
+  /** The tokens that a map is asked for; null until one is chosen. */
+  readonly mapForm: MapForm | null;
+  /** The id of the request `map` that is under way. */
+  readonly mapping: string | null;
+  /** The cell that a dragged one is over. */
+  readonly dropAt: CellRef | null;
   /** The edits that were asked for last, until they have been run. */
   readonly wished: readonly EditRequest[] | null;
   /** The last thing that was done, for the live region; if empty, it describes the focused cell. */
@@ -135,6 +152,12 @@ export const FIRST_STATE: State = {
   panel: null,
   editor: null,
   yanked: null,
+  isSourceOpen: false,
+  sourceDraft: null,
+  sourceFocus: null,
+  mapForm: null,
+  mapping: null,
+  dropAt: null,
   wished: null,
   said: "",
 };

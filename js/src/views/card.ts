@@ -8,6 +8,7 @@ import { cardOf, isOffline } from "../state/selectors.ts";
 import { type CardState, type Decoding, keyOf, MAIN } from "../state/state.ts";
 import { movedLists, pinButton, tokenTable } from "./cardTable.ts";
 import { chart, DASHES, type Line } from "./chart.ts";
+import { besideTable } from "./compared.ts";
 import { button, promptChip, select, tokenChip } from "./elements.ts";
 import { roleAt } from "./heads.ts";
 import { searchBox } from "./search.ts";
@@ -166,7 +167,7 @@ export function cardView(app: App, key: string, ref: CardRef, run: RunInfo): Chi
       h(
         "div",
         { key: "table", class: isPending || !card ? "is-stale" : "" },
-        tokenTable(app, run, shown, isAwaited ? state.k : 0),
+        card?.side === undefined ? tokenTable(app, run, shown, isAwaited ? state.k : 0) : besideTable(card),
       ),
     whySection(app, key, state, run),
     movedLists(shown, isAwaited),

@@ -1,13 +1,22 @@
 import { sameItems } from "../base/memo.ts";
 import type { Cells } from "../cells/cells.ts";
-import { cellValue, coloringOf, METRIC_SPECS } from "../cells/fields.ts";
-import type { CellRef } from "../kernel/protocol.ts";
+import { cellValue, coloringOf, effectAt, METRIC_SPECS } from "../cells/fields.ts";
+import type { CellRef, RunInfo } from "../kernel/protocol.ts";
 import type { ViewTraits } from "../kernel/traits.ts";
 import { foldedPasses } from "../look/bands.ts";
 import { shownLayers } from "../look/layout.ts";
 import { colorAt, pinColor } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
-import { isEdited, isTarget, pinOf, sameCell, settledLayer, shownRun } from "../state/selectors.ts";
+import {
+  isEdited,
+  isReached,
+  isTarget,
+  madeAt,
+  pinOf,
+  sameCell,
+  settledLayer,
+  shownRun,
+} from "../state/selectors.ts";
 import { brief } from "./heads.ts";
 
 /** How one cell of the grid looks. */
@@ -41,6 +50,18 @@ export function settledLayers(app: App): (position: number) => number | undefine
   };
 }
 
+/** The edges of what the edits, or the cell that is about to be patched, can change: its left and its lower one. */
+function edgesOf(app: App, run: RunInfo, { layer, position }: CellRef): string[] {
+  const state = app.get();
+  const made = madeAt(state);
+  if (!made.length || state.traits.orientation === "tokens" || !isReached(run, made, { layer, position }))
+    return [];
+  const edges: string[] = [];
+  if (!isReached(run, made, { layer, position: position - 1 })) edges.push("is-reach-left");
+  if (!isReached(run, made, { layer: layer - 1, position })) edges.push("is-reach-low");
+  return edges;
+}
+
 /** How a cell looks, from the state alone. */
 export function lookOf(
   app: App,
@@ -55,6 +76,10 @@ export function lookOf(
   const value = cellValue(cells, traits, layer, position);
   const names = ["lw-cell"];
   if (sameCell(traits.selection, cell)) names.push("is-selected");
+  const shown = shownRun(app.get());
+  if (shown && run.tokens.length === shown.tokens.length) names.push(...edgesOf(app, shown, cell));
+  if (coloringOf(traits, run).startsWith("effect") && !effectAt(traits.causal, layer, position)?.isMeasured)
+    names.push("is-estimate");
   if (isEdited(shownRun(app.get()), cell)) names.push("is-edited");
   let surface = "";
   let ink = "";

@@ -1,5 +1,6 @@
-import { cellValue, coloringOf, inWords } from "../cells/fields.ts";
+import { cellValue, coloringOf, effectAt, inWords } from "../cells/fields.ts";
 import type { CellRef, RunInfo } from "../kernel/protocol.ts";
+import type { ViewTraits } from "../kernel/traits.ts";
 import { asPercent, layerPhrase, quoted } from "../look/format.ts";
 import type { App } from "../state/context.ts";
 import { isTarget, promptWords } from "../state/selectors.ts";
@@ -17,6 +18,12 @@ export function whereIs(run: RunInfo, { layer, position }: CellRef): string {
   return `${layerPhrase(layer, run)}, ${at} ${promptWords(run, position)}`;
 }
 
+/** Of a cell of a causal map whether it is an estimate; else empty. */
+export function noteOf(traits: ViewTraits, { layer, position }: CellRef): string {
+  if (traits.view !== "map") return "";
+  return effectAt(traits.causal, layer, position)?.isMeasured === false ? "an estimate" : "";
+}
+
 /** A cell in one sentence, for the line under the grid, which is also the live region. */
 export function describe(app: App, cell: CellRef): string {
   const traits = app.traits();
@@ -29,7 +36,7 @@ export function describe(app: App, cell: CellRef): string {
   if (!top) return `${where}: not computed`;
   const parts = [`${quoted(cells.label(top.id))} ${asPercent(top.log_prob)}`];
   if (coloringOf(traits, run) !== "prob")
-    parts.push(inWords(cells, traits, cellValue(cells, traits, layer, position)));
+    parts.push(inWords(cells, traits, cellValue(cells, traits, layer, position), noteOf(traits, cell)));
   if (isTarget(run, position, top.id)) parts.push(`which is ${targetName(run)}`);
   return `${where}: ${parts.join(", ")}`;
 }

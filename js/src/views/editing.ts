@@ -1,8 +1,8 @@
-import type { CellRef, EditOp, EditRequest, View } from "../kernel/protocol.ts";
+import type { CellRef, EditInfo, EditOp, EditRequest, View } from "../kernel/protocol.ts";
 import { layerName, quoted } from "../look/format.ts";
 import type { App } from "../state/context.ts";
 import { drawnId, keptEdits, promptLabel, shownRun } from "../state/selectors.ts";
-import type { Editor } from "../state/state.ts";
+import type { Editor, Yanked } from "../state/state.ts";
 
 /** What each edit needs besides its place: how many tokens, and the strength that it begins with. */
 export const OPS: Partial<Record<EditOp, { text: string; n_tokens: 0 | 1 | 2; strength: number }>> = {
@@ -31,8 +31,16 @@ function edit(app: App, added: EditRequest): void {
   if (app.traits().view === "before") app.set({ view: "after" });
 }
 
+/** Whether the grid is one that takes no edits; then it says so. */
+function refusesEdits(app: App): boolean {
+  const isRefused = !!shownRun(app.get())?.compared;
+  if (isRefused) app.local({ said: "A comparison takes no edits" });
+  return isRefused;
+}
+
 /** Open the form of a new edit at a cell. */
 export function openEditor(app: App, cell: CellRef): void {
+  if (refusesEdits(app)) return;
   const { site } = app.traits();
   const op: EditOp = "zero";
   app.local({
@@ -61,6 +69,7 @@ export function applyEditor(app: App, { cell, op, site, strength, tokens }: Edit
 
 /** Take a cell, to put it elsewhere. */
 export function yank(app: App, { layer, position }: CellRef): void {
+  if (refusesEdits(app)) return;
   const state = app.get();
   const run = shownRun(state);
   const run_id = drawnId(state);
@@ -70,30 +79,64 @@ export function yank(app: App, { layer, position }: CellRef): void {
   app.local({ yanked: { run_id, layer, position, site, text }, said: `Took the cell ${text}` });
 }
 
-/** Put the cell that was taken here, as a patch. */
-export function put(app: App, { layer, position }: CellRef): void {
-  const { yanked } = app.get();
-  if (!yanked) {
-    app.local({ said: "Take a cell first, with y" });
-    return;
-  }
-  const { run_id, site } = yanked;
-  edit(app, {
+/** Patch a taken cell into this one, beside the edits that are there or in place of some of them. */
+export function patchHere(
+  app: App,
+  taken: Yanked,
+  { layer, position }: CellRef,
+  replaces: (edit: EditInfo) => boolean = () => false,
+): void {
+  const run = shownRun(app.get());
+  if (!run) return;
+  const { run_id, site } = taken;
+  const kept = keptEdits(run).filter((_, i) => !replaces((run.edits ?? [])[i] as EditInfo));
+  const added: EditRequest = {
     op: "patch",
     site,
     layers: [layer],
     positions: [position],
     tokens: [],
     lens: "logit",
-    source: { run_id, layer: yanked.layer, positions: [yanked.position] },
+    source: { run_id, layer: taken.layer, positions: [taken.position] },
     strength: 1,
     is_on: true,
-  });
+  };
+  app.dispatch({ type: "edits", edits: [...kept, added] });
+  if (app.traits().view === "before") app.set({ view: "after" });
 }
 
-/** Show the next of after, difference and before. */
+/** Remove a cell, in place of the one that was removed before. */
+export function removeHere(app: App, op: "zero" | "mean", site: string, { layer, position }: CellRef): void {
+  const run = shownRun(app.get());
+  if (!run) return;
+  const isOne = (edit: EditInfo) => edit.op === op && edit.layers.length === 1 && edit.positions.length === 1;
+  const kept = keptEdits(run).filter((_, i) => !isOne((run.edits ?? [])[i] as EditInfo));
+  const place = { site, layers: [layer], positions: [position] };
+  const added = { op, ...place, tokens: [], lens: "logit", source: null, strength: 1, is_on: true };
+  app.dispatch({ type: "edits", edits: [...kept, added] });
+}
+
+/** Put the cell that was taken here, as a patch. */
+export function put(app: App, cell: CellRef): void {
+  if (refusesEdits(app)) return;
+  const { yanked } = app.get();
+  if (yanked) patchHere(app, yanked, cell);
+  else app.local({ said: "Take a cell first, with y" });
+}
+
+/** Show the next of A, B and the difference. */
+function flipPair(app: App): void {
+  const { view } = app.traits();
+  const next: View = view === "difference" ? "a" : view === "a" || view === "before" ? "b" : "difference";
+  app.set({ view: next });
+  app.local({ said: next === "difference" ? "The difference" : `The run ${next.toUpperCase()}` });
+}
+
+/** Show the next of after, difference and before; of two runs the next of A, B and the difference. */
 export function flip(app: App): void {
-  if (!shownRun(app.get())?.edited) return;
+  const run = shownRun(app.get());
+  if (run?.compared) flipPair(app);
+  if (!run?.edited) return;
   const next: Partial<Record<View, View>> = { after: "difference", difference: "before" };
   const view = next[app.traits().view] ?? "after";
   app.set({ view });

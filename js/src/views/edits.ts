@@ -4,6 +4,7 @@ import { asPercent, layerName, quoted } from "../look/format.ts";
 import type { App } from "../state/context.ts";
 import { isOffline, keptEdits, promptLabel, shownRun } from "../state/selectors.ts";
 import type { Editor } from "../state/state.ts";
+import { viewButtons } from "./compared.ts";
 import { applyEditor, candidates, OPS } from "./editing.ts";
 import { button, select, tokenChip } from "./elements.ts";
 
@@ -143,7 +144,9 @@ export function editsBar(app: App): Child {
   const run = shownRun(state);
   const { yanked } = state;
   if (!run || (!run.edits?.length && !yanked)) return null;
-  const views = run.edited?.control_id ? [...VIEWS, ["control", "control"] as const] : VIEWS;
+  const views: (readonly [View, string])[] = [...VIEWS];
+  if (run.edited?.control_id) views.push(["control", "control"]);
+  if ("answer" in app.traits().causal) views.push(["map", "map"]);
   return h(
     "section.lw-edits",
     { key: "edits", "aria-label": "Edits" },
@@ -153,23 +156,7 @@ export function editsBar(app: App): Child {
         run.edits.map((edit, index) => chip(app, run, edit, index)),
       ),
     run.edited && [
-      h(
-        "div.lw-views",
-        { key: "views", role: "group", "aria-label": "Show" },
-        views.map(([view, text]) =>
-          h(
-            "button",
-            {
-              key: view,
-              type: "button",
-              class: "lw-button lw-small",
-              "aria-pressed": String(app.traits().view === view),
-              on: { click: () => app.set({ view }) },
-            },
-            text,
-          ),
-        ),
-      ),
+      viewButtons(app, views, app.traits().view),
       effectOf(run),
       h("span.lw-gap", { key: "gap" }),
       proofOf(run),

@@ -28,8 +28,6 @@ import { Strips } from "./strips.ts";
 
 type Place = ReturnType<typeof placeOf>;
 
-const WANTED_HEIGHT_PX = 714;
-
 /** The grid. Only the cells in view are in the page; it scrolls natively, under sticky headers. */
 export class GridView {
   readonly element = div("lw-grid", "grid");
@@ -39,6 +37,8 @@ export class GridView {
   #rows: RowNode[] = [];
   /** How wide the grid may be. */
   room_px = 0;
+  /** How high the grid is at most. */
+  wanted_px = 714;
   #shape: Shape | null = null;
   #shapeKey: unknown[] = [];
   #size = { width: 0, height: 0 };
@@ -110,6 +110,13 @@ export class GridView {
   /** The scroll position and size of the view. */
   scroll(): Scroll {
     return { ...this.#at, ...this.#size };
+  }
+
+  /** The element of a cell, if it is in the page. */
+  elementOf(cell: CellRef): HTMLElement | undefined {
+    if (!this.#shape) return undefined;
+    const { row, col } = placeOf(this.#shape, cell);
+    return this.#rows.find((node) => node.row === row)?.cells.find((node) => node.col === col)?.element;
   }
 
   pageRows(): number {
@@ -190,8 +197,8 @@ export class GridView {
     const focus = this.#focusPlace(shape);
     let focused: CellNode | undefined;
     const { traits, version } = state;
-    const { selection, metric, rank_token, pins, lens, view, difference } = traits;
-    const looks = [metric, rank_token, pins, lens, view, difference];
+    const { selection, metric, rank_token, pins, lens, view, difference, causal } = traits;
+    const looks = [metric, rank_token, pins, lens, view, difference, causal, state.dropAt, state.shown];
     const key = [shape, version, ...looks, this.#app.theme(), run];
     const onlyNew = sameItems(key, this.#drawnKey);
     this.#drawnKey = key;
@@ -248,7 +255,7 @@ export class GridView {
     const shape = this.#shape as Shape;
     const whole =
       shape.head_row_px + shape.rows.length * shape.row_px + 2 + (this.#isWide(shape) ? this.#bar_px : 0);
-    const height = Math.min(maxHeight(shape, this.#size.width, WANTED_HEIGHT_PX), whole);
+    const height = Math.min(maxHeight(shape, this.#size.width, this.wanted_px), whole);
     if (height === this.#height) return;
     this.#height = height;
     this.element.style.height = `${height}px`;

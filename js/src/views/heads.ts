@@ -79,11 +79,12 @@ function tokenHead(run: RunInfo, shape: Shape, position: number, index: number):
   });
   const words = promptWords(run, position) + names.map((name) => `, ${name}`).join("");
   const role = roleAt(run, position);
+  const other = run.others?.[position];
   const same = run.predicts === "same" ? "; its cells say what stands here" : "";
   const title = fold
     ? `${bandPhrase(fold)}, folded; its last is ${words}${same}`
-    : `${words}${role && `, ${role}`}${same}`;
-  const at = fold ? `${fold.start}–${fold.stop - 1}` : `${position}`;
+    : `${words}${role && `, ${role}`}${other ? `; the other side has ${other}` : ""}${same}`;
+  const at = fold ? `${fold.start}–${fold.stop - 1}` : `${position}${other ? ` · ${other}` : ""}`;
   const isFirst = strip?.from === index;
   const isTemplate = isOfTemplate(run, position);
   const classes = [`is-${label[1]}`];
@@ -93,7 +94,7 @@ function tokenHead(run: RunInfo, shape: Shape, position: number, index: number):
     text: fold ? `…${brief(label)}` : (names.at(-1) ?? brief(label)),
     at: !shape.isAcross && strip && isFirst ? `${at} ${stripText(strip)}` : at,
     title,
-    label: places.length || same ? `position ${at}, ${title}` : "",
+    label: places.length || same || other ? `position ${at}, ${title}` : "",
     className: classes.join(" "),
     band: strip && isFirst ? stripText(strip) : "",
     color: strip?.color ?? null,

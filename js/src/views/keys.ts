@@ -5,6 +5,7 @@ import type { App } from "../state/context.ts";
 import { chartedPositions, shownRun } from "../state/selectors.ts";
 import { MAIN } from "../state/state.ts";
 import { toggleWhy } from "../state/why.ts";
+import { openCell } from "./causal.ts";
 import { flip, openEditor, put, yank } from "./editing.ts";
 import { toggle, togglePin } from "./elements.ts";
 import { foldBandAt, foldPassAt, toggleTemplate } from "./folding.ts";
@@ -109,13 +110,14 @@ export function gridKey(app: App, grid: GridView, event: KeyboardEvent, search: 
   // the drawn width, which may be narrower than the chosen one
   const col_px = grid.currentShape()?.col_px ?? DEFAULT_COL_PX;
   const does: Record<string, () => void> = {
-    Enter: () => cell && app.dispatch({ type: "open", cell }),
-    " ": () => cell && app.dispatch({ type: "open", cell }),
+    Enter: () => cell && openCell(app, cell),
+    " ": () => cell && openCell(app, cell),
     k: () => app.dispatch({ type: "keep" }),
     p: () => cell && pinTop(app, cell),
     t: () => cell && toggleCharted(app, cell),
     d: () => flip(app),
     w: () => app.traits().selection && toggleWhy(app, MAIN),
+    m: () => app.local({ isSourceOpen: !app.get().isSourceOpen }),
     e: () => cell && openEditor(app, cell),
     y: () => cell && yank(app, cell),
     P: () => cell && put(app, cell),

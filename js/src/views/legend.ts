@@ -18,13 +18,14 @@ export function legendOf(app: App, cells: Cells) {
   const ticks = ticksOf(spec, cells.run);
   const colors = ramp(spec.scale, app.theme()).map(({ css }) => css);
   const keys: LegendKey[] = [
-    ["not computed", "is-missing", ""],
+    [`not computed${cells.run.others ? ", or one side lacks it" : ""}`, "is-missing", ""],
     [`is ${targetName(cells.run)}`, "is-next", ""],
   ];
   if (site === "resid_post")
     keys.push([`final answer from here on${stride > 1 ? ", of the layers shown" : ""}`, "is-settled", ""]);
   if (shownRun(app.get())?.edits?.some(({ is_on }) => is_on)) keys.push(["edited", "is-edited", ""]);
-  const isYesNo = coloring === "agrees";
+  if (coloring.startsWith("effect")) keys.splice(1, 1, ["an estimate", "is-estimate", "var(--lw-control)"]);
+  const isYesNo = coloring === "agrees" || coloring === "change_agrees";
   if (isYesNo)
     keys.unshift(...ticks.map(({ at, text }): LegendKey => [text, "", colors[Math.round(at * 64)] ?? ""]));
   return { name: metricName(cells, traits) + spec.unit, ticks, scale: isYesNo ? null : colors, keys };

@@ -8,6 +8,8 @@ import type { App } from "../state/context.ts";
 import { cardOf, keptCards, sameCell, shownRun } from "../state/selectors.ts";
 import { keyOf, MAIN, type State } from "../state/state.ts";
 import { cardView } from "./card.ts";
+import { openCell } from "./causal.ts";
+import { comparedBar } from "./compared.ts";
 import { continuePanel } from "./continuing.ts";
 import { describe } from "./describe.ts";
 import { editor, editsBar } from "./edits.ts";
@@ -17,6 +19,7 @@ import { closeOne, focusOf, gridKey, moveFocus, setWidth } from "./keys.ts";
 import { legend } from "./legend.ts";
 import { pinsView } from "./pins.ts";
 import { savePng } from "./png.ts";
+import { SourceView } from "./source.ts";
 import { controls, infoLine, menu, notice, promptForm } from "./toolbar.ts";
 import { Tooltip } from "./tooltip.ts";
 
@@ -33,6 +36,7 @@ export class Root {
   readonly element = div("lenswidget");
   readonly grid: GridView;
   readonly #tooltip: Tooltip;
+  readonly #source: SourceView;
   readonly #top = div("lw-top");
   readonly #side = div("lw-side");
   readonly #line = div("lw-status", "status");
@@ -57,8 +61,9 @@ export class Root {
     line.ariaLive = "polite";
     const main = div("lw-main");
     const left = div("lw-left");
-    left.append(this.grid.overview.element, this.grid.element, line);
-    main.append(left, this.#side);
+    this.#source = new SourceView(app, this.grid);
+    left.append(this.grid.overview.element, this.grid.element, line, this.#source.element);
+    main.append(left, this.#side, this.#source.drag.element);
     element.append(this.#top, this.#over, main, this.#kept, this.#below, this.#tooltip.element);
     delegate(element, EVENTS, signal);
     this.#listen(signal);
@@ -87,7 +92,7 @@ export class Root {
       const state = app.get();
       // the press before this click has opened it
       const isOpen = type === "click" && sameCell(cell, cardOf(state, MAIN));
-      if (cell && !isOpen) app.dispatch({ type: "open", cell });
+      if (cell && !isOpen) openCell(app, cell);
     };
     const press = (event: PointerEvent) => {
       this.#tooltip.hide();
@@ -186,6 +191,7 @@ export class Root {
     const hadFocus = hasFocus(this.element);
     this.#drawTop(state);
     this.#drawGrid(state);
+    this.#source.draw(this.grid.room_px);
     this.#drawCards(state);
     this.#drawBelow(state);
     this.#memo.end();
@@ -208,6 +214,7 @@ export class Root {
       infoLine(app),
       notice(app),
       editsBar(app),
+      comparedBar(app),
       editor(app),
       controls(app),
       legend(app),
@@ -217,8 +224,8 @@ export class Root {
     patch(this.#over, [this.#memo.node("over", [state.panel, traits, state.continuing], over)]);
   }
 
-  #drawGrid({ traits, version, runs, shown, focus }: State): void {
-    const inputs = [traits, version, runs, shown, focus, this.#app.theme(), this.grid.room_px];
+  #drawGrid({ traits, version, runs, shown, focus, dropAt }: State): void {
+    const inputs = [traits, version, runs, shown, focus, dropAt, this.#app.theme(), this.grid.room_px];
     if (sameItems(inputs, this.#gridInputs)) return;
     this.#gridInputs = inputs;
     const shape = this.grid.currentShape();

@@ -1,5 +1,5 @@
 import { type Child, h } from "../base/dom.ts";
-import { coloringOf, isOfToken, METRIC_SPECS, METRICS, rankedToken } from "../cells/fields.ts";
+import { coloringName, coloringOf, isOfToken, METRIC_SPECS, METRICS, rankedToken } from "../cells/fields.ts";
 import type { Difference, Metric, RunInfo } from "../kernel/protocol.ts";
 import type { Traits, ViewTraits } from "../kernel/traits.ts";
 import { asPercent, quoted, tokenCount, toNumber } from "../look/format.ts";
@@ -65,11 +65,16 @@ function rankChoice(app: App, traits: ViewTraits, run: RunInfo): Child {
   );
 }
 
-const DIFFERENCES: Options = [
-  ["kl", "all tokens (KL)"],
-  ["log_prob", "a token’s log-prob"],
-  ["rank", "a token’s rank"],
-];
+function differences(run: RunInfo): Options {
+  return [
+    ["kl", `all tokens: ${coloringName("change_kl", run)}`],
+    ["kl_back", `all tokens: ${coloringName("change_kl_back", run)}`],
+    ["js", "all tokens: Jensen–Shannon"],
+    ["log_prob", "a token’s log-prob"],
+    ["rank", "a token’s rank"],
+    ["agrees", "the top token"],
+  ];
+}
 
 /** The controls of the view. */
 export function controls(app: App): Child {
@@ -79,7 +84,8 @@ export function controls(app: App): Child {
   if (!run) return null;
   const put = app.set;
   const metrics = METRICS.map((name) => [name, METRIC_SPECS[name].name] as const);
-  const isDifference = coloringOf(traits, run) !== traits.metric;
+  const coloring = coloringOf(traits, run);
+  const isDifference = coloring.startsWith("change");
   const strides = [...new Set([1, 2, 3, 4, 5, 8, 10, traits.stride])]
     .filter((n) => n < Math.max(2, run.n_layers))
     .sort((a, b) => a - b);
@@ -87,10 +93,11 @@ export function controls(app: App): Child {
     "div.lw-controls",
     { role: "toolbar", "aria-label": "View" },
     isDifference
-      ? select("Difference of", traits.difference, DIFFERENCES, (difference) =>
+      ? select("Difference of", traits.difference, differences(run), (difference) =>
           put({ difference: difference as Difference }),
         )
-      : select("Colour", traits.metric, metrics, (metric) => put({ metric: metric as Metric })),
+      : !coloring.startsWith("effect") &&
+          select("Colour", traits.metric, metrics, (metric) => put({ metric: metric as Metric })),
     rankChoice(app, traits, run),
     run.sites.length > 1 && select("Site", traits.site, run.sites, (site) => put({ site })),
     run.lenses.length > 1 && select("Lens", traits.lens, run.lenses, (lens) => put({ lens })),
@@ -156,6 +163,9 @@ export function menu(app: App, savePng: () => void): Child {
     numberField("column_width_px", "Column width, px", MIN_COL_PX, MAX_COL_PX, 4),
     numberField("k", "Tokens per cell", 1, 100, 1),
     numberField("card_k", "Tokens on a card", 1, 1000, 5),
+    button("Second prompt (m)", () =>
+      toggle(app, "menu", () => app.local({ isSourceOpen: !app.get().isSourceOpen })),
+    ),
     button("Download PNG", () => toggle(app, "menu", savePng)),
     button("Reset view", () => toggle(app, "menu", () => app.dispatch({ type: "reset" }))),
   );
@@ -236,7 +246,7 @@ export function infoLine(app: App): Child {
         { title: `${run.n_layers} layers, ${run.d_vocab} tokens in the vocabulary` },
         `${run.model} · ${run.dtype}${run.quantization ? ` · ${run.quantization}` : ""}`,
       ),
-    run && h("span", tokenCount(run.tokens.length)),
+    run && h("span", tokenCount(run.tokens.filter((id) => id >= 0).length)),
     run?.notes?.map((note) => h("span.lw-dim", { key: note }, note)),
     run && prediction(run),
     run?.predicts === "same" && h("span.lw-dim", "each cell says what stands at its position"),

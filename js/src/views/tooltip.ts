@@ -1,11 +1,11 @@
 import { type Child, div, h, patch } from "../base/dom.ts";
 import { whenClosed } from "../base/events.ts";
-import { cellValue, coloringOf, inWords } from "../cells/fields.ts";
+import { baseIdOf, cellValue, coloringOf, inWords } from "../cells/fields.ts";
 import type { CellRef } from "../kernel/protocol.ts";
 import { asPercent, nats } from "../look/format.ts";
 import type { App } from "../state/context.ts";
 import { sameCell } from "../state/selectors.ts";
-import { whereIs } from "./describe.ts";
+import { noteOf, whereIs } from "./describe.ts";
 import { tokenChip } from "./elements.ts";
 
 const N_TOKENS = 5;
@@ -19,7 +19,7 @@ function content(app: App, cell: CellRef): Child {
   const { layer, position } = cell;
   const coloring = coloringOf(traits, cells.run);
   const isInList = coloring === "prob" || coloring === "entropy";
-  const base = coloring === traits.metric ? null : app.cells(cells.run.edited?.base_id);
+  const base = !coloring.startsWith("change") ? null : app.cells(baseIdOf(cells.run) ?? undefined);
   const was = base?.top(traits, layer, position);
   const tops = cells.tops(traits, layer, position, N_TOKENS);
   const value = cellValue(cells, traits, layer, position);
@@ -38,8 +38,15 @@ function content(app: App, cell: CellRef): Child {
         ),
       ),
     ),
-    base && was && h("p", "before ", tokenChip(base.label(was.id), was.id), ` ${asPercent(was.log_prob)}`),
-    !isInList && value !== undefined && h("p", inWords(cells, traits, value)),
+    base &&
+      was &&
+      h(
+        "p",
+        cells.run.compared ? "A: " : "before ",
+        tokenChip(base.label(was.id), was.id),
+        ` ${asPercent(was.log_prob)}`,
+      ),
+    !isInList && value !== undefined && h("p", inWords(cells, traits, value, noteOf(traits, cell))),
     entropy !== undefined && h("p.lw-dim", `entropy ${nats(entropy)}`),
   ];
 }
