@@ -10,6 +10,8 @@ from lenswidget.lenses.jacobian import JacobianLens
 from lenswidget.lenses.lens import LogitLens
 from lenswidget.lenses.load import load_lens
 from lenswidget.lenses.tuned import TunedLens
+from lenswidget.readout.background import Background
+from lenswidget.readout.background_fit import fit_background
 from lenswidget.readout.card import Card, decode
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.compare import compare
@@ -22,6 +24,7 @@ from lenswidget.versions import __version__ as __version__
 from lenswidget.widget.widget import LensWidget
 
 __all__ = [
+    "Background",
     "Card",
     "CausalMap",
     "Cells",
@@ -40,6 +43,7 @@ __all__ = [
     "compare",
     "decode",
     "demo_model",
+    "fit_background",
     "load_lens",
     "read",
 ]
