@@ -12,7 +12,7 @@ from torch import Tensor
 from lenswidget.anatomy.protocol import ReadableModel, check_is_model
 from lenswidget.checks import integers
 from lenswidget.errors import PromptError
-from lenswidget.lenses.fit_texts import Texts, check_settings
+from lenswidget.lenses.fit_texts import Texts, check_settings, text_ids
 from lenswidget.lenses.lens import Lens, LensLike, LogitLens, as_lens, carry, check_lens
 from lenswidget.lenses.lens_file import digest
 from lenswidget.lenses.provenance import ids_digest
@@ -116,6 +116,16 @@ def background_slices(
     return known
 
 
+def known_background(slices: Slices) -> Background | None:
+    """What `background_slices` was asked for, if it was fitted before."""
+    try:
+        next(slices)
+    except StopIteration as found:
+        return found.value
+    slices.close()
+    return None
+
+
 def _ids_of(engine: Engine, texts: Texts, max_tokens: int) -> list[Tensor]:
     """Token ids `[seq]` of each text, as the engine encodes it, cut to `max_tokens`."""
     given: Any = texts
@@ -125,16 +135,19 @@ def _ids_of(engine: Engine, texts: Texts, max_tokens: int) -> list[Tensor]:
             f"Asked to fit a background on {texts!r:.80}; pass a list of texts, or leave it out."
         )
     ids: list[Tensor] = []
+    info = engine.info()
+    most = max_tokens if info.max_length is None else min(max_tokens, info.max_length)
     for text in listed:
         if isinstance(text, str):
-            ids.append(engine.encode(text).column_ids[:max_tokens])
+            ids.append(text_ids(info.tokenizer, text, most, None))
         else:
             listed_ids = text.flatten().tolist() if isinstance(text, Tensor) else text
-            ids.append(torch.from_numpy(integers("a text of", listed_ids))[:max_tokens])
+            ids.append(torch.from_numpy(integers("a text of", listed_ids))[:most])
     return ids
 
 
 def _fit(engine: Engine, ids: Sequence[Tensor], lens: Lens, site: str, lift: bool) -> Slices:
+    yield 0, 3 * len(ids)  # who only wants what is known goes no further
     runs: list[Run] = []
     for text in ids:
         runs.append(engine.run(RunSpec(engine.encode(text.tolist()))))

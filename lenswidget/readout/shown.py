@@ -5,6 +5,7 @@ What stands in a cell is a choice for the eye: ids, log-probs and ranks stay tho
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -65,6 +66,11 @@ class Chooser:
     usual: Float[Tensor, "rows d_vocab"] | None = None
     row_of: Int[Tensor, " layers"] | None = None
 
+    @cached_property
+    def n_words(self) -> int:
+        """How many ids are words."""
+        return int(self.is_word.sum())
+
     def to(self, device: "str | torch.device") -> "Chooser":
         """The same on a device."""
         usual = None if self.usual is None else self.usual.to(device)
@@ -90,13 +96,14 @@ class Chooser:
             return self._word(x, best, exact)
         assert layers is not None
         assert self.row_of is not None
-        words, values, ranks = self._words(x, N_LIFTED)
-        rows = self.row_of[layers + 1]
-        usual = self.usual[rows[:, None], words]
-        at = best_places((values - usual).masked_fill(values.isinf(), -torch.inf), 1, words)
-        ids = words.gather(1, at)
-        logits = values.gather(1, at).double() if exact is None else exact(ids, _all(x))
-        return Chosen(ids[:, 0], logits[:, 0], ranks.gather(1, at)[:, 0], usual.gather(1, at)[:, 0])
+        usual, rows = self.usual, self.row_of[layers + 1]
+
+        def lift(words: Tensor, values: Tensor, cells: Tensor) -> Tensor:
+            return (values - usual[rows[cells, None], words]).masked_fill(values.isinf(), -torch.inf)
+
+        ids, values, ranks = self._among_words(x, N_LIFTED, lift)
+        logits = values.double() if exact is None else exact(ids[:, None], _all(x))[:, 0]
+        return Chosen(ids, logits, ranks, usual[rows, ids])
 
     def _word(self, x: Tensor, best: Best, exact: ExactRows | None) -> Chosen:
         """The top word of each row: mostly it is among the best, which are known."""
@@ -106,51 +113,77 @@ class Chooser:
         ranks = (best.logits > logits[:, None]).sum(-1)
         rest = (~among.any(-1)).nonzero()[:, 0]
         if len(rest):
-            words, values, places = self._words(x[rest], N_EXACT_WORDS)
-            scores = values.double() if exact is None else exact(words, rest)
-            at = best_places(scores, 1, words)
-            ids[rest] = words.gather(1, at)[:, 0]
-            logits[rest] = scores.gather(1, at)[:, 0]
-            ranks[rest] = places.gather(1, at)[:, 0]
+
+            def score(words: Tensor, values: Tensor, cells: Tensor) -> Tensor:
+                return values if exact is None else exact(words, rest[cells])
+
+            ids[rest], values, ranks[rest] = self._among_words(x[rest], N_EXACT_WORDS, score)
+            logits[rest] = (
+                values.double() if exact is None else exact(ids[rest, None], rest)[:, 0].to(logits.dtype)
+            )
         return Chosen(ids, logits, ranks)
 
-    def _words(self, x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids, logits and ranks of the k best words of each row, best first, ties by the lower id."""
-        k = min(k, int(self.is_word.sum()))
-        parts = [self._words_of(part, k) for part in x.split(ROWS_AT_ONCE)]
-        ids, values, ranks = (torch.cat(each) for each in zip(*parts, strict=True))
+    def _among_words(self, x: Tensor, k: int, score: "Score") -> tuple[Tensor, Tensor, Tensor]:
+        """Of the k best words of each row the one with the highest score: id, logit and rank, `[rows]`."""
+        k = min(k, self.n_words)
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        for start in range(0, len(x), ROWS_AT_ONCE):
+            part = x[start : start + ROWS_AT_ONCE]
+            cells = torch.arange(start, start + len(part), device=x.device)
+            words, values, seen, short = self._words(part, k)
+            at = best_places(score(words, values, cells), 1, words)
+            value = values.gather(1, at)
+            ranks = _n_above(seen, value)
+            if len(short):
+                ranks[short] = _n_above(part[short], value[short])
+            found.append((words.gather(1, at)[:, 0], value[:, 0], ranks))
+        ids, values, ranks = (torch.cat(each) for each in zip(*found, strict=True))
         return ids, values, ranks
 
-    def _words_of(self, x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Looks into the blocks with the largest maxima; where that may miss words, reads the row."""
+    def _words(self, x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Ids and logits of the k best words of each row, ties by the lower id.
+
+        Looked for in the blocks with the largest maxima; where that may miss some, in the whole row.
+
+        Returns:
+            Ids and logits `[rows, k]`; the logits that were looked at, which hold all that are above these;
+            and the rows of which they do not.
+        """
         whole = x.shape[1] // BLOCK * BLOCK
         if whole // BLOCK <= 2 * N_BLOCKS:
-            return self._words_whole(x, k)
+            return *self._words_of_all(x, k), x, _all(x[:0])
         maxima = x[:, :whole].view(len(x), -1, BLOCK).amax(-1)
         highest = maxima.topk(N_BLOCKS + 1)
         blocks = highest.indices[:, :N_BLOCKS]
         ids = (blocks[:, :, None] * BLOCK + torch.arange(BLOCK, device=x.device)).flatten(1)
-        values = x.gather(1, ids)
-        words = values.masked_fill(~self.is_word[ids], -torch.inf)
+        seen = x.gather(1, ids)
+        words = seen.masked_fill(~self.is_word[ids], -torch.inf)
         at = best_places(words, k, ids)
-        found = ids.gather(1, at), words.gather(1, at)
-        ranks = torch.stack([(values > found[1][:, j, None]).sum(-1) for j in range(k)], dim=-1)
+        found, values = ids.gather(1, at), words.gather(1, at)
         # whatever lies in none of these blocks is no larger than this
         beyond = highest.values[:, -1]
         if whole < x.shape[1]:
             beyond = torch.maximum(beyond, x[:, whole:].amax(-1))
-        short = (~(found[1][:, -1] > beyond)).nonzero()[:, 0]
+        short = (~(values[:, -1] > beyond)).nonzero()[:, 0]
         if len(short):
-            for mine, theirs in zip((*found, ranks), self._words_whole(x[short], k), strict=True):
-                mine[short] = theirs
-        return (*found, ranks)
+            found[short], values[short] = self._words_of_all(x[short], k)
+        return found, values, seen, short
 
-    def _words_whole(self, x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _words_of_all(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         words = x.masked_fill(~self.is_word, -torch.inf)
         # NaN has no place in the order; such a row is not shown
         ids = top_k(words.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf), k)
-        values = words.gather(1, ids)
-        return ids, values, torch.stack([(x > values[:, j, None]).sum(-1) for j in range(k)], dim=-1)
+        return ids, words.gather(1, ids)
+
+
+# Scores of some words of some cells: `(ids [n, k], logits [n, k], cells [n])` to `[n, k]`.
+Score: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _n_above(x: Tensor, value: Tensor) -> Tensor:
+    """How many of `[rows, n]` are above `[rows, 1]`."""
+    # as float: a sum of booleans is ten times slower, and counts below 2**24 are exact
+    return torch.gt(x, value, out=torch.empty_like(x)).sum(-1).long()
 
 
 def _all(x: Tensor) -> Tensor:

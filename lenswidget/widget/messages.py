@@ -7,6 +7,8 @@ import numpy as np
 
 from lenswidget.anatomy.passes import passes_of, row_name, row_phrase
 from lenswidget.models.bands import BandMessage, band_to_json
+from lenswidget.models.words import word_mask
+from lenswidget.readout.background import Background
 from lenswidget.readout.card import Card
 from lenswidget.readout.proof import Effect, Proof
 from lenswidget.readout.readout import Readout
@@ -86,6 +88,7 @@ class RunMessage(TypedDict):
     rows: list[dict[str, str]]
     predicts: str
     sites: list[str]
+    has_words: bool
     lenses: list[str]
     max_length: int | None
     fidelity: FidelityMessage
@@ -154,6 +157,7 @@ def run_message(
         "rows": [{"name": row_name(row), "phrase": row_phrase(row), "path": row.path} for row in info.rows],
         "predicts": info.predicts,
         "sites": list(info.sites),
+        "has_words": info.tokenizer is not None and bool(word_mask(info.tokenizer, info.d_vocab).any()),
         "lenses": list(lenses),
         "max_length": info.max_length,
         "fidelity": {
@@ -218,12 +222,13 @@ def readout_message(readout: Readout, request: ReadRequest, rows: Sequence[int],
         positions=request.positions,
         tracked_ids=request.track,
         against=request.against,
+        show=request.show,
     )
 
 
 def _ids_in(readout: Readout) -> list[int]:
-    found = [ids for ids in (readout.ids, readout.reference_ids) if ids is not None]
-    return np.unique(np.concatenate(found)).tolist()
+    found = [ids for ids in (readout.ids, readout.reference_ids, readout.shown_ids) if ids is not None]
+    return np.unique(np.concatenate([ids.ravel() for ids in found])).tolist()
 
 
 def _laid_out(array: np.ndarray, request: ReadRequest, rows: Sequence[int], no_integer: int) -> np.ndarray:
@@ -232,6 +237,13 @@ def _laid_out(array: np.ndarray, request: ReadRequest, rows: Sequence[int], no_i
     laid_out = np.full((*cells, *array.shape[1:]), missing, array.dtype)
     laid_out[list(rows)] = array.reshape(len(rows), cells[1], *array.shape[1:])
     return laid_out
+
+
+def floor_message(background: Background, show: str) -> dict[str, Any]:
+    """What the page knows of a floor: a number for each layer, in nats; NaN where there is none."""
+    floors = background.floors.get(show)
+    values = [] if floors is None else [json_number(value) for value in floors.tolist()]
+    return {"layers": list(background.layers) if values else [], "values": values}
 
 
 def card_message(card: Card, labels: Labels) -> CardMessage:

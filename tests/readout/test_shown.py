@@ -228,8 +228,10 @@ def test_a_table_has_what_is_shown(case, background):
     assert {"shown_log_prob", "shown_rank", "shown_lift"} <= set(frame)
 
 
-def test_the_floor_is_above_19_of_20_random_states(case, background):
-    model, run, _ = case
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_the_floor_is_above_19_of_20_random_states(make):
+    model = language_model(make)
+    run, background = model.run(PROMPT), lw.fit_background(model, texts=TEXTS)
     below = {show: [] for show in background.floors}
     for layer in background.layers[:-1]:
         states = torch.cat(
@@ -262,12 +264,14 @@ def test_a_planted_direction_is_above_the_floor(demo_model):
     (token,) = demo_model.tokenizer.encode(" Paris", add_special_tokens=False)
     norm = demo_model.hf_model.model.norm.weight
     weight = demo_model.hf_model.lm_head.weight
-    direction = (weight[token] - weight.mean(0)) / norm
+    # what tells this token from all others best, where rows of the unembed overlap
+    own = weight[token] - weight.mean(0)
+    direction = torch.linalg.solve(torch.cov(weight.T), own) / norm
     streams = run._streams["resid_post"].clone()
-    layers, position = list(range(2, 29)), run.seq - 1
+    layers, position = list(range(2, 28)), run.seq - 1
     for layer in layers:
         row = streams[layer + 1, position]
-        streams[layer + 1, position] = row + 2 * row.norm() * direction / direction.norm()
+        streams[layer + 1, position] = row.norm() * direction / direction.norm()
     planted = dataclasses.replace(run, _streams={"resid_post": streams})
     planted.__dict__["fidelity"] = run.fidelity
     cells = lw.Cells(layers, [position] * len(layers))

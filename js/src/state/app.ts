@@ -1,5 +1,6 @@
 import { whenClosed } from "../base/events.ts";
 import { createStore } from "../base/store.ts";
+import { createFloors } from "../cells/floors.ts";
 import { createLoader } from "../cells/loader.ts";
 import type { Tile } from "../cells/packed.ts";
 import { RunCells } from "../cells/runCells.ts";
@@ -106,6 +107,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     for (const { site, lens, position, tracked: ids } of Object.values(shownCards(state)))
       wishes.push({ site, lens, positions: [position], ids });
     trajectories.want(cells, wishes);
+    if (traits.floor) void floors.want(cells, traits, traits.show);
     watchWaiting();
   }
 
@@ -115,6 +117,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   };
   const loader = createLoader(transport, { took, failed: (notice) => local({ notice }) });
   const trajectories = createTrajectories(transport, arrived);
+  const floors = createFloors(transport, arrived);
 
   const app: App = {
     transport,

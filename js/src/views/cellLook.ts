@@ -1,9 +1,11 @@
 import { sameItems } from "../base/memo.ts";
 import type { Cells } from "../cells/cells.ts";
 import { cellValue, coloringOf, METRIC_SPECS } from "../cells/fields.ts";
+import { isNoise, standingIn } from "../cells/standing.ts";
 import type { CellRef } from "../kernel/protocol.ts";
 import type { ViewTraits } from "../kernel/traits.ts";
 import { foldedPasses } from "../look/bands.ts";
+import { superscript } from "../look/format.ts";
 import { shownLayers } from "../look/layout.ts";
 import { colorAt, pinColor } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
@@ -51,7 +53,7 @@ export function lookOf(
 ): Look {
   const { run } = cells;
   const { layer, position } = cell;
-  const top = cells.top(traits, layer, position);
+  const top = standingIn(cells, traits, layer, position);
   const value = cellValue(cells, traits, layer, position);
   const names = ["lw-cell"];
   if (sameCell(traits.selection, cell)) names.push("is-selected");
@@ -67,6 +69,7 @@ export function lookOf(
     surface = color.css;
     ink = color.ink;
   }
+  if (isNoise(cells, traits, layer, position)) names.push("is-noise");
   if (top) {
     const kind = cells.label(top.id)[1];
     if (kind !== "text") names.push(`is-${kind}`);
@@ -79,5 +82,6 @@ export function lookOf(
     }
   }
   const text = top && traits.column_width_px >= TEXT_FROM_PX ? brief(cells.label(top.id)) : "";
-  return { text, className: names.join(" "), surface, ink, pin };
+  const place = text && top && top.rank > 0 ? superscript(top.rank + 1) : "";
+  return { text: text + place, className: names.join(" "), surface, ink, pin };
 }

@@ -190,8 +190,8 @@ export class GridView {
     const focus = this.#focusPlace(shape);
     let focused: CellNode | undefined;
     const { traits, version } = state;
-    const { selection, metric, rank_token, pins, lens, view, difference } = traits;
-    const looks = [metric, rank_token, pins, lens, view, difference];
+    const { selection, metric, rank_token, pins, lens, view, difference, show, floor } = traits;
+    const looks = [show, floor, metric, rank_token, pins, lens, view, difference];
     const key = [shape, version, ...looks, this.#app.theme(), run];
     const onlyNew = sameItems(key, this.#drawnKey);
     this.#drawnKey = key;
