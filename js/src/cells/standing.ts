@@ -1,6 +1,9 @@
+import type { Reading } from "../kernel/protocol.ts";
 import type { Traits } from "../kernel/traits.ts";
 import type { Cells } from "./cells.ts";
-import type { MetricTraits } from "./fields.ts";
+
+/** The traits that say what stands in a cell. */
+export type ShownTraits = Reading & Partial<Pick<Traits, "show">>;
 
 /** The token that stands in a cell. */
 export interface Standing {
@@ -20,7 +23,7 @@ export const SHOW_NAMES = { top: "top token", words: "top word", lift: "most lif
  */
 export function standingIn(
   cells: Cells,
-  traits: MetricTraits,
+  traits: ShownTraits,
   layer: number,
   position: number,
 ): Standing | undefined {
@@ -34,7 +37,7 @@ export function standingIn(
 /** Whether a cell says no more than noise would, as far as that is known. */
 export function isNoise(
   cells: Cells,
-  traits: MetricTraits & Partial<Pick<Traits, "floor">>,
+  traits: ShownTraits & Partial<Pick<Traits, "floor">>,
   layer: number,
   position: number,
 ): boolean {

@@ -1,6 +1,7 @@
 import { whenClosed } from "../base/events.ts";
 import { createStore } from "../base/store.ts";
 import { createFloors } from "../cells/floors.ts";
+import { leaders } from "../cells/inhere.ts";
 import { createLoader } from "../cells/loader.ts";
 import type { Tile } from "../cells/packed.ts";
 import { RunCells } from "../cells/runCells.ts";
@@ -103,7 +104,8 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     loader.update(cells, traits, viewport);
     const { site, lens, pins } = traits;
     const positions = chartedPositions(traits, focus, cells.run);
-    const wishes: Wish[] = [{ site, lens, positions, ids: [...new Set(pins.flatMap((pin) => pin.ids))] }];
+    const charted = pins.length ? pins : leaders(cells, traits, positions[0] ?? 0);
+    const wishes: Wish[] = [{ site, lens, positions, ids: [...new Set(charted.flatMap((pin) => pin.ids))] }];
     for (const { site, lens, position, tracked: ids } of Object.values(shownCards(state)))
       wishes.push({ site, lens, positions: [position], ids });
     trajectories.want(cells, wishes);

@@ -10,6 +10,7 @@ import { shownLayers } from "../look/layout.ts";
 import { colorAt, pinColor } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
 import { isEdited, isTarget, pinOf, sameCell, settledLayer, shownRun } from "../state/selectors.ts";
+import type { Span } from "../state/state.ts";
 import { brief } from "./heads.ts";
 
 /** How one cell of the grid looks. */
@@ -43,6 +44,19 @@ export function settledLayers(app: App): (position: number) => number | undefine
   };
 }
 
+/** Whether one of the tokens, ids with commas between, is among the best of a cell or stands in it. */
+function hasAny(cells: Cells, traits: ViewTraits, { layer, position }: CellRef, ids: string): boolean {
+  const wanted = ids.split(",").map(Number);
+  const standing = standingIn(cells, traits, layer, position);
+  if (traits.show !== "top") return !!standing && wanted.includes(standing.id);
+  return cells.tops(traits, layer, position, 100).some(({ id }) => wanted.includes(id));
+}
+
+function isWithin({ layers, positions }: Span, { layer, position }: CellRef): boolean {
+  const within = (x: number, [from, to]: readonly [number, number]) => from <= x && x <= to;
+  return within(layer, layers) && within(position, positions);
+}
+
 /** How a cell looks, from the state alone. */
 export function lookOf(
   app: App,
@@ -69,6 +83,9 @@ export function lookOf(
     surface = color.css;
     ink = color.ink;
   }
+  const { tint, span } = app.get();
+  if (tint && !hasAny(cells, traits, cell, tint)) names.push("is-untinted");
+  if (span && isWithin(span, cell)) names.push("is-in-span");
   if (isNoise(cells, traits, layer, position)) names.push("is-noise");
   if (top) {
     const kind = cells.label(top.id)[1];

@@ -112,6 +112,11 @@ export class GridView {
     return { ...this.#at, ...this.#size };
   }
 
+  /** The cells in view, the last layer first; null before the first drawing. */
+  inView(): { layers: readonly number[]; positions: readonly number[] } | null {
+    return this.#shape && viewportOf(this.#shape, this.scroll());
+  }
+
   pageRows(): number {
     const shape = this.#shape;
     return shape ? Math.max(1, Math.floor((this.#size.height - shape.head_row_px) / shape.row_px) - 1) : 1;
@@ -191,7 +196,7 @@ export class GridView {
     let focused: CellNode | undefined;
     const { traits, version } = state;
     const { selection, metric, rank_token, pins, lens, view, difference, show, floor } = traits;
-    const looks = [show, floor, metric, rank_token, pins, lens, view, difference];
+    const looks = [state.span, state.tint, show, floor, metric, rank_token, pins, lens, view, difference];
     const key = [shape, version, ...looks, this.#app.theme(), run];
     const onlyNew = sameItems(key, this.#drawnKey);
     this.#drawnKey = key;
