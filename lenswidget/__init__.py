@@ -13,6 +13,8 @@ from lenswidget.lenses.tuned import TunedLens
 from lenswidget.readout.attention import Attention, attention
 from lenswidget.readout.attribute import attribute
 from lenswidget.readout.attribution import Attribution
+from lenswidget.readout.background import Background
+from lenswidget.readout.background_fit import fit_background
 from lenswidget.readout.card import Card, decode
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.compare import compare
@@ -30,6 +32,7 @@ from lenswidget.widget.widget import LensWidget
 __all__ = [
     "Attention",
     "Attribution",
+    "Background",
     "Card",
     "CausalMap",
     "Cells",
@@ -52,6 +55,7 @@ __all__ = [
     "compare",
     "decode",
     "demo_model",
+    "fit_background",
     "load_lens",
     "read",
     "survey",

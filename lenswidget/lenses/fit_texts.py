@@ -52,7 +52,7 @@ def encode(model: ReadableModel, texts: Texts, max_tokens: int, add_bos: bool | 
     ids: list[Tensor] = []
     for index, text in enumerate(listed):
         if isinstance(text, str):
-            ids.append(_text_ids(model.tokenizer, text, max_tokens, add_bos))
+            ids.append(text_ids(model.tokenizer, text, max_tokens, add_bos))
             continue
         found = integers("a text of", text.flatten().tolist() if isinstance(text, Tensor) else text)
         if add_bos is not None and (found[:1].tolist() == [bos]) != add_bos:
@@ -65,7 +65,7 @@ def encode(model: ReadableModel, texts: Texts, max_tokens: int, add_bos: bool | 
     return ids
 
 
-def _text_ids(tokenizer: Any, text: str, max_tokens: int, add_bos: bool | None) -> Tensor:
+def text_ids(tokenizer: Any, text: str, max_tokens: int, add_bos: bool | None) -> Tensor:
     """Token ids `[seq]` of one string."""
     if tokenizer is None:
         raise PromptError("Asked to fit a lens on strings, but this model has no tokenizer; pass token ids.")

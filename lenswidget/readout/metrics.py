@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lenswidget.readout.shown import Best, Chooser, Chosen
 from lenswidget.readout.top_k import top_k
 
 # Rows whose logits and probabilities (2 x 16 x 200 kB for 50,000 tokens) stay in the caches together; on
@@ -21,7 +22,8 @@ FAR_BELOW, BEYOND_NATS = -1e38, 1e9
 LOG_2 = math.log(2.0)
 
 
-Exact: TypeAlias = Callable[[Tensor], Tensor]
+# Ids `[rows, m]`, and which rows of the tile where it is not all, to float64 `[rows, m]`.
+Exact: TypeAlias = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Tile:
         is_same: `[cells]`, where a cell's states are its counterpart's, bit for bit; None if unknown.
         exact: gives some logits of every row again, `[rows, m]` ids to float64 `[rows, m]`; or None.
         n_tokens: ids from here on stand for no token: they are in the softmax, but never among the best.
+        layers: `[cells]`, where a chooser asks.
     """
 
     logits: Float[Tensor, "rows d_vocab"]
@@ -46,6 +49,7 @@ class Tile:
     is_same: Bool[Tensor, " cells"] | None = None
     exact: Exact | None = None
     n_tokens: int | None = None
+    layers: Int[Tensor, " cells"] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,13 @@ class Normed:
 
 
 def measure(
-    tile: Tile, k: int, track: Int[Tensor, " tracked"], metrics: frozenset[str], *, logits: bool = False
+    tile: Tile,
+    k: int,
+    track: Int[Tensor, " tracked"],
+    metrics: frozenset[str],
+    *,
+    logits: bool = False,
+    chooser: Chooser | None = None,
 ) -> dict[str, Tensor]:
     """Everything that was asked about a tile's cells, by the names of `Readout`'s arrays.
 
@@ -82,6 +92,7 @@ def measure(
         track: token ids `[tracked]` whose log-prob and rank are wanted.
         metrics: of `entropy`, `kl`, `agrees`, and, where there are references, `js`.
         logits: whether the logits of the k best are wanted too.
+        chooser: chooses what stands in a cell, where that is not the top token.
     """
     x, n = tile.logits, tile.n_cells
     listed = track.tolist()  # the ids as they are kept: no waiting for a device
@@ -93,6 +104,9 @@ def measure(
     if tile.n_tokens is not None:
         shown, best_of_all = _best(replace(tile, logits=x[:, : tile.n_tokens]), k)
     tracked = _scores(tile, track.expand(n if tile.references is None else len(x), -1))
+    chosen = None
+    if chooser is not None:
+        chosen = chooser.choose(x[:n], Best(ids[:n], top[:n]), tile.layers, tile.exact)
     is_paired = "kl" in metrics or tile.references is not None
     normed = _normalise(x, ids, top, keep_probs=is_paired)
     ok, shift = normed.is_finite[:n], top[:n, :1]
@@ -104,6 +118,8 @@ def measure(
         "tracked_ranks": ranks.masked_fill(~ok[:, None], -1),
         "is_finite": ok,
     }
+    if chosen is not None:
+        found |= _shown(chosen, ok, (shift + normed.log_z[:n, None])[:, 0])
     if logits:
         found["logits"] = best.float()
     if "entropy" in metrics:
@@ -129,6 +145,17 @@ def measure(
         is_same = None if tile.is_same is None else tile.is_same.to(x.device)
         _add_reference(found, theirs, normed.is_finite[b], is_same)
     return found
+
+
+def _shown(chosen: Chosen, ok: Tensor, normaliser: Tensor) -> dict[str, Tensor]:
+    """What stands in each cell, by the names of `Readout`'s arrays."""
+    log_probs = (chosen.logits - normaliser).masked_fill(~ok, torch.nan)
+    found = {
+        "shown_ids": chosen.ids.masked_fill(~ok, -1),
+        "shown_log_probs": log_probs.float(),
+        "shown_ranks": chosen.ranks.masked_fill(~ok, -1),
+    }
+    return found if chosen.usual is None else {**found, "shown_lifts": (log_probs - chosen.usual).float()}
 
 
 def _add_reference(

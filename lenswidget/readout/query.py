@@ -12,8 +12,10 @@ from torch import Tensor
 
 from lenswidget.errors import CellError, LensError
 from lenswidget.lenses.lens import Lens, LensLike, as_lens, check_carried, check_lens, covered_layers
+from lenswidget.readout.background import Background, chooser_of
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.run import EMBED_SITE, Run
+from lenswidget.readout.shown import Chooser
 
 METRICS = ("entropy", "kl", "agrees")
 # Those of a cell and the one that it is compared with.
@@ -39,6 +41,8 @@ class Query:
     metrics: Collection[str] = ()
     logits: bool = False
     against_cells: CellsLike | None = None
+    show: str = "top"
+    background: Background | None = None
 
     def checked(self) -> "CheckedQuery":
         """The same, ready to be decoded.
@@ -81,6 +85,7 @@ class Query:
             metrics=metrics,
             logits=self.logits,
             against_cells=theirs,
+            chooser=chooser_of(run, cells, lens, site, self.show, self.background),
         )
 
     def _check_reference(self, against: Run, cells: Cells, lens: Lens) -> None:
@@ -106,6 +111,7 @@ class CheckedQuery:
     Attributes:
         track: token ids `[tracked]` int64, on the CPU.
         against_cells: the reference's cell for each of `cells`.
+        chooser: chooses what stands in a cell; None for the top token.
     """
 
     run: Run
@@ -118,6 +124,7 @@ class CheckedQuery:
     metrics: frozenset[str]
     logits: bool
     against_cells: Cells
+    chooser: Chooser | None
 
 
 def rows(run: Run, site: str, lens: Lens) -> list[int]:

@@ -4,6 +4,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Collection, Generator, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from lenswidget.errors import Cancelled, FidelityWarning, LensError
 from lenswidget.lenses.lens import LensLike
 from lenswidget.progress import Progress, drain, reporting
+from lenswidget.readout.background import Background
 from lenswidget.readout.metrics import Tile, measure
 from lenswidget.readout.query import CellsLike, CheckedQuery, Query
 from lenswidget.readout.readout import Readout
@@ -35,6 +37,8 @@ def read(
     metrics: Collection[str] = ("entropy",),
     logits: bool = False,
     against_cells: CellsLike | None = None,
+    show: str = "top",
+    background: Background | None = None,
     tile_bytes: int = TILE_BYTES,
     slice_s: float = 0.25,
     progress: Progress = None,
@@ -57,6 +61,10 @@ def read(
             (whether the top token is the last layer's) and, with `against`, `js` (Jensen-Shannon, nats).
         logits: whether the logits of the top tokens are wanted.
         against_cells: for each cell the one of `against` that it is compared with; the same unless given.
+        show: which token stands for a cell in `shown_ids`: "words" for the top one that is a word, "lift"
+            for the one of the 16 best words that is most above its usual at this layer. "top" adds nothing.
+            All other arrays are the same whatever is shown.
+        background: what is usual, of `lw.fit_background(model, lens)`; for "lift".
         tile_bytes: memory for the logits in work at a time; halved when the device runs out.
         slice_s: seconds between two looks at `progress` and `cancelled`, as nearly as the tiles allow.
         progress: called with `(cells done, cells in all)`; True shows a tqdm bar.
@@ -70,7 +78,7 @@ def read(
     Warns:
         FidelityWarning: the run's last row is not the model's own logits.
     """
-    query = Query(run, cells, lens, site, k, track, against, metrics, logits, against_cells)
+    query = Query(run, cells, lens, site, k, track, against, metrics, logits, against_cells, show, background)
     return read_query(
         query, tile_bytes=tile_bytes, slice_s=slice_s, progress=progress, cancelled=cancelled, stacklevel=3
     )
@@ -175,7 +183,10 @@ def _decode_some(decoder: TileDecoder, out: "_Arrays", done: int, asked: Checked
     while True:
         try:
             order, tile = decoder.tile(done)
-            out.store(order, measure(tile, asked.k, asked.track, asked.metrics, logits=asked.logits))
+            found = measure(
+                tile, asked.k, asked.track, asked.metrics, logits=asked.logits, chooser=asked.chooser
+            )
+            out.store(order, found)
             return len(order)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or not decoder.halve():
@@ -204,7 +215,14 @@ class _Arrays:
             row = torch.zeros(1, asked.run.d_vocab, device="cpu")
             itself = None if asked.against is None else slice(0, 1)
             tile = Tile(row, 1, segments=[(0, 1, 0)], references=itself)
-            nothing = measure(tile, asked.k, asked.track, asked.metrics, logits=asked.logits)
+            nothing = measure(
+                replace(tile, layers=torch.zeros(1, dtype=torch.long, device="cpu")),
+                asked.k,
+                asked.track,
+                asked.metrics,
+                logits=asked.logits,
+                chooser=None if asked.chooser is None else asked.chooser.to("cpu"),
+            )
             self.store([], {name: values[:0] for name, values in nothing.items()})
         return Readout(
             run_id=asked.run.id,

@@ -33,6 +33,10 @@ PER_CELL = (
     "tracked_ranks",
     "agrees",
     "logits",
+    "shown_ids",
+    "shown_log_probs",
+    "shown_ranks",
+    "shown_lifts",
 )
 SCALARS = (
     "entropy_nats",
@@ -70,6 +74,10 @@ class Readout:
             reference's own, as `ids` and the others are this run's.
         agrees: `[n]` bool, whether the top token is the last layer's at that position.
         logits: `[n, k]` float32, of `ids`.
+        shown_ids: `[n]` int32, the token that stands for the cell: its top word, or the one with most lift.
+        shown_log_probs: `[n]` float32, nats, of those.
+        shown_ranks: `[n]` int32, how many tokens of the whole vocabulary score strictly higher.
+        shown_lifts: `[n]` float32, nats: the log-prob less its mean over the background.
         tokenizer: what turns ids into text, or None.
     """
 
@@ -96,6 +104,10 @@ class Readout:
     reference_tracked_ranks: Array | None = None
     agrees: Array | None = None
     logits: Array | None = None
+    shown_ids: Array | None = None
+    shown_log_probs: Array | None = None
+    shown_ranks: Array | None = None
+    shown_lifts: Array | None = None
     tokenizer: Any = field(default=None, repr=False)
 
     @property
@@ -169,16 +181,24 @@ class Readout:
         Bytes that are no whole character are written as such, `<0xE2><0x82>`: decoded they would all be one
         replacement sign.
         """
-        distinct, place = np.unique(self.ids, return_inverse=True)
+        return self._texts(self.ids)
+
+    def shown(self) -> Array:
+        """The text of `shown_ids`, or of the top tokens where nothing else was asked to be shown; `[n]`."""
+        return self._texts(self.ids[:, 0] if self.shown_ids is None else self.shown_ids)
+
+    def _texts(self, ids: Array) -> Array:
+        distinct, place = np.unique(ids, return_inverse=True)
         texts = np.array([token_text(self.tokenizer, i) for i in distinct.tolist()], dtype=object)
-        return texts[place].reshape(self.ids.shape)
+        return texts[place].reshape(ids.shape)
 
     def to_dataframe(self) -> Any:
         """A pandas frame with a row per cell and top token.
 
         Its columns are `layer, position, place, id, token, log_prob, prob`; `place` is 0 for the most
         probable. The cell's own numbers (entropy, divergences) are repeated in its rows, and so are tracked
-        tokens, as `log_prob_<id>` and `rank_<id>`.
+        tokens, as `log_prob_<id>` and `rank_<id>`, and the token that is shown, as `shown_id`, `shown`,
+        `shown_log_prob`, `shown_rank` and `shown_lift`.
 
         Raises:
             LensError: pandas is not installed.
@@ -199,6 +219,11 @@ class Readout:
         for name in SCALARS:
             if (values := getattr(self, name)) is not None:
                 columns[name] = np.repeat(values, k)
+        if self.shown_ids is not None:
+            columns["shown"] = np.repeat(self.shown(), k)
+        for name in ("shown_ids", "shown_log_probs", "shown_ranks", "shown_lifts"):
+            if (values := getattr(self, name)) is not None:
+                columns[name.removesuffix("s")] = np.repeat(values, k)
         for j, token_id in enumerate(self.tracked_ids.tolist()):
             columns[f"log_prob_{token_id}"] = np.repeat(self.tracked_log_probs[:, j], k)
             columns[f"rank_{token_id}"] = np.repeat(self.tracked_ranks[:, j], k)

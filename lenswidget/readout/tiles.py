@@ -13,7 +13,7 @@ from lenswidget.readout.metrics import Exact, Tile
 from lenswidget.readout.query import CheckedQuery
 from lenswidget.readout.run import EMBED_SITE, Run
 from lenswidget.readout.top_k import top_k
-from lenswidget.readout.unembed import free_bytes
+from lenswidget.readout.unembed import Unembed, free_bytes
 
 TILE_BYTES = 256 << 20
 # On the CPU a larger tile makes the product no faster, leaves the caches, and from 32 MiB on its memory goes
@@ -77,7 +77,8 @@ class TileDecoder:
         if asked.site == EMBED_SITE and isinstance(asked.lens, LogitLens):
             asked.run.check_decoded(cells, logits)
         n_tokens = asked.run.n_tokens_shown(asked.k)
-        return order, Tile(logits, n, segments, references, is_same, exact, n_tokens)
+        layers = torch.from_numpy(cells.layers).to(logits.device) if asked.chooser is not None else None
+        return order, Tile(logits, n, segments, references, is_same, exact, n_tokens, layers)
 
     def logits(self, run: Run, cells: Cells, lens: Lens, site: str) -> Tensor:
         """`[cells, d_vocab]` float32, all at once; the best of each row to the last bit."""
@@ -172,11 +173,13 @@ class TileDecoder:
             prepared = torch.cat(parts) if len(parts) > 1 else parts[0]
             if prepared.device.type == "mps":  # which has no float64
                 return unembed(prepared).cpu(), None
-            return unembed(prepared), partial(unembed.exact, prepared) if unembed.is_exact else None
+            return unembed(prepared), partial(exact_logits, unembed, prepared) if unembed.is_exact else None
         rows, their_unembed, their_rows = torch.cat(parts[:-1]), self._unembeds[id(other)], parts[-1]
         theirs = their_unembed(their_rows).to(rows.device)
 
-        def exact(ids: Tensor) -> Tensor:
+        def exact(ids: Tensor, of: Tensor | None = None) -> Tensor:
+            if of is not None:  # cells of this run
+                return unembed.exact(rows[of], ids)
             own_ids, their_ids = ids[: len(rows)], ids[len(rows) :].to(their_rows.device)
             return torch.cat(
                 [unembed.exact(rows, own_ids), their_unembed.exact(their_rows, their_ids).to(ids.device)]
@@ -185,6 +188,11 @@ class TileDecoder:
         return torch.cat(
             [unembed(rows), theirs]
         ), exact if unembed.is_exact and their_unembed.is_exact else None
+
+
+def exact_logits(unembed: Unembed, prepared: Tensor, ids: Tensor, of: Tensor | None = None) -> Tensor:
+    """Some logits again, of all rows or of some: `[rows, m]` ids to float64 `[rows, m]`."""
+    return unembed.exact(prepared if of is None else prepared[of], ids)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -27,20 +27,20 @@ def top_k(logits: Logits, k: int) -> TopIds:
     whole = d_vocab // BLOCK * BLOCK
     n_blocks = -(-d_vocab // BLOCK)
     if k * 4 > n_blocks:
-        return _best(logits, k)
+        return best_places(logits, k)
     maxima = logits[:, :whole].view(n_cells, -1, BLOCK).amax(dim=-1)
     if whole < d_vocab:
         maxima = torch.cat([maxima, logits[:, whole:].amax(dim=-1, keepdim=True)], dim=-1)
-    blocks = _best(maxima, k)
+    blocks = best_places(maxima, k)
     within = torch.arange(BLOCK, device=logits.device)
     ids = (blocks[:, :, None] * BLOCK + within).flatten(1)
     candidates = logits.gather(1, ids.clamp(max=d_vocab - 1))
     # the last block may be short: an id beyond the vocabulary loses to every true one, -inf included
     candidates.masked_fill_(ids >= d_vocab, -torch.inf)
-    return ids.gather(1, _best(candidates, k, ids))
+    return ids.gather(1, best_places(candidates, k, ids))
 
 
-def _best(values: Tensor, k: int, ids: Tensor | None = None) -> Tensor:
+def best_places(values: Tensor, k: int, ids: Tensor | None = None) -> Tensor:
     """Places of the k largest of each row `[rows, n]`, ties by the lower id (the place, without ids)."""
     return _keys(values, ids).topk(k, dim=-1).indices
 

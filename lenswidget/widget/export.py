@@ -94,6 +94,8 @@ def static_state(
     answer = state["run"]["next"]["id"] if edited is None else edited["effect"]["id"]
     ranked = answer if widget.rank_token is None else widget.rank_token
     packed = widget.packed_grid(k=k, metrics=METRICS, track=(ranked,), with_base=True, progress=progress)
+    if widget.floor:
+        packed.header["floor"] = widget.packed_floor()
     if progress is not None:
         n_cells = len(packed.header["layers"]) * len(packed.header["positions"])
         progress(n_cells, n_cells)

@@ -10,9 +10,15 @@ from typing import Any
 
 from lenswidget.widget.packing import unpack
 
+# What the caption says of what stands in a cell, where that is not the top token.
+SHOWN = {
+    "words": ". Each cell: the most probable word",
+    "lift": ". Each cell: the word that is most above its usual at that layer",
+}
+
 
 def table(run: Mapping[str, Any], snapshot: Mapping[str, Any]) -> str:
-    """Each cell's top token, the last layer first; its probability is the shade, and stands on hover.
+    """The token that stands in each cell, the last layer first; its probability is the shade, and on hover.
 
     Args:
         run, snapshot: the widget's traits of that name: as many of the newest tokens as the snapshot holds.
@@ -24,6 +30,9 @@ def table(run: Mapping[str, Any], snapshot: Mapping[str, Any]) -> str:
     header = snapshot["header"]
     arrays = unpack(header, snapshot["buffers"])
     ids, log_probs = arrays["ids"][..., 0], arrays["log_probs"][..., 0]
+    shown = SHOWN.get(header.get("show", "top"), "")
+    if shown:
+        ids, log_probs = arrays["shown_ids"], arrays["shown_log_probs"]
     positions = header["positions"]
     rows = [*_roles(run, positions), _tokens(run, positions)]
     for row in reversed(range(len(header["layers"]))):
@@ -31,7 +40,7 @@ def table(run: Mapping[str, Any], snapshot: Mapping[str, Any]) -> str:
         rows.append(f"<tr>{_layer(run, header['layers'][row])}{cells}</tr>")
     first = f", the last {len(positions)} of {len(run['tokens'])} tokens" if positions[0] else ""
     says = ". Each cell: the token that stands there" if run.get("predicts") == "same" else ""
-    caption = f"{run['model']}, {header['site']} through the {header['lens']} lens{first}{says}"
+    caption = f"{run['model']}, {header['site']} through the {header['lens']} lens{first}{says}{shown}"
     return f"<table><caption>{html.escape(caption)}</caption>{''.join(rows)}</table>"
 
 

@@ -7,6 +7,8 @@ import numpy as np
 
 from lenswidget.anatomy.passes import passes_of, row_name, row_phrase
 from lenswidget.models.bands import BandMessage, band_to_json
+from lenswidget.models.words import word_mask
+from lenswidget.readout.background import Background
 from lenswidget.readout.card import Card
 from lenswidget.readout.proof import Effect, Proof
 from lenswidget.readout.readout import Readout
@@ -88,6 +90,7 @@ class RunMessage(TypedDict):
     predicts: str
     is_causal: bool
     sites: list[str]
+    has_words: bool
     lenses: list[str]
     max_length: int | None
     fidelity: FidelityMessage
@@ -159,6 +162,7 @@ def run_message(
         "predicts": info.predicts,
         "is_causal": info.is_causal,
         "sites": list(info.sites),
+        "has_words": info.tokenizer is not None and bool(word_mask(info.tokenizer, info.d_vocab).any()),
         "lenses": list(lenses),
         "max_length": info.max_length,
         "fidelity": {
@@ -219,7 +223,7 @@ def readout_message(readout: Readout, request: ReadRequest, rows: Sequence[int],
     }
     return pack(
         arrays,
-        labels.of([*ids_in(readout.ids, readout.reference_ids), *request.track]),
+        labels.of([*ids_in(readout.ids, readout.reference_ids, readout.shown_ids), *request.track]),
         run_id=request.run_id,
         site=request.site,
         lens=request.lens,
@@ -228,6 +232,7 @@ def readout_message(readout: Readout, request: ReadRequest, rows: Sequence[int],
         positions=request.positions,
         tracked_ids=request.track,
         against=request.against,
+        show=request.show,
     )
 
 
@@ -243,6 +248,13 @@ def _laid_out(array: np.ndarray, request: ReadRequest, rows: Sequence[int], no_i
     laid_out = np.full((*cells, *array.shape[1:]), missing, array.dtype)
     laid_out[list(rows)] = array.reshape(len(rows), cells[1], *array.shape[1:])
     return laid_out
+
+
+def floor_message(background: Background, show: str) -> dict[str, Any]:
+    """What the page knows of a floor: a number for each layer, in nats; NaN where there is none."""
+    floors = background.floors.get(show)
+    values = [] if floors is None else [json_number(value) for value in floors.tolist()]
+    return {"layers": list(background.layers) if values else [], "values": values}
 
 
 def card_message(card: Card, labels: Labels) -> CardMessage:

@@ -27,6 +27,10 @@ ARRAYS = (
     "tracked_log_probs",
     "tracked_ranks",
     "agrees",
+    "shown_ids",
+    "shown_log_probs",
+    "shown_ranks",
+    "shown_lifts",
 )
 DTYPES = {"i": "int32", "u": "int32", "f": "float32", "b": "uint8"}
 

@@ -26,6 +26,7 @@ class ReadRequest:
     track: list[int]
     metrics: list[str]
     against: str | None = None
+    show: str = "top"
 
     @classmethod
     def parse(cls, message: Mapping[str, Any]) -> "ReadRequest":
@@ -39,6 +40,7 @@ class ReadRequest:
             track=_integers(message, "track"),
             metrics=[_field("metrics", str, metric) for metric in _list(message, "metrics")],
             against=_text(message, "against") if message.get("against") is not None else None,
+            show=_text({"show": "top", **message}, "show"),
         )
 
 
@@ -99,6 +101,19 @@ class WhyRequest:
             by=_text(message, "by"),
             of_layer=None if message.get("of_layer") is None else _integer(message, "of_layer"),
         )
+
+
+@dataclass(frozen=True)
+class FloorRequest:
+    """The page asks what a cell of each layer must exceed to say more than noise."""
+
+    site: str
+    lens: str
+    show: str
+
+    @classmethod
+    def parse(cls, message: Mapping[str, Any]) -> "FloorRequest":
+        return cls(_text(message, "site"), _text(message, "lens"), _text(message, "show"))
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,18 @@ from lenswidget.lenses.lens import (
 )
 from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.models.token_ids import token_id
+from lenswidget.models.words import word_mask
 from lenswidget.progress import drain
+from lenswidget.readout.background import Background
+from lenswidget.readout.background_fit import background_slices, known_background
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.continuing import Continues
 from lenswidget.readout.engine import Engine
 from lenswidget.readout.proof import effect_of, prove
 from lenswidget.readout.query import Query, rows
 from lenswidget.readout.readout import Readout
-from lenswidget.readout.run import Run, RunSpec
+from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
+from lenswidget.readout.shown import SHOWS
 from lenswidget.readout.taking_over import most_shared
 from lenswidget.widget.card_code import cell_code
 from lenswidget.widget.edit_requests import edits_of
@@ -39,11 +43,19 @@ from lenswidget.widget.messages import (
     RunMessage,
     card_message,
     edited_message,
+    floor_message,
     readout_message,
     run_message,
 )
 from lenswidget.widget.packing import label_to_list
-from lenswidget.widget.requests import DecodeRequest, ReadRequest, RunRequest, SearchRequest, WhyRequest
+from lenswidget.widget.requests import (
+    DecodeRequest,
+    FloorRequest,
+    ReadRequest,
+    RunRequest,
+    SearchRequest,
+    WhyRequest,
+)
 from lenswidget.widget.why import WhyMessage, why
 
 Slices = Generator[tuple[int, int], None, Any]
@@ -363,6 +375,8 @@ class Session:
                 return (yield from self.read(ReadRequest.parse(message)))
             case "decode":
                 return self.decode(DecodeRequest.parse(message))
+            case "floor":
+                return (yield from self.floor(FloorRequest.parse(message)))
             case "search":
                 return self.search(SearchRequest.parse(message))
             case "code":
@@ -386,6 +400,9 @@ class Session:
         asked = {name: options.pop(name) for name in _QUERY_FIELDS & options.keys()}
         if isinstance(asked.get("lens"), str):
             asked["lens"] = self.lens(asked["lens"])
+        if asked.get("show") == "lift" and asked.get("background") is None:
+            site = asked.get("site", EMBED_SITE)
+            asked["background"] = drain(self.background(as_lens(asked.get("lens")), site))
         return self._engine.read(Query(self.run, cells, **asked), **options)
 
     def read(self, request: ReadRequest) -> Slices:
@@ -394,6 +411,9 @@ class Session:
         covered = covered_layers(lens, run.n_layers)
         beyond = [layer for layer in request.layers if not -1 <= layer < run.n_layers]
         places = [i for i, layer in enumerate(request.layers) if layer in covered or layer in beyond]
+        background = None
+        if request.show == "lift":
+            background = yield from self.background(lens, request.site)
         query = Query(
             run,
             Cells.grid([request.layers[i] for i in places], request.positions),
@@ -403,9 +423,27 @@ class Session:
             track=tuple(request.track),
             against=None if request.against is None else self.run_of(request.against),
             metrics=tuple(request.metrics),
+            show=request.show,
+            background=background,
         )
         readout = yield from self._engine.read_slices(query)
         return readout_message(readout, request, places, self.labels)
+
+    def background(self, lens: Lens, site: str, *, lift: bool = True) -> Generator[Any, None, Background]:
+        """What a lens usually says and what it says of nothing, in slices; fitted once."""
+        return background_slices(self._engine, self.run.tail.hf_model, lens, site, lift=lift)
+
+    def has_background(self, lens: str, site: str) -> bool:
+        """Whether what is usual through a lens is known, so that the lift can be read at once."""
+        return known_background(self.background(self.lens(lens), site)) is not None
+
+    def floor(self, request: FloorRequest) -> Slices:
+        """What a cell of each layer must exceed to say more than noise, in slices."""
+        self.check_known("site", request.site)
+        self.check_show(request.show)
+        lens = self.lens(request.lens)
+        background = yield from self.background(lens, request.site, lift=request.show == "lift")
+        return floor_message(background, request.show)
 
     def decode(self, request: DecodeRequest) -> CardMessage:
         """One cell decoded again, as a card message."""
@@ -455,6 +493,21 @@ class Session:
         """The lens of that name."""
         self.check_known("lens", name)
         return self.lenses[name]
+
+    def check_show(self, show: str) -> None:
+        """Raise a LensError unless this can be shown: words need a tokenizer that has some."""
+        if show not in SHOWS:
+            raise LensError(f"Asked to show {show!r:.40}; choose one of {', '.join(SHOWS)}.")
+        if show != "top" and not self.has_words:
+            raise LensError(
+                f"Asked to show {show}, but this model has no tokenizer that has words: show top."
+            )
+
+    @property
+    def has_words(self) -> bool:
+        """Whether any id of the vocabulary is known to be a word."""
+        tokenizer = self.info.tokenizer
+        return tokenizer is not None and bool(word_mask(tokenizer, self.info.d_vocab).any())
 
     def check_known(self, kind: str, name: str) -> None:
         """Raise a LensError unless there is a site, or a lens, of that name."""

@@ -11,6 +11,7 @@ from lenswidget.checks import check_temperature, check_text
 from lenswidget.errors import CellError, EditError, LensError, PromptError
 from lenswidget.interventions.recipe import Edit, RunSpec
 from lenswidget.models.bands import Band
+from lenswidget.readout.shown import SHOWS
 from lenswidget.widget.refusals import refused_together, validates
 from lenswidget.widget.session import Session
 
@@ -60,6 +61,8 @@ class ViewTraits(t.HasTraits):
     selection = t.Dict(allow_none=True, default_value=None).tag(**CHOICE)
     metric = t.Enum(COLOURINGS, default_value="prob").tag(**CHOICE)
     k = t.Int(5, min=1, max=100).tag(**CHOICE)
+    show = t.Enum(SHOWS, default_value="top").tag(**CHOICE)
+    floor = t.Bool(True).tag(**CHOICE)
     card_k = t.Int(20, min=1, max=MOST_ON_A_CARD).tag(**CHOICE)
     site = t.Unicode("resid_post").tag(**CHOICE)
     lens = t.Unicode("logit").tag(**CHOICE)
@@ -127,6 +130,11 @@ class ViewTraits(t.HasTraits):
     @validates("site", "lens")
     def _validate_reading(self, proposal: Any) -> Any:
         self._session.check_known(proposal["trait"].name, proposal["value"])
+        return proposal["value"]
+
+    @validates("show")
+    def _validate_show(self, proposal: Any) -> Any:
+        self._session.check_show(proposal["value"])
         return proposal["value"]
 
     @validates("selection")

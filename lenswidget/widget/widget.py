@@ -28,7 +28,7 @@ from lenswidget.widget.messages import n_columns_at_first
 from lenswidget.widget.packing import Packed
 from lenswidget.widget.page_state import PageState, source_of
 from lenswidget.widget.patch_traits import PatchTraits
-from lenswidget.widget.requests import DecodeRequest, GenerateRequest, ReadRequest, RunRequest
+from lenswidget.widget.requests import DecodeRequest, FloorRequest, GenerateRequest, ReadRequest, RunRequest
 from lenswidget.widget.session import Runs, Session
 from lenswidget.widget.tasks import Answer, Tasks, error_message
 from lenswidget.widget.view_traits import SHARED, EditsTrait, PromptTrait, as_state
@@ -128,13 +128,13 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
     # --- numbers, for Python
 
     def readout(self, cells: CellsLike | None = None, **options: Any) -> Readout:
-        """The grid's numbers: every cell, or those given, with the widget's site, lens, k and pins.
+        """The grid's numbers: every cell, or those given, with the widget's site, lens, show, k and pins.
 
         Args:
             cells: a `Cells`; None is all of them.
             options: of `lenswidget.readout.read`, in place of the widget's own choices.
         """
-        return self._session.readout(cells, **{**self._reading, **options})
+        return self._session.readout(cells, **{**self._reading, "show": self.show, **options})
 
     def to_dataframe(self, **options: Any) -> Any:
         """`readout().to_dataframe()`: a row per cell and top token."""
@@ -184,6 +184,7 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
         newest: int | None = None,
         track: tuple[int, ...] = (),
         with_base: bool = False,
+        show: str | None = None,
         progress: Any = None,
     ) -> Packed:
         """The grid as the page takes it, with the widget's site, lens and pins.
@@ -194,6 +195,7 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
             newest: only so many of the last positions.
             track: token ids to rank besides those that are pinned.
             with_base: with the same cells of the run without edits, where there are edits.
+            show: which token stands in a cell; None is the widget's choice.
             progress: called with `(done, total)` cells.
         """
         n_columns = self._session.n_columns
@@ -207,9 +209,14 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
             positions=list(range(n_columns))[-(newest or n_columns) :],
             metrics=list(metrics),
             against=self._session.base_id if with_base else None,
+            show=self.show if show is None else show,
             **reading,
         )
         return drain(self._session.read(request), progress)
+
+    def packed_floor(self) -> dict[str, Any]:
+        """What a cell of each layer must exceed to say more than noise, as the page takes it."""
+        return drain(self._session.floor(FloorRequest(self.site, self.lens, self.show)))
 
     # --- runs
 
@@ -285,6 +292,12 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
                 self._latest = before.run.id
             raise
 
+    @t.observe("show")
+    def _on_show(self, _change: Any) -> None:
+        """The stored grid follows, so that a saved notebook has what is shown; the page reads for itself."""
+        if self._session.shown:
+            self.set_trait("snapshot", self._snapshot())
+
     @t.observe("site", "lens", "k")
     def _on_reading(self, _change: Any) -> None:
         """Another run, or another way to read it: the snapshot and the card follow."""
@@ -302,7 +315,10 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
         """The whole grid where it is small; else as many of the newest columns as fit."""
         n_rows = len(self._session.layers(self.site, self.lens))
         n_tracked = len(self._reading["track"])
-        packed = self.packed_grid(newest=n_columns_at_first(n_rows, self.k, n_tracked))
+        # what is usual takes seconds to find out: the page's own requests do that, in slices
+        is_known = self.show != "lift" or self._session.has_background(self.lens, self.site)
+        show = self.show if is_known else "top"
+        packed = self.packed_grid(newest=n_columns_at_first(n_rows, self.k, n_tracked), show=show)
         return {"header": packed.header, "buffers": packed.buffers}
 
     # --- the selected cell's card

@@ -1,5 +1,6 @@
 import type { Label, Labels, Reading, RunInfo } from "../kernel/protocol.ts";
 import { UNKNOWN } from "../look/format.ts";
+import { Floors } from "./floors.ts";
 import type { Tile } from "./packed.ts";
 
 /** Where each cell's field lies: the number of its tile, from 1 (0: not computed), and its index in the tile. */
@@ -9,7 +10,7 @@ interface Field {
 }
 
 /** The fields that a tile may bring; each tracked token is a field, `rank:ID`. */
-export type FieldName = "top" | "pair" | Scalar | `rank:${number}` | `was:${number}`;
+export type FieldName = "top" | "pair" | Scalar | `shown:${string}` | `rank:${number}` | `was:${number}`;
 /**
  * The fields of one number, by the names of the kernel's metrics. Of two runs: `change` is KL(before || after),
  * `change_back` KL(after || before), `js` their Jensen-Shannon divergence.
@@ -48,6 +49,7 @@ export function isScalar(name: string): name is Scalar {
 /** The numbers of a run's cells. They lie outside the state, which only counts their versions. */
 export class Cells {
   readonly labels = new Map<number, Label>();
+  readonly floors = new Floors();
   readonly #tables = new Map<string, Table>();
   readonly #size: number;
   readonly #seq: number;
@@ -116,6 +118,8 @@ export class Cells {
       if (arrays.has("tracked_ranks")) names.push(`rank:${id}`);
       if (arrays.has("reference_tracked_ranks")) names.push(`was:${id}`);
     }
+    if (arrays.has("shown_ids")) names.push(`shown:${header.show ?? ""}`);
+    if (header.floor) this.floors.add(header, header.show ?? "top", header.floor);
     for (const name of names) this.#place(table, name, tile);
     return true;
   }
@@ -184,6 +188,21 @@ export class Cells {
       found.push(token);
     }
     return found;
+  }
+
+  /** The token that was chosen to stand in a cell, where that is not the top one. */
+  shown(reading: Reading, show: string, layer: number, position: number) {
+    const found = this.#find(reading, `shown:${show}`, layer, position);
+    if (!found) return undefined;
+    const { arrays } = found.tile;
+    const value = (name: string) => arrays.get(`shown_${name}`)?.[found.index];
+    const lift = value("lifts");
+    const token = {
+      id: value("ids") ?? -1,
+      log_prob: value("log_probs") ?? UNKNOWN,
+      rank: value("ranks") ?? -1,
+    };
+    return lift === undefined ? token : { ...token, lift };
   }
 
   scalar(reading: Reading, name: Scalar, layer: number, position: number) {

@@ -3,6 +3,7 @@ import type { Traits } from "../kernel/traits.ts";
 import { fixed, nats, percent, QUARTERS, quoted, rankText, UNKNOWN } from "../look/format.ts";
 import type { ScaleName } from "../look/scales.ts";
 import { type Cells, type FieldName, isScalar } from "./cells.ts";
+import { SHOW_NAMES, standingIn } from "./standing.ts";
 
 /** How the number of a cell becomes a colour, and the words for it in the legend. */
 export interface MetricSpec {
@@ -19,7 +20,7 @@ export interface MetricSpec {
 }
 
 /** What colours the grid: a metric of its cells, or of the difference that edits make. */
-export type Coloring = Metric | `change_${Difference}` | "effect" | "effect_nats";
+export type Coloring = Metric | "lift" | `change_${Difference}` | "effect" | "effect_nats";
 
 const LARGEST_CHANGE = 10;
 const LARGEST_RISE = 4;
@@ -29,6 +30,7 @@ const aroundHalf = (x: number, largest: number) =>
 const signed = (x: number, text: string) => (x > 0 ? `+${text}` : text);
 
 const LOWEST_LOG_PROB = -6;
+const HIGHEST_LIFT = 20;
 const HIGHEST_KL = 40;
 
 /** A divergence from 0 up: early layers are tens of nats away, and most of the change that matters lies below 3. */
@@ -44,7 +46,7 @@ const DIVERGENCE: Omit<MetricSpec, "name"> = {
 export const METRIC_SPECS: Record<Coloring, MetricSpec> = {
   prob: {
     name: "Probability",
-    unit: " of the top token",
+    unit: " of the",
     scale: "probability",
     format: percent,
     position: (p) => p,
@@ -53,12 +55,21 @@ export const METRIC_SPECS: Record<Coloring, MetricSpec> = {
   },
   log_prob: {
     name: "Log-prob",
-    unit: " of the top token, nats",
+    unit: " of the",
     scale: "probability",
     format: nats,
     position: (x) => 1 - x / LOWEST_LOG_PROB,
     stops: () => [LOWEST_LOG_PROB, -4, -2, 0],
     tick: (x) => (x === LOWEST_LOG_PROB ? "≤ " : "") + fixed(x, 0),
+  },
+  lift: {
+    name: "Lift",
+    unit: " over the usual at that layer, nats",
+    scale: "probability",
+    format: (x) => signed(x, nats(x)),
+    position: (x) => x / HIGHEST_LIFT,
+    stops: () => [0, 5, 10, 15, HIGHEST_LIFT],
+    tick: (x) => (x === HIGHEST_LIFT ? "≥ " : "") + fixed(x, 0),
   },
   entropy: {
     name: "Entropy",
@@ -152,7 +163,8 @@ export const METRICS: readonly Metric[] = ["prob", "log_prob", "entropy", "kl", 
 
 /** The traits that choose which number of a cell is drawn. */
 export type MetricTraits = Reading & ColoringTraits & Pick<Traits, "rank_token">;
-type ColoringTraits = Pick<Traits, "metric" | "view" | "difference"> & { readonly causal?: Traits["causal"] };
+type ColoringTraits = Pick<Traits, "metric" | "view" | "difference"> &
+  Partial<Pick<Traits, "show" | "causal">>;
 
 /** The effect of a cell in a causal map, and whether it was measured rather than estimated. */
 export function effectAt(causal: Traits["causal"] | undefined, layer: number, position: number) {
@@ -171,9 +183,29 @@ export function baseIdOf(run: RunInfo): string | null {
 }
 
 /** What colours the grid of a run. */
-export function coloringOf({ metric, view, difference, causal }: ColoringTraits, run: RunInfo): Coloring {
+export function coloringOf(traits: ColoringTraits, run: RunInfo): Coloring {
+  const { metric, view, difference, causal, show } = traits;
   if (view === "map" && causal && "answer" in causal) return causal.ablate ? "effect_nats" : "effect";
-  return baseIdOf(run) !== null && view === "difference" ? `change_${difference}` : metric;
+  if (baseIdOf(run) !== null && view === "difference") return `change_${difference}`;
+  // what is shown for its lift is coloured by it
+  return show === "lift" && isOfTop(metric) ? "lift" : metric;
+}
+
+/** Whether the grid shows how two runs differ. */
+export function isDifference(traits: ColoringTraits, run: RunInfo): boolean {
+  return coloringOf(traits, run).startsWith("change_");
+}
+
+function isOfTop(metric: string): boolean {
+  return metric === "prob" || metric === "log_prob";
+}
+
+/** What follows the name of a colouring in the legend. */
+export function unitOf(traits: ColoringTraits, run: RunInfo): string {
+  const coloring = coloringOf(traits, run);
+  const { unit } = METRIC_SPECS[coloring];
+  if (!isOfTop(coloring)) return unit;
+  return `${unit} ${SHOW_NAMES[traits.show ?? "top"]}${coloring === "log_prob" ? ", nats" : ""}`;
 }
 
 /** The name of a colouring: of two runs they are A and B, where edits have a before and after. */
@@ -235,7 +267,12 @@ export function fieldOf(traits: MetricTraits, run: RunInfo): FieldName {
   const ofTwo = OF_TWO[coloring];
   if (ofTwo) return ofTwo;
   if (isOfToken(coloring)) return `${coloring === "rank" ? "rank" : "was"}:${rankedToken(traits, run)}`;
-  return isScalar(coloring) ? coloring : "top";
+  return isScalar(coloring) ? coloring : shownField(traits);
+}
+
+/** The field that what stands in a cell is drawn from. */
+export function shownField({ show = "top" }: Partial<Pick<Traits, "show">>): FieldName {
+  return show === "top" ? "top" : `shown:${show}`;
 }
 
 /** The number of a cell under the chosen metric; undefined when it was not computed. */
@@ -263,6 +300,8 @@ export function cellValue(
     const rank = cells.tracked(traits, rankedToken(traits, cells.run), layer, position)?.rank;
     return rank === -1 ? UNKNOWN : rank;
   }
-  const log_prob = cells.top(traits, layer, position)?.log_prob;
+  const standing = standingIn(cells, traits, layer, position);
+  if (metric === "lift") return standing?.lift;
+  const log_prob = standing?.log_prob;
   return metric === "prob" && log_prob !== undefined ? Math.exp(log_prob) : log_prob;
 }

@@ -2,7 +2,16 @@ import type { Traits } from "../kernel/traits.ts";
 import type { Pending, Transport } from "../kernel/transport.ts";
 import type { Viewport } from "../look/layout.ts";
 import { type Cells, type FieldName, isScalar } from "./cells.ts";
-import { baseIdOf, coloringOf, fieldOf, isOfToken, type MetricTraits, rankedToken } from "./fields.ts";
+import {
+  baseIdOf,
+  coloringOf,
+  fieldOf,
+  isDifference,
+  isOfToken,
+  type MetricTraits,
+  rankedToken,
+  shownField,
+} from "./fields.ts";
 import { readTile, type Tile } from "./packed.ts";
 import { isWanted, nextTile, type TileRequest, TileSize, type Wanted } from "./tiles.ts";
 
@@ -29,13 +38,13 @@ interface InFlight {
 
 function wantedOf({ run }: Cells, traits: LoadedTraits, viewport: Viewport): Wanted {
   const field = fieldOf(traits, run);
-  const fields: FieldName[] = field === "top" ? ["top"] : ["top", field];
+  const fields = [...new Set<FieldName>(["top", shownField(traits), field])];
   return { site: traits.site, lens: traits.lens, fields, ...viewport };
 }
 
 /** Identifies a request, so that one that failed is not repeated. */
 function requestKey({ run }: Cells, traits: LoadedTraits, { layers, positions }: TileRequest): string {
-  return [run.id, traits.site, traits.lens, fieldOf(traits, run), layers, positions].join();
+  return [run.id, traits.site, traits.lens, fieldOf(traits, run), traits.show, layers, positions].join();
 }
 
 /**
@@ -50,13 +59,13 @@ export function createLoader(transport: Transport, events: LoaderEvents): Loader
   let refused = "";
 
   async function fetch(cells: Cells, traits: LoadedTraits, tile: TileRequest): Promise<void> {
-    const { metric, site, lens, k } = traits;
+    const { metric, site, lens, k, show = "top" } = traits;
     const { run } = cells;
     const coloring = coloringOf(traits, run);
     const track = isOfToken(coloring) ? [rankedToken(traits, run)] : [];
     const wanted = coloring === "change_js" ? ["js"] : isScalar(metric) ? [metric] : [];
     const metrics = [...new Set(["entropy", ...wanted])];
-    const against = coloring.startsWith("change") ? baseIdOf(run) : null;
+    const against = isDifference(traits, run) ? baseIdOf(run) : null;
     const pending = transport.request("read", {
       run_id: run.id,
       ...tile,
@@ -66,6 +75,7 @@ export function createLoader(transport: Transport, events: LoaderEvents): Loader
       track,
       metrics,
       against,
+      show,
     });
     const mine: InFlight = { tile, pending, cells, isCancelled: false };
     inFlight = mine;

@@ -102,7 +102,8 @@ export function createTrajectories(transport: Transport, arrived: () => void): T
         track: ids,
         metrics: [],
         against: null,
-      };
+        show: "top",
+      } as const;
       const { value, buffers } = await transport.request("read", request).reply;
       const { arrays, header } = readTile(value, buffers);
       cells.addLabels(header.labels);

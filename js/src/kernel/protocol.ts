@@ -89,6 +89,8 @@ export interface RunInfo {
    */
   readonly next: { readonly id: number; readonly log_prob: JsonNumber; readonly position?: number };
   readonly sites: readonly string[];
+  /** Whether the vocabulary is known to have words, so that they can be shown. */
+  readonly has_words?: boolean;
   readonly lenses: readonly string[];
   readonly max_length: number | null;
   readonly fidelity: Fidelity | null;
@@ -206,12 +208,25 @@ export interface ReadoutHeader {
   readonly tracked_ids: readonly number[];
   /** The run whose same cells the arrays named `reference_...` are of; null without them. */
   readonly against?: string | null;
+  /** What the arrays named `shown_...` are of. */
+  readonly show?: Show;
+  /** The floor of what is shown, in an exported file. */
+  readonly floor?: Floor;
   readonly arrays: readonly {
     readonly name: string;
     readonly dtype: ArrayDtype;
     readonly shape: readonly number[];
   }[];
   readonly labels: Labels;
+}
+
+/** Which token stands in a cell. */
+export type Show = "top" | "words" | "lift";
+
+/** What a cell of each layer must exceed to say more than noise, in nats; NaN where there is no floor. */
+export interface Floor {
+  readonly layers: readonly number[];
+  readonly values: readonly JsonNumber[];
 }
 
 /** A binary buffer as hosts hand it over; an exported file carries base64 text. */
@@ -320,6 +335,12 @@ export interface ReadRequest extends Reading {
   readonly metrics: readonly string[];
   /** Another run whose same cells are compared with. */
   readonly against: string | null;
+  readonly show: Show;
+}
+
+/** Find out what a cell must exceed to say more than noise. */
+export interface FloorRequest extends Reading {
+  readonly show: Show;
 }
 
 /** Decode one cell again, in full. The reply is its card. */
@@ -469,6 +490,7 @@ export type Empty = Record<string, never>;
 /** The kinds of requests; each request gets exactly one reply. On the wire: `{id, kind, ...request}`. */
 export interface Requests {
   read: { request: ReadRequest; reply: ReadoutHeader };
+  floor: { request: FloorRequest; reply: Floor };
   decode: { request: DecodeRequest; reply: Card };
   run: { request: RunRequest; reply: RunReply };
   generate: { request: GenerateRequest; reply: RunReply };

@@ -7,6 +7,7 @@ import type {
   Metric,
   Pin,
   RunInfo,
+  Show,
   Snapshot,
   Status,
   Trajectory,
@@ -22,6 +23,9 @@ export interface Traits {
   readonly selection: CellRef | null;
   readonly decoded: Card | null;
   readonly metric: Metric;
+  readonly show: Show;
+  /** Whether cells that say no more than noise would are dimmed. */
+  readonly floor: boolean;
   readonly k: number;
   readonly card_k: number;
   readonly site: string;
@@ -55,6 +59,8 @@ const IDLE: Status = { state: "idle", text: "", done: 0, total: 0 };
 /** The choices of the view that "Reset view" restores; pins, cards and the selection stay. */
 export const VIEW_DEFAULTS = {
   metric: "prob",
+  show: "top",
+  floor: true,
   k: 5,
   card_k: 20,
   site: "resid_post",

@@ -49,6 +49,11 @@ export function rankText(rank: number | null | undefined): string {
   return rank != null && rank >= 0 ? `#${(rank + 1).toLocaleString("en")}` : "–";
 }
 
+/** A whole number in raised digits. */
+export function superscript(n: number): string {
+  return String(n).replace(/\d/g, (digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[Number(digit)] ?? "");
+}
+
 /** Of a run, what each layer is, where blocks run in a loop. */
 type Looped = { readonly rows?: RunInfo["rows"] | undefined };
 

@@ -1,5 +1,7 @@
 import { whenClosed } from "../base/events.ts";
 import { createStore } from "../base/store.ts";
+import { createFloors } from "../cells/floors.ts";
+import { leaders } from "../cells/inhere.ts";
 import { createLoader } from "../cells/loader.ts";
 import type { Tile } from "../cells/packed.ts";
 import { RunCells } from "../cells/runCells.ts";
@@ -104,10 +106,12 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     sourceLoader.update(runCells.of(traits.source_run.id ?? null), asSource(traits), sourceViewport);
     const { site, lens, pins } = traits;
     const positions = chartedPositions(traits, focus, cells.run);
-    const wishes: Wish[] = [{ site, lens, positions, ids: [...new Set(pins.flatMap((pin) => pin.ids))] }];
+    const charted = pins.length ? pins : leaders(cells, traits, positions[0] ?? 0);
+    const wishes: Wish[] = [{ site, lens, positions, ids: [...new Set(charted.flatMap((pin) => pin.ids))] }];
     for (const { site, lens, position, tracked: ids } of Object.values(shownCards(state)))
       wishes.push({ site, lens, positions: [position], ids });
     trajectories.want(cells, wishes);
+    if (traits.floor) void floors.want(cells, traits, traits.show);
     watchWaiting();
   }
 
@@ -119,6 +123,7 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   const loader = createLoader(transport, events);
   const sourceLoader = createLoader(transport, events);
   const trajectories = createTrajectories(transport, arrived);
+  const floors = createFloors(transport, arrived);
 
   const app: App = {
     transport,

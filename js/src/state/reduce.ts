@@ -77,6 +77,9 @@ export type Local = Partial<
     | "mapForm"
     | "mapping"
     | "dropAt"
+    | "span"
+    | "weight"
+    | "tint"
   >
 >;
 
@@ -137,7 +140,7 @@ function merge(traits: ViewTraits, change: Partial<ViewTraits>): ViewTraits {
 }
 
 function takeTraits(state: State, { run, snapshot: _, ...change }: Partial<Omit<Traits, "decoded">>): State {
-  let next = run && "id" in run ? showRun(state, run as RunInfo) : state;
+  let next = run && "id" in run ? { ...showRun(state, run as RunInfo), span: null, tint: "" } : state;
   // the kernel selected this cell before it heard of the one that it is asked for now
   if (change.selection && cardOf(next, MAIN)?.ask) delete change.selection;
   const traits = merge(next.traits, change);

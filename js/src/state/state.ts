@@ -1,3 +1,4 @@
+import type { Weight } from "../cells/inhere.ts";
 import type { Card, CardRef, CellRef, EditOp, EditRequest, Match, RunInfo } from "../kernel/protocol.ts";
 import { DEFAULTS, type ViewTraits } from "../kernel/traits.ts";
 
@@ -71,6 +72,12 @@ export interface MapForm {
   readonly ablate: "zero" | "mean" | null;
 }
 
+/** A rectangle of cells that was dragged: from and to, both within. */
+export interface Span {
+  readonly layers: readonly [number, number];
+  readonly positions: readonly [number, number];
+}
+
 export interface State {
   readonly traits: ViewTraits;
   /** The last runs by id, in the order of their arrival. */
@@ -86,6 +93,11 @@ export interface State {
   /** Counts the tiles and trajectories that arrived; the numbers themselves lie outside the state. */
   readonly version: number;
   readonly focus: CellRef | null;
+  readonly span: Span | null;
+  /** How the list of what is in the cells is ordered. */
+  readonly weight: Weight;
+  /** The ids of the token in that list that is looked at, with commas between; empty for none. */
+  readonly tint: string;
   /** The edited text of the prompt box; null while the box has the prompt of the run. */
   readonly draft: string | null;
   readonly pinSearch: Search;
@@ -140,6 +152,9 @@ export const FIRST_STATE: State = {
   n_opened: 0,
   version: 0,
   focus: null,
+  span: null,
+  weight: "prob",
+  tint: "",
   draft: null,
   pinSearch: NO_SEARCH,
   connection: "live",

@@ -1,9 +1,11 @@
 import { sameItems } from "../base/memo.ts";
 import type { Cells } from "../cells/cells.ts";
 import { cellValue, coloringOf, effectAt, METRIC_SPECS } from "../cells/fields.ts";
+import { isNoise, standingIn } from "../cells/standing.ts";
 import type { CellRef, RunInfo } from "../kernel/protocol.ts";
 import type { ViewTraits } from "../kernel/traits.ts";
 import { foldedPasses } from "../look/bands.ts";
+import { superscript } from "../look/format.ts";
 import { shownLayers } from "../look/layout.ts";
 import { colorAt, pinColor } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
@@ -17,6 +19,7 @@ import {
   settledLayer,
   shownRun,
 } from "../state/selectors.ts";
+import type { Span } from "../state/state.ts";
 import { brief } from "./heads.ts";
 
 /** How one cell of the grid looks. */
@@ -62,6 +65,19 @@ function edgesOf(app: App, run: RunInfo, { layer, position }: CellRef): string[]
   return edges;
 }
 
+/** Whether one of the tokens, ids with commas between, is among the best of a cell or stands in it. */
+function hasAny(cells: Cells, traits: ViewTraits, { layer, position }: CellRef, ids: string): boolean {
+  const wanted = ids.split(",").map(Number);
+  const standing = standingIn(cells, traits, layer, position);
+  if (traits.show !== "top") return !!standing && wanted.includes(standing.id);
+  return cells.tops(traits, layer, position, 100).some(({ id }) => wanted.includes(id));
+}
+
+function isWithin({ layers, positions }: Span, { layer, position }: CellRef): boolean {
+  const within = (x: number, [from, to]: readonly [number, number]) => from <= x && x <= to;
+  return within(layer, layers) && within(position, positions);
+}
+
 /** How a cell looks, from the state alone. */
 export function lookOf(
   app: App,
@@ -72,7 +88,7 @@ export function lookOf(
 ): Look {
   const { run } = cells;
   const { layer, position } = cell;
-  const top = cells.top(traits, layer, position);
+  const top = standingIn(cells, traits, layer, position);
   const value = cellValue(cells, traits, layer, position);
   const names = ["lw-cell"];
   if (sameCell(traits.selection, cell)) names.push("is-selected");
@@ -92,6 +108,10 @@ export function lookOf(
     surface = color.css;
     ink = color.ink;
   }
+  const { tint, span } = app.get();
+  if (tint && !hasAny(cells, traits, cell, tint)) names.push("is-untinted");
+  if (span && isWithin(span, cell)) names.push("is-in-span");
+  if (isNoise(cells, traits, layer, position)) names.push("is-noise");
   if (top) {
     const kind = cells.label(top.id)[1];
     if (kind !== "text") names.push(`is-${kind}`);
@@ -104,5 +124,6 @@ export function lookOf(
     }
   }
   const text = top && traits.column_width_px >= TEXT_FROM_PX ? brief(cells.label(top.id)) : "";
-  return { text, className: names.join(" "), surface, ink, pin };
+  const place = text && top && top.rank > 0 ? superscript(top.rank + 1) : "";
+  return { text: text + place, className: names.join(" "), surface, ink, pin };
 }

@@ -1,7 +1,8 @@
 import { cellValue, coloringOf, effectAt, inWords } from "../cells/fields.ts";
+import { isNoise, standingIn } from "../cells/standing.ts";
 import type { CellRef, RunInfo } from "../kernel/protocol.ts";
 import type { ViewTraits } from "../kernel/traits.ts";
-import { asPercent, layerPhrase, quoted } from "../look/format.ts";
+import { asPercent, layerPhrase, quoted, rankText } from "../look/format.ts";
 import type { App } from "../state/context.ts";
 import { isTarget, promptWords } from "../state/selectors.ts";
 import { roleAt } from "./heads.ts";
@@ -32,11 +33,15 @@ export function describe(app: App, cell: CellRef): string {
   const { run } = cells;
   const { layer, position } = cell;
   const where = whereIs(run, cell);
-  const top = cells.top(traits, layer, position);
+  const top = standingIn(cells, traits, layer, position);
+  const first = cells.top(traits, layer, position);
   if (!top) return `${where}: not computed`;
   const parts = [`${quoted(cells.label(top.id))} ${asPercent(top.log_prob)}`];
   if (coloringOf(traits, run) !== "prob")
     parts.push(inWords(cells, traits, cellValue(cells, traits, layer, position), noteOf(traits, cell)));
+  if (first && top.rank > 0)
+    parts.push(`${rankText(top.rank)} of all, the top being ${quoted(cells.label(first.id))}`);
+  if (isNoise(cells, traits, layer, position)) parts.push("no more than noise would say");
   if (isTarget(run, position, top.id)) parts.push(`which is ${targetName(run)}`);
   return `${where}: ${parts.join(", ")}`;
 }

@@ -119,6 +119,11 @@ export class GridView {
     return this.#rows.find((node) => node.row === row)?.cells.find((node) => node.col === col)?.element;
   }
 
+  /** The cells in view, the last layer first; null before the first drawing. */
+  inView(): { layers: readonly number[]; positions: readonly number[] } | null {
+    return this.#shape && viewportOf(this.#shape, this.scroll());
+  }
+
   pageRows(): number {
     const shape = this.#shape;
     return shape ? Math.max(1, Math.floor((this.#size.height - shape.head_row_px) / shape.row_px) - 1) : 1;
@@ -197,9 +202,9 @@ export class GridView {
     const focus = this.#focusPlace(shape);
     let focused: CellNode | undefined;
     const { traits, version } = state;
-    const { selection, metric, rank_token, pins, lens, view, difference, causal } = traits;
-    const looks = [metric, rank_token, pins, lens, view, difference, causal, state.dropAt, state.shown];
-    const key = [shape, version, ...looks, this.#app.theme(), run];
+    const { selection, metric, rank_token, pins, lens, view, difference, causal, show, floor } = traits;
+    const looks = [state.span, state.tint, show, floor, metric, rank_token, pins, lens, view, difference];
+    const key = [shape, version, ...looks, causal, state.dropAt, state.shown, this.#app.theme(), run];
     const onlyNew = sameItems(key, this.#drawnKey);
     this.#drawnKey = key;
     const marked = [focus, selection && placeOf(shape, selection)];

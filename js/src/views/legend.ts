@@ -1,6 +1,6 @@
 import { type Child, h } from "../base/dom.ts";
 import type { Cells } from "../cells/cells.ts";
-import { coloringOf, METRIC_SPECS, metricName, ticksOf } from "../cells/fields.ts";
+import { coloringOf, METRIC_SPECS, metricName, ticksOf, unitOf } from "../cells/fields.ts";
 import { ramp } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
 import { shownRun } from "../state/selectors.ts";
@@ -28,7 +28,16 @@ export function legendOf(app: App, cells: Cells) {
   const isYesNo = coloring === "agrees" || coloring === "change_agrees";
   if (isYesNo)
     keys.unshift(...ticks.map(({ at, text }): LegendKey => [text, "", colors[Math.round(at * 64)] ?? ""]));
-  return { name: metricName(cells, traits) + spec.unit, ticks, scale: isYesNo ? null : colors, keys };
+  const { floor, show } = traits;
+  if (show !== "top") keys.push([`its place among all tokens, where that is not the first`, "is-placed", ""]);
+  if (floor && cells.floors.of(traits, show)?.size)
+    keys.push(["no more than noise would say", "is-noise", ""]);
+  return {
+    name: metricName(cells, traits) + unitOf(traits, cells.run),
+    ticks,
+    scale: isYesNo ? null : colors,
+    keys,
+  };
 }
 
 export function legend(app: App): Child {

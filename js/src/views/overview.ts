@@ -48,8 +48,8 @@ export class Overview {
     const { style } = this.#frame;
     style.left = `${100 * from}%`;
     style.width = `${100 * (Math.min(1, to) - from)}%`;
-    const { metric, rank_token, site, lens } = traits;
-    const key = [shape, version, shown, metric, rank_token, site, lens, app.theme()];
+    const { metric, rank_token, site, lens, show, floor } = traits;
+    const key = [shape, version, shown, show, floor, metric, rank_token, site, lens, app.theme()];
     if (sameItems(key, this.#key)) return;
     this.#key = key;
     this.#timer ||= window.setTimeout(() => this.#paint(shape), SETTLE_MS);

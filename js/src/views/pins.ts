@@ -1,4 +1,5 @@
 import { type Child, h } from "../base/dom.ts";
+import { leaders } from "../cells/inhere.ts";
 import { combine } from "../cells/trajectories.ts";
 import type { Pin, RunInfo, TrajectoryMetric } from "../kernel/protocol.ts";
 import { pinColor } from "../look/scales.ts";
@@ -8,9 +9,13 @@ import { chart, type Line, valueText } from "./chart.ts";
 import { button, promptChip, select } from "./elements.ts";
 import { searchBox } from "./search.ts";
 
-function pinLines(app: App, positions: readonly number[]): { lines: Line[]; isExact: boolean } {
+function pinLines(
+  app: App,
+  pins: readonly Pin[],
+  positions: readonly number[],
+): { lines: Line[]; isExact: boolean } {
   const traits = app.traits();
-  const { pins, trajectory } = traits;
+  const { trajectory } = traits;
   const cells = app.cells();
   let isExact = true;
   const lines: Line[] = [];
@@ -63,6 +68,28 @@ function pinChip(app: App, pin: Pin, index: number, lines: readonly Line[], laye
   );
 }
 
+/** A token that led in an upper layer, to be pinned with a press. */
+function leaderChip(app: App, pin: Pin, lines: readonly Line[], layer: number): Child {
+  const { trajectory } = app.traits();
+  const value = lines.find((line) => line.pin === pin)?.values[layer + 1];
+  return h(
+    "li",
+    {
+      key: `${pin.ids}`,
+      class: "lw-pin is-led",
+      style: { "--lw-pin": pinColor(pin.color, app.theme()) },
+      title: `id ${pin.ids[0]}: led in an upper layer`,
+    },
+    h("i.lw-dotmark", {}),
+    h("bdi.lw-token", { dir: "auto" }, pin.label),
+    value !== undefined && h("span.lw-num", valueText(trajectory.metric, value)),
+    button("+", () => app.dispatch({ type: "pin", ids: pin.ids, label: pin.label }), {
+      className: "lw-icon",
+      title: `Pin ${pin.label}`,
+    }),
+  );
+}
+
 function positionChips(app: App, run: RunInfo, positions: readonly number[]): Child {
   const { trajectory } = app.traits();
   const isFollowing = !trajectory.positions.length;
@@ -100,9 +127,13 @@ function positionChips(app: App, run: RunInfo, positions: readonly number[]): Ch
 /** The pinned tokens and their trajectories over the layers. */
 export function pinsView(app: App, run: RunInfo, width_px: number): Child {
   const { traits, focus, pinSearch } = app.get();
-  const { pins, trajectory } = traits;
+  const { trajectory } = traits;
   const positions = chartedPositions(traits, focus, run);
-  const { lines, isExact } = pinLines(app, positions);
+  const cells = app.cells();
+  const isLed = !traits.pins.length;
+  // until something is pinned, what led in the upper layers
+  const pins = isLed && cells ? leaders(cells, traits, positions[0] ?? 0) : traits.pins;
+  const { lines, isExact } = pinLines(app, pins, positions);
   const layer = (focus ?? traits.selection)?.layer ?? run.n_layers - 1;
   const pick = (next: number) =>
     app.dispatch({ type: "focus", cell: { layer: next, position: positions[0] ?? 0 } });
@@ -119,7 +150,9 @@ export function pinsView(app: App, run: RunInfo, width_px: number): Child {
       pins.length > 0 &&
         h(
           "ul.lw-pinlist",
-          pins.map((pin, index) => pinChip(app, pin, index, lines, layer)),
+          pins.map((pin, index) =>
+            isLed ? leaderChip(app, pin, lines, layer) : pinChip(app, pin, index, lines, layer),
+          ),
         ),
       searchBox(app, "pins", pinSearch, {
         placeholder: "Pin a token…",
@@ -133,6 +166,7 @@ export function pinsView(app: App, run: RunInfo, width_px: number): Child {
           app.set({ trajectory: { ...trajectory, metric: metric as TrajectoryMetric } }),
         ),
         positionChips(app, run, positions),
+        isLed && h("span.lw-dim", "tokens that led in the upper layers, until some are pinned"),
         !isExact &&
           h(
             "span.lw-dim",

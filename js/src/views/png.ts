@@ -30,6 +30,7 @@ interface Sheet {
   readonly shape: Shape;
   readonly pen: Pen;
   readonly ink: string;
+  readonly paper: string;
   readonly font: string;
   readonly width_px: number;
 }
@@ -47,7 +48,7 @@ function write(pen: Pen, text: string, x: number, y: number, width_px: number, a
 
 /** A cell with its marks, or a swatch of the legend. */
 function drawCell(
-  { pen, ink, shape }: Sheet,
+  { pen, ink, paper, shape }: Sheet,
   { className, surface, ink: own, pin, text }: Look,
   x: number,
   y: number,
@@ -60,6 +61,11 @@ function drawCell(
   };
   const is = (mark: string) => className.includes(`is-${mark}`);
   if (surface) fill(surface, x, y, width_px, height_px);
+  if (is("noise")) {
+    pen.globalAlpha = 0.66;
+    fill(paper, x, y, width_px, height_px);
+    pen.globalAlpha = 1;
+  }
   pen.beginPath();
   if (is("missing") || is("nan")) {
     // struck through, so that it does not look like a low value
@@ -245,7 +251,7 @@ export function savePng(app: App, root: HTMLElement, { left, top }: Scroll): voi
   const shape = { ...whole, cols: shownCols, rows: shownRows, strips };
   const width_px = 2 * PAD + Math.max(MIN_PX, head_col_px + shape.cols.length * col_px);
   const grid_px = head_row_px + shape.rows.length * row_px + PAD;
-  const sheet = { app, cells, shape, pen, ink, font, width_px };
+  const sheet = { app, cells, shape, pen, ink, paper: backgroundColor, font, width_px };
   /** Draws title and legend; returns where the grid starts and where the picture ends. */
   const draw = () => {
     pen.scale(SCALE, SCALE);

@@ -1,4 +1,4 @@
-import { delegate, div, h, hasFocus, patch } from "../base/dom.ts";
+import { type Child, delegate, div, h, hasFocus, patch } from "../base/dom.ts";
 import { on, whenClosed } from "../base/events.ts";
 import { Memo, sameItems } from "../base/memo.ts";
 import type { CardRef, RunInfo } from "../kernel/protocol.ts";
@@ -15,6 +15,7 @@ import { describe } from "./describe.ts";
 import { editor, editsBar } from "./edits.ts";
 import { GridView } from "./grid.ts";
 import { help } from "./help.ts";
+import { followTint, inHereView } from "./inhere.ts";
 import { closeOne, focusOf, gridKey, moveFocus, setWidth } from "./keys.ts";
 import { legend } from "./legend.ts";
 import { pinsView } from "./pins.ts";
@@ -29,6 +30,8 @@ const SEEN_PX = 130;
 const PAPER_PX = 680;
 /** The widget's padding, left and right together. */
 const PADDING_PX = 24;
+/** After a scroll, before the list beside the grid is drawn anew. */
+const SETTLE_MS = 150;
 const EVENTS = ["click", "change", "input", "keydown"];
 
 /** The whole widget: its sections, and the events that no single section can handle. */
@@ -47,6 +50,7 @@ export class Root {
   readonly #memo = new Memo();
   #gridInputs: readonly unknown[] = [];
   #n_opened = 0;
+  #settleTimer = 0;
 
   readonly #app: App;
 
@@ -67,6 +71,7 @@ export class Root {
     element.append(this.#top, this.#over, main, this.#kept, this.#below, this.#tooltip.element);
     delegate(element, EVENTS, signal);
     this.#listen(signal);
+    followTint(app, this.#side);
     followTheme((theme) => {
       element.dataset.theme = theme;
       app.setTheme(theme);
@@ -77,6 +82,7 @@ export class Root {
     observer.observe(element);
     whenClosed(signal, () => {
       observer.disconnect();
+      clearTimeout(this.#settleTimer);
       element.remove();
     });
     host.append(element);
@@ -97,6 +103,7 @@ export class Root {
     const press = (event: PointerEvent) => {
       this.#tooltip.hide();
       this.#dragColumn(event);
+      if (event.pointerType === "mouse" && !event.button) this.#dragSpan(event);
       // a finger may be about to scroll, so a touch opens its cell with the click
       if (event.pointerType === "mouse" && !event.button) open(event);
     };
@@ -114,6 +121,7 @@ export class Root {
     );
     for (const type of ["pointerleave", "scroll"]) on(cells, type, () => this.#tooltip.hide(true), signal);
     on(cells, "pointerdown", press, signal);
+    on(cells, "scroll", () => this.#settle(), signal, { passive: true });
     // captured, to run before the host's own listeners: our keys must not trigger its shortcuts, but Ctrl+S must
     on(window, "keydown", (event) => this.#guard(event), signal, { capture: true });
   }
@@ -157,6 +165,41 @@ export class Root {
   #search(): void {
     const boxes = [...this.element.getElementsByTagName("input")].filter((box) => box.dataset.search);
     (boxes.find((box) => box.dataset.search === MAIN) ?? boxes.at(-1))?.focus();
+  }
+
+  /** A drag over cells chooses those that the list is about; a press alone lets the choice go. */
+  #dragSpan({ target }: PointerEvent): void {
+    const app = this.#app;
+    const start = this.grid.cellOf(target);
+    if (!start) return;
+    if (app.get().span) app.local({ span: null });
+    const drag = new AbortController();
+    const signal = AbortSignal.any([drag.signal, app.signal]);
+    const move = (event: PointerEvent) => {
+      const end = this.grid.cellOf(event.composedPath()[0] ?? null);
+      const isSame = sameCell(end, start);
+      if (!end || (isSame && !app.get().span)) return;
+      const range = (a: number, b: number) => [Math.min(a, b), Math.max(a, b)] as const;
+      const span = {
+        layers: range(start.layer, end.layer),
+        positions: range(start.position, end.position),
+      };
+      if (JSON.stringify(span) === JSON.stringify(app.get().span)) return;
+      app.local({ span });
+      this.#tooltip.hide();
+      // or else the page selects the text on the way
+      this.grid.element.classList.add("is-dragging");
+      window.getSelection()?.removeAllRanges();
+    };
+    whenClosed(signal, () => this.grid.element.classList.remove("is-dragging"));
+    on(this.grid.element, "pointermove", move, signal);
+    for (const end of ["pointerup", "pointercancel"]) on(window, end, () => drag.abort(), signal);
+  }
+
+  /** Once the grid stands still after a scroll, what lies beside it is about the cells in view. */
+  #settle(): void {
+    clearTimeout(this.#settleTimer);
+    this.#settleTimer = window.setTimeout(() => this.#app.flush(), SETTLE_MS);
   }
 
   /** Drag the right edge of a column's header. */
@@ -206,7 +249,19 @@ export class Root {
 
   #drawTop(state: State): void {
     const app = this.#app;
-    const { focus, cards: _cards, said, n_asked, n_opened, pinSearch, traits, ...others } = state;
+    const {
+      focus,
+      cards: _cards,
+      said,
+      n_asked,
+      n_opened,
+      pinSearch,
+      span,
+      tint,
+      weight,
+      traits,
+      ...others
+    } = state;
     const { selection, cards, trajectory, ...looks } = traits;
     const inputs = [...Object.values(others), ...Object.values(looks), app.theme()];
     const top = () => [
@@ -224,8 +279,9 @@ export class Root {
     patch(this.#over, [this.#memo.node("over", [state.panel, traits, state.continuing], over)]);
   }
 
-  #drawGrid({ traits, version, runs, shown, focus, dropAt }: State): void {
-    const inputs = [traits, version, runs, shown, focus, dropAt, this.#app.theme(), this.grid.room_px];
+  #drawGrid({ traits, version, runs, shown, focus, dropAt, span, tint }: State): void {
+    const marked = [focus, dropAt, span, tint];
+    const inputs = [traits, version, runs, shown, ...marked, this.#app.theme(), this.grid.room_px];
     if (sameItems(inputs, this.#gridInputs)) return;
     this.#gridInputs = inputs;
     const shape = this.grid.currentShape();
@@ -246,8 +302,21 @@ export class Root {
     patch(this.#side, [
       this.#memo.node("help", [panel], () => help(app)),
       run ? (main ? view(MAIN, main, run) : HINT) : NO_RUN,
+      run && this.#inHere(state, run),
     ]);
     patch(this.#kept, run ? keptCards(state).map((ref) => view(keyOf(ref), ref, run)) : []);
+  }
+
+  #inHere(state: State, run: RunInfo): Child {
+    const { traits, version, span, weight } = state;
+    const inView = this.grid.inView();
+    if (!inView) return null;
+    const { layers, positions } = inView;
+    const { show, k, lens, site, pins } = traits;
+    const theme = this.#app.theme();
+    const edges = [layers[0], layers.at(-1), layers.length, positions[0], positions.at(-1), positions.length];
+    const inputs = [run, version, span, weight, show, k, lens, site, pins, traits.view, theme, ...edges];
+    return this.#memo.node("in here", inputs, () => inHereView(this.#app, run, inView));
   }
 
   #drawBelow(state: State): void {

@@ -1,6 +1,14 @@
 import { type Child, h } from "../base/dom.ts";
-import { coloringName, coloringOf, isOfToken, METRIC_SPECS, METRICS, rankedToken } from "../cells/fields.ts";
-import type { Difference, Metric, RunInfo } from "../kernel/protocol.ts";
+import {
+  coloringName,
+  coloringOf,
+  isDifference,
+  isOfToken,
+  METRIC_SPECS,
+  METRICS,
+  rankedToken,
+} from "../cells/fields.ts";
+import type { Difference, Metric, RunInfo, Show } from "../kernel/protocol.ts";
 import type { Traits, ViewTraits } from "../kernel/traits.ts";
 import { asPercent, quoted, tokenCount, toNumber } from "../look/format.ts";
 import { MAX_COL_PX, MIN_COL_PX } from "../look/layout.ts";
@@ -76,6 +84,12 @@ function differences(run: RunInfo): Options {
   ];
 }
 
+const SHOWS: Options = [
+  ["top", "top tokens"],
+  ["words", "top words"],
+  ["lift", "lift over usual"],
+];
+
 /** The controls of the view. */
 export function controls(app: App): Child {
   const state = app.get();
@@ -83,23 +97,25 @@ export function controls(app: App): Child {
   const run = shownRun(state);
   if (!run) return null;
   const put = app.set;
-  const metrics = METRICS.map((name) => [name, METRIC_SPECS[name].name] as const);
-  const coloring = coloringOf(traits, run);
-  const isDifference = coloring.startsWith("change");
+  // what is shown for its lift is coloured by it in place of its probability
+  const nameOf = (metric: Metric) =>
+    METRIC_SPECS[metric === "prob" && traits.show === "lift" ? "lift" : metric].name;
+  const metrics = METRICS.map((name) => [name, nameOf(name)] as const);
   const strides = [...new Set([1, 2, 3, 4, 5, 8, 10, traits.stride])]
     .filter((n) => n < Math.max(2, run.n_layers))
     .sort((a, b) => a - b);
   return h(
     "div.lw-controls",
     { role: "toolbar", "aria-label": "View" },
-    isDifference
+    isDifference(traits, run)
       ? select("Difference of", traits.difference, differences(run), (difference) =>
           put({ difference: difference as Difference }),
         )
-      : !coloring.startsWith("effect") &&
+      : !coloringOf(traits, run).startsWith("effect") &&
           select("Colour", traits.metric, metrics, (metric) => put({ metric: metric as Metric })),
     rankChoice(app, traits, run),
     run.sites.length > 1 && select("Site", traits.site, run.sites, (site) => put({ site })),
+    run.has_words && select("Show", traits.show, SHOWS, (show) => put({ show: show as Show })),
     run.lenses.length > 1 && select("Lens", traits.lens, run.lenses, (lens) => put({ lens })),
     select(
       "Layers",
@@ -166,6 +182,7 @@ export function menu(app: App, savePng: () => void): Child {
     button("Second prompt (m)", () =>
       toggle(app, "menu", () => app.local({ isSourceOpen: !app.get().isSourceOpen })),
     ),
+    checkbox("Dim what noise would say", traits.floor, (floor) => put({ floor })),
     button("Download PNG", () => toggle(app, "menu", savePng)),
     button("Reset view", () => toggle(app, "menu", () => app.dispatch({ type: "reset" }))),
   );

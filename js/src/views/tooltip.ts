@@ -1,8 +1,9 @@
 import { type Child, div, h, patch } from "../base/dom.ts";
 import { whenClosed } from "../base/events.ts";
-import { baseIdOf, cellValue, coloringOf, inWords } from "../cells/fields.ts";
+import { baseIdOf, cellValue, coloringOf, inWords, isDifference } from "../cells/fields.ts";
+import { standingIn } from "../cells/standing.ts";
 import type { CellRef } from "../kernel/protocol.ts";
-import { asPercent, nats } from "../look/format.ts";
+import { asPercent, nats, rankText } from "../look/format.ts";
 import type { App } from "../state/context.ts";
 import { sameCell } from "../state/selectors.ts";
 import { noteOf, whereIs } from "./describe.ts";
@@ -19,9 +20,10 @@ function content(app: App, cell: CellRef): Child {
   const { layer, position } = cell;
   const coloring = coloringOf(traits, cells.run);
   const isInList = coloring === "prob" || coloring === "entropy";
-  const base = !coloring.startsWith("change") ? null : app.cells(baseIdOf(cells.run) ?? undefined);
+  const base = !isDifference(traits, cells.run) ? null : app.cells(baseIdOf(cells.run) ?? undefined);
   const was = base?.top(traits, layer, position);
   const tops = cells.tops(traits, layer, position, N_TOKENS);
+  const shown = standingIn(cells, traits, layer, position);
   const value = cellValue(cells, traits, layer, position);
   const entropy = cells.scalar(traits, "entropy", layer, position);
   return [
@@ -38,6 +40,9 @@ function content(app: App, cell: CellRef): Child {
         ),
       ),
     ),
+    shown && shown.rank > 0
+      ? h("p", "shown ", tokenChip(cells.label(shown.id), shown.id), ` ${rankText(shown.rank)} of all`)
+      : null,
     base &&
       was &&
       h(
