@@ -12,6 +12,7 @@ import { describe } from "./describe.ts";
 import { editor, editsBar } from "./edits.ts";
 import { GridView } from "./grid.ts";
 import { help } from "./help.ts";
+import { isUsed } from "./hostKeys.ts";
 import { closeOne, focusOf, gridKey, moveFocus, setWidth } from "./keys.ts";
 import { legend } from "./legend.ts";
 import { pinsView } from "./pins.ts";
@@ -58,7 +59,9 @@ export class Root {
     const left = div("lw-left");
     left.append(this.grid.overview.element, this.grid.element, line);
     main.append(left, this.#side);
-    element.append(this.#top, this.#over, main, this.#kept, this.#below, this.#tooltip.element);
+    const page = div("lw-page");
+    page.append(this.#top, this.#over, main, this.#kept, this.#below);
+    element.append(page, this.#tooltip.element);
     delegate(element, EVENTS, signal);
     this.#listen(signal);
     followTheme((theme) => {
@@ -114,16 +117,18 @@ export class Root {
 
   /**
    * JupyterLab skips its shortcuts at and below an element with this attribute. It looks for it in the capture phase,
-   * from the target upwards, so the attribute is set on the target before that.
+   * from the target upwards, so the attribute is set on the target before that. Of the keys that are not kept, Escape
+   * closes what is open and Tab leads out of the widget.
    */
   #guard(event: KeyboardEvent): void {
     const [target] = event.composedPath();
-    if (target instanceof Element && event.composedPath().includes(this.element))
-      target.toggleAttribute("data-lm-suppress-shortcuts", !isChord(event));
+    if (!(target instanceof Element) || !event.composedPath().includes(this.element)) return;
+    const isOurs = isUsed(event, target) || event.key === "Escape" || event.key === "Tab";
+    target.toggleAttribute("data-lm-suppress-shortcuts", isOurs);
   }
 
   #keydown(event: KeyboardEvent): void {
-    const target = event.composedPath()[0];
+    const [target] = event.composedPath();
     const isTyping = target instanceof Element && target.matches("input, textarea, select");
     const isInGrid = target instanceof Node && this.grid.element.contains(target);
     let isOurs = false;
@@ -137,9 +142,8 @@ export class Root {
       isOurs = gridKey(this.#app, this.grid, event, () => this.#search());
     }
     if (isOurs) event.preventDefault();
-    // hosts listen further up: they keep chords such as Ctrl+S, and Tab and Escape, which lead out of the widget
-    const isTheirs = isChord(event) || event.key === "Tab" || event.key === "Escape";
-    if (isOurs || !isTheirs) event.stopPropagation();
+    // hosts listen further up, and get every key that is not used here
+    if (isOurs || (target instanceof Element && isUsed(event, target))) event.stopPropagation();
   }
 
   #focusGrid(): void {
@@ -264,11 +268,6 @@ export class Root {
     });
     look.observe(card);
   }
-}
-
-/** Whether a key is a shortcut of the host's. Ctrl+Enter is not: it would run the notebook's cell. */
-function isChord({ ctrlKey, metaKey, key }: KeyboardEvent): boolean {
-  return (ctrlKey || metaKey) && key !== "Enter";
 }
 
 const NO_RUN = h("p.lw-dim", "No run yet.");
