@@ -27,6 +27,7 @@ from lenswidget.widget.packing import Packed
 from lenswidget.widget.page_state import PageState, source_of
 from lenswidget.widget.requests import DecodeRequest, ReadRequest, RunRequest
 from lenswidget.widget.session import Runs, Session
+from lenswidget.widget.summary import one_line
 from lenswidget.widget.tasks import Answer, Tasks, error_message
 from lenswidget.widget.view_traits import SHARED, EditsTrait, PromptTrait, ViewTraits, as_state
 
@@ -380,6 +381,10 @@ class LensWidget(ViewTraits, PageState):
             own_layout.close()
         self._latest = ""
         self._session.release()
+
+    def __repr__(self) -> str:
+        run: Any = getattr(self, "run", None)
+        return f"<{type(self).__name__} {one_line(run)}>"
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         cell_outputs.note(self)

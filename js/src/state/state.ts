@@ -30,8 +30,11 @@ export type Decoding = Partial<Pick<CardState, "k" | "temperature" | "site" | "l
 /** The cards of one run, by key. */
 export type Cards = Readonly<Record<string, CardState>>;
 
-/** live; waiting: no answer for a while; gone: the kernel restarted or died; offline: a file, without a kernel. */
-export type Connection = "live" | "waiting" | "gone" | "offline";
+/**
+ * live; waiting: no answer for a while; silent: nothing was ever answered; gone: the kernel restarted or died; offline:
+ * a file, or a view that a page stores, without a kernel.
+ */
+export type Connection = "live" | "waiting" | "silent" | "gone" | "offline";
 
 export interface Progress {
   readonly id: string;

@@ -3,7 +3,7 @@ import { on, whenClosed } from "../base/events.ts";
 import { Memo, sameItems } from "../base/memo.ts";
 import type { CardRef, RunInfo } from "../kernel/protocol.ts";
 import { roomIn } from "../look/layout.ts";
-import { followTheme } from "../look/theme.ts";
+import { followTheme, type HostLook } from "../look/theme.ts";
 import type { App } from "../state/context.ts";
 import { cardOf, keptCards, sameCell, shownRun } from "../state/selectors.ts";
 import { keyOf, MAIN, type State } from "../state/state.ts";
@@ -64,10 +64,6 @@ export class Root {
     element.append(page, this.#tooltip.element);
     delegate(element, EVENTS, signal);
     this.#listen(signal);
-    followTheme((theme) => {
-      element.dataset.theme = theme;
-      app.setTheme(theme);
-    }, signal);
     // printing does not wait for a frame
     on(matchMedia("print"), "change", () => app.flush(), signal);
     const observer = new ResizeObserver(() => this.#resized());
@@ -77,6 +73,13 @@ export class Root {
       element.remove();
     });
     host.append(element);
+    const wear = ({ theme, surface, ink }: HostLook) => {
+      element.dataset.theme = theme;
+      element.style.setProperty("--lw-bg", surface);
+      element.style.setProperty("--lw-fg", ink);
+      app.setTheme(theme);
+    };
+    followTheme(element, wear, signal);
   }
 
   #listen(signal: AbortSignal): void {
@@ -135,7 +138,7 @@ export class Root {
     if (event.key === "Escape" && !event.defaultPrevented) {
       const opener = this.element.querySelector<HTMLElement>('[aria-expanded="true"]');
       isOurs = closeOne(this.#app);
-      if (isOurs && opener) opener.focus();
+      if (isOurs && opener && !isInGrid) opener.focus();
       else if (isOurs) this.#focusGrid();
     } else if (isInGrid) isOurs = gridKey(this.#app, this.grid, event, () => this.#search());
     else if (!isTyping && (event.key === "?" || event.key === "/")) {

@@ -188,8 +188,11 @@ function badge(run: RunInfo): Child {
 /** A few words on the state of the kernel. */
 function activity(state: State): { text: string; kind: string } {
   const { connection, running, progress, traits } = state;
-  if (isOffline(state)) return { text: "Saved view: no kernel", kind: "off" };
+  if (traits.status.state === "offline") return { text: "Saved view: no kernel", kind: "off" };
+  if (isOffline(state)) return { text: "Saved view: run the cell to go live", kind: "off" };
   if (connection === "gone") return { text: "Kernel gone: run the cell again to reconnect", kind: "off" };
+  if (connection === "silent")
+    return { text: "No kernel has answered yet: this is what was stored", kind: "off" };
   const amount = progress?.total ? ` ${Math.round((100 * progress.done) / progress.total)} %` : "";
   if (running) return { text: `Running the model${amount}`, kind: "busy" };
   if (connection === "waiting") return { text: "Waiting for the kernel", kind: "busy" };
