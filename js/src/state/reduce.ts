@@ -55,7 +55,16 @@ export type Action =
 export type Local = Partial<
   Pick<
     State,
-    "connection" | "running" | "progress" | "notice" | "panel" | "said" | "editor" | "yanked" | "wished"
+    | "connection"
+    | "running"
+    | "progress"
+    | "notice"
+    | "panel"
+    | "form"
+    | "said"
+    | "editor"
+    | "yanked"
+    | "wished"
   >
 >;
 

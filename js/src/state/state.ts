@@ -82,7 +82,9 @@ export interface State {
   readonly running: string | null;
   readonly progress: Progress | null;
   readonly notice: string | null;
-  readonly panel: "help" | "menu" | null;
+  readonly panel: "help" | "menu" | "search" | null;
+  /** Where the search or the editor is drawn, in px; null at its own place. */
+  readonly form: { readonly left: number; readonly top: number } | null;
   readonly editor: Editor | null;
   readonly yanked: Yanked | null;
   /** The edits that were asked for last, until they have been run. */
@@ -120,6 +122,7 @@ export const FIRST_STATE: State = {
   progress: null,
   notice: null,
   panel: null,
+  form: null,
   editor: null,
   yanked: null,
   wished: null,
