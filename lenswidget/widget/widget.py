@@ -22,6 +22,7 @@ from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.query import CellsLike
 from lenswidget.readout.readout import Readout
 from lenswidget.widget import cell_outputs, csv_table, export, html_table
+from lenswidget.widget.host import takes_turns
 from lenswidget.widget.messages import n_columns_at_first
 from lenswidget.widget.packing import Packed
 from lenswidget.widget.page_state import PageState, source_of
@@ -96,7 +97,7 @@ class LensWidget(ViewTraits, PageState):
         runs = session.execute(_spec(session, prompt, options, check_edits(edits)))
         self._session = session
         self._latest = runs.run.id  # of the runs, in whatever order they come to be shown
-        self._tasks = Tasks(self._reply, self._progress)
+        self._tasks = Tasks(self._reply, self._progress, lambda: takes_turns(self.comm))
         if lens is not None or "lens" not in begin:
             begin["lens"] = session.first_lens
         selection = begin.pop("selection", None)

@@ -52,6 +52,34 @@ def test_parents_that_shrink_to_fit_give_the_widget_its_width(pages, page):
     assert widths == {name: {width} for name, (_, width) in PARENTS.items()}
 
 
+LOW = {
+    "a low parent": f'<div style="height:420px; overflow:hidden">{HERE}</div>',
+    "a low flex box": f'''<div style="display:flex; flex-direction:column; height:420px; overflow:hidden">
+      <div class="here" style="display:flex; flex-direction:column; flex:1 1 400px; min-height:0"></div></div>
+      <style>.here > * {{ flex: 1 1 auto; min-height: 0 }}</style>''',
+}
+
+
+@pytest.mark.parametrize("name", LOW)
+def test_the_widget_scrolls_in_a_parent_that_would_cut_it_off(pages, page, name):
+    pages.open(page, LOW[name])
+    root = page.locator(".lenswidget")
+    frames(page, 4)
+    assert root.bounding_box()["height"] <= 421
+    pins = root.locator(".lw-pins, .lw-below").last
+    expect(pins).to_be_attached()
+    root.hover()
+    page.mouse.move(30, 200)
+    page.mouse.wheel(0, 3000)
+    page.wait_for_function("() => document.querySelector('.lenswidget').scrollTop > 200")
+    end = root.evaluate("root => root.scrollHeight - root.clientHeight - root.scrollTop")
+    assert abs(end) <= 1
+    # nothing else scrolls, and a parent with room leaves the widget as it is
+    pages.open(page, f'<div style="overflow:hidden">{HERE}</div>')
+    frames(page, 4)
+    assert page.locator(".lenswidget").evaluate("root => [root.style.overflow, root.style.maxHeight]") == ["", ""]
+
+
 # --- themes
 
 PAGES = {

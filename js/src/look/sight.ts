@@ -1,11 +1,13 @@
-import { whenClosed } from "../base/events.ts";
+import { on, whenClosed } from "../base/events.ts";
 import { elementsAround } from "./background.ts";
 
 /** The tallest grid, and one that fits a common window with what stands above it. */
 const [TALLEST_PX, FITTING_PX, LEAST_PX] = [714, 440, 240];
 /** What a window should show besides the grid. */
 const BESIDE_PX = 130;
-const STEPS = 100;
+/** A host may move the frame at any time, and tells nobody. */
+const LOOK_EVERY_MS = 250;
+const MOVES = ["pointermove", "pointerdown", "wheel", "keydown", "focusin"];
 
 /** A range of heights, in px from the widget's top. */
 export interface Band {
@@ -31,12 +33,34 @@ export class Sight {
   readonly #element: HTMLElement;
   #seen: Band | null = null;
   readonly #observer: IntersectionObserver;
+  readonly #signal: AbortSignal;
+  #timer: ReturnType<typeof setInterval> | undefined;
 
   constructor(element: HTMLElement, signal: AbortSignal) {
     this.#element = element;
-    const threshold = Array.from({ length: STEPS + 1 }, (_, i) => i / STEPS);
-    this.#observer = new IntersectionObserver((entries) => this.#saw(entries.at(-1)), { threshold });
-    whenClosed(signal, () => this.#observer.disconnect());
+    this.#signal = signal;
+    this.#observer = new IntersectionObserver((entries) => this.#saw(entries.at(-1)));
+    whenClosed(signal, () => {
+      clearInterval(this.#timer);
+      this.#observer.disconnect();
+    });
+  }
+
+  /** Look again: the answer is there with the next frame. An observer tells by itself only how much is seen, not which part. */
+  look = (): void => {
+    if (!this.isTall) return;
+    this.#observer.unobserve(this.#element);
+    this.#observer.observe(this.#element);
+  };
+
+  #follow(): void {
+    this.isTall = true;
+    this.look();
+    for (const type of MOVES)
+      on(this.#element, type, this.look, this.#signal, { passive: true, capture: true });
+    this.#timer = setInterval(() => {
+      if (this.#element.matches(":hover, :focus-within")) this.look();
+    }, LOOK_EVERY_MS);
   }
 
   #saw(entry: IntersectionObserverEntry | undefined): void {
@@ -50,16 +74,15 @@ export class Sight {
     const before = this.grid_px;
     const { body } = document;
     const isLab = body.dataset.jpThemeLight && !body.dataset.vscodeThemeKind;
-    const isTall = window.parent !== window && !isLab && !elementsAround(this.#element).some(isScrolling);
-    if (isTall !== this.isTall) {
-      this.isTall = isTall;
-      this.#seen = null;
-      if (isTall) this.#observer.observe(this.#element);
-      else this.#observer.disconnect();
-    }
+    // kept once found: a page that grows scrolls until its frame has grown too
+    if (!this.isTall && window.parent !== window && !isLab && !this.#isInScroller()) this.#follow();
     const room_px = Math.max(LEAST_PX, window.innerHeight - BESIDE_PX);
-    this.grid_px = isTall ? FITTING_PX : Math.min(TALLEST_PX, room_px);
+    this.grid_px = this.isTall ? FITTING_PX : Math.min(TALLEST_PX, room_px);
     return this.grid_px !== before;
+  }
+
+  #isInScroller(): boolean {
+    return !document.body.dataset.vscodeThemeKind && elementsAround(this.#element).some(isScrolling);
   }
 
   /** The part of the widget in view, in a tall frame; null where the page itself scrolls. */

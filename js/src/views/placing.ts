@@ -26,7 +26,7 @@ export class Placing {
   /** The column of cards, moved so that its head is in view: beside the pressed row, or under it in a narrow widget. */
   placeSide(row: Element | null): void {
     const { side, sight } = this;
-    side.style.cssText = "";
+    this.release();
     const { seen } = sight;
     if (!seen || !side.firstElementChild || seen.bottom - seen.top < SEEN_PX) return;
     const { top } = sight.bandOf(side);
@@ -38,7 +38,14 @@ export class Placing {
     }
     // below the grid, out of view: the host scrolls to it, or else it covers the rows under the pressed one
     revealInHost(this.root, top - (row ? seen.bottom - seen.top - SEEN_PX : ABOVE_PX));
+    setTimeout(sight.look, 150);
     setTimeout(() => this.#cover(row), 300);
+  }
+
+  /** Put the column of cards back in its place. */
+  release(): void {
+    this.side.style.cssText = "";
+    this.side.classList.remove("is-over");
   }
 
   #cover(row: Element | null): void {
@@ -49,7 +56,8 @@ export class Placing {
     const last = seen.bottom - SEEN_PX;
     if (top <= last + GAP_PX) return;
     const below = row ? sight.bandOf(row).bottom + GAP_PX : last;
-    side.style.cssText = `position: relative; z-index: 5; top: ${Math.min(below, last) - top}px`;
+    side.classList.add("is-over");
+    side.style.top = `${Math.min(below, last) - top}px`;
   }
 
   /** Where a form for a cell goes, in px of the widget's page; null if its own place is in view. */

@@ -3,6 +3,7 @@ import { on, whenClosed } from "../base/events.ts";
 import { Memo, sameItems } from "../base/memo.ts";
 import type { CardRef, CellRef, RunInfo } from "../kernel/protocol.ts";
 import { roomIn } from "../look/layout.ts";
+import { scrollInLowParent } from "../look/lowParent.ts";
 import { Sight } from "../look/sight.ts";
 import { followTheme, type HostLook } from "../look/theme.ts";
 import type { App } from "../state/context.ts";
@@ -87,6 +88,7 @@ export class Root {
       app.setTheme(theme);
     };
     followTheme(element, wear, signal);
+    scrollInLowParent(element, page, signal);
   }
 
   #listen(signal: AbortSignal): void {
@@ -271,7 +273,7 @@ export class Root {
       return this.#memo.node(`card ${key}`, inputs, () => cardView(app, key, ref, run));
     };
     const main = cardOf(state, MAIN);
-    if (!main && panel !== "help") this.#side.style.cssText = "";
+    if (!main && panel !== "help") this.#placing.release();
     patch(this.#side, [
       this.#memo.node("help", [panel], () => help(app)),
       run ? (main ? view(MAIN, main, run) : HINT) : NO_RUN,
