@@ -165,3 +165,14 @@ def test_a_model_that_does_not_load_though_made_anew_names_its_folder(small_cach
     with pytest.raises(demo.DemoModelError, match=r"though it was made anew .*Delete that folder") as caught:
         lw.demo_model(progress=print)
     assert str(folder) in str(caught.value)
+
+
+def test_converting_shows_no_bar_of_transformers_gguf_reader(capsys):
+    """In a notebook a bar is a widget of its own, which stays above the lens as a white box."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    bar = reader.tqdm
+    with demo._no_gguf_bar():
+        assert list(reader.tqdm(iter([1, 2]), desc="Converting")) == [1, 2]
+    assert reader.tqdm is bar
+    assert capsys.readouterr() == ("", "")

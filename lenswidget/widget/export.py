@@ -116,7 +116,7 @@ def static_state(
 
 
 def page(state: Mapping[str, Any], *, esm: str, css: str, table: str = "") -> str:
-    """The HTML of a file that shows `state` with the given bundle; `table`, HTML too, where no script runs."""
+    """The HTML of a file that shows `state` with the given bundle; `table` (HTML) where no script runs."""
     prompt = str(state["run"].get("prompt", ""))
     return PAGE.format(
         version=__version__,

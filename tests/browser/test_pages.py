@@ -1,4 +1,4 @@
-"""The widget in pages of no known host: parents of all kinds, themes that nothing names, styles of their own."""
+"""The widget in pages of no known host: parents of all kinds, themes without a name, styles of their own."""
 
 import pytest
 from harness.lens import Lens
@@ -54,9 +54,9 @@ def test_parents_that_shrink_to_fit_give_the_widget_its_width(pages, page):
 
 LOW = {
     "a low parent": f'<div style="height:420px; overflow:hidden">{HERE}</div>',
-    "a low flex box": f'''<div style="display:flex; flex-direction:column; height:420px; overflow:hidden">
+    "a low flex box": """<div style="display:flex; flex-direction:column; height:420px; overflow:hidden">
       <div class="here" style="display:flex; flex-direction:column; flex:1 1 400px; min-height:0"></div></div>
-      <style>.here > * {{ flex: 1 1 auto; min-height: 0 }}</style>''',
+      <style>.here > * { flex: 1 1 auto; min-height: 0 }</style>""",
 }
 
 
@@ -77,7 +77,10 @@ def test_the_widget_scrolls_in_a_parent_that_would_cut_it_off(pages, page, name)
     # nothing else scrolls, and a parent with room leaves the widget as it is
     pages.open(page, f'<div style="overflow:hidden">{HERE}</div>')
     frames(page, 4)
-    assert page.locator(".lenswidget").evaluate("root => [root.style.overflow, root.style.maxHeight]") == ["", ""]
+    assert page.locator(".lenswidget").evaluate("root => [root.style.overflow, root.style.maxHeight]") == [
+        "",
+        "",
+    ]
 
 
 # --- themes

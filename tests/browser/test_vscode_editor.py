@@ -1,4 +1,4 @@
-"""In an editor like VS Code's, whose frame is as tall as the notebook: what is pressed and typed for is in view.
+"""In an editor like VS Code's, whose frame is as tall as the notebook: what a person works with is in view.
 
 The pages' stand-in is described in `harness/output_page.py`.
 """

@@ -32,6 +32,7 @@ export class Sight {
   grid_px = TALLEST_PX;
   readonly #element: HTMLElement;
   #seen: Band | null = null;
+  #waiting: (() => void) | null = null;
   readonly #observer: IntersectionObserver;
   readonly #signal: AbortSignal;
   #timer: ReturnType<typeof setInterval> | undefined;
@@ -53,6 +54,12 @@ export class Sight {
     this.#observer.observe(this.#element);
   };
 
+  /** Call `seen` once it has looked again. */
+  next(seen: () => void): void {
+    this.#waiting = seen;
+    this.look();
+  }
+
   #follow(): void {
     this.isTall = true;
     this.look();
@@ -67,6 +74,8 @@ export class Sight {
     if (!entry) return;
     const { intersectionRect: seen, boundingClientRect: box } = entry;
     this.#seen = { top: seen.top - box.top, bottom: seen.bottom - box.top };
+    this.#waiting?.();
+    this.#waiting = null;
   }
 
   /** Look at the frame again; true if the grid should have another height. */

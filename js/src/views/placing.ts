@@ -38,8 +38,7 @@ export class Placing {
     }
     // below the grid, out of view: the host scrolls to it, or else it covers the rows under the pressed one
     revealInHost(this.root, top - (row ? seen.bottom - seen.top - SEEN_PX : ABOVE_PX));
-    setTimeout(sight.look, 150);
-    setTimeout(() => this.#cover(row), 300);
+    setTimeout(() => sight.next(() => this.#cover(row)), 250);
   }
 
   /** Put the column of cards back in its place. */
