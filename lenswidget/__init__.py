@@ -2,6 +2,7 @@
 
 from lenswidget.demo import demo_model
 from lenswidget.errors import LensError
+from lenswidget.host_check import check_host
 from lenswidget.interventions.causal_map import causal_map
 from lenswidget.interventions.effects import CausalMap
 from lenswidget.interventions.recipe import Edit
@@ -52,6 +53,7 @@ __all__ = [
     "attention",
     "attribute",
     "causal_map",
+    "check_host",
     "compare",
     "decode",
     "demo_model",

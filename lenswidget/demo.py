@@ -8,6 +8,7 @@ afterwards.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -230,19 +231,22 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # its bars are widgets of their own in a notebook, and stay there as white boxes; `say` tells instead
+    with _no_progress_bar(), _no_gguf_bar():
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # save_pretrained refuses a model that still carries its quantiser; the weights are plain float32 by now.
     for holder, name in ((model, "hf_quantizer"), (model.config, "quantization_config")):
         if hasattr(holder, name):
             delattr(holder, name)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with _no_progress_bar():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 @contextlib.contextmanager
 def _no_progress_bar() -> Generator[None, None, None]:
-    # Reading the converted file takes under a second: a bar would only stay behind in the notebook's cell.
+    """Without transformers' bars, which would stay behind in the notebook's cell."""
     from transformers.utils import logging
 
     was_enabled = logging.is_progress_bar_enabled()
@@ -252,6 +256,22 @@ def _no_progress_bar() -> Generator[None, None, None]:
     finally:
         if was_enabled:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _no_gguf_bar() -> Generator[None, None, None]:
+    """Without the bar of transformers' GGUF reader, which heeds no setting (5.23)."""
+    reader: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    bar = getattr(reader, "tqdm", None)
+    reader.tqdm = _unchanged
+    try:
+        yield
+    finally:
+        reader.tqdm = bar
+
+
+def _unchanged(items: Any, **_options: Any) -> Any:
+    return items
 
 
 def _silent(text: str) -> None:

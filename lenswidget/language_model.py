@@ -18,6 +18,7 @@ from lenswidget.interventions.changes import Change, make_changes, ready_changes
 from lenswidget.interventions.edited_call import EditedCall
 from lenswidget.interventions.recipe import Edit, check_edits
 from lenswidget.lenses.lens import LensLike
+from lenswidget.lenses.provenance import model_name
 from lenswidget.models.caches import after_cache, check_continuation, check_lengths
 from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import (
@@ -106,6 +107,10 @@ class LanguageModel(TracedModel, ReadableModel):
         self._given = given
         self._anatomy: tuple[int, Anatomy] | None = None
         self._tail: Tail | None = None
+
+    def __repr__(self) -> str:
+        of, name = type(self.hf_model).__name__, model_name(self)
+        return f"<{type(self).__name__} {of if name == of else f'{name}: {of}'}>"
 
     @property
     def hf_model(self) -> nn.Module:

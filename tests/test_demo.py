@@ -221,3 +221,14 @@ def test_a_damaged_lens_is_left_out_with_a_warning(demo_model, tmp_path, monkeyp
 def test_without_the_package_of_lenses_there_are_none(demo_model, monkeypatch):
     monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
     assert demo.find_lenses(demo_model) == {}
+
+
+def test_converting_shows_no_bar_of_transformers_gguf_reader(capsys):
+    """In a notebook a bar is a widget of its own, which stays above the lens as a white box."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    bar = reader.tqdm
+    with demo._no_gguf_bar():
+        assert list(reader.tqdm(iter([1, 2]), desc="Converting")) == [1, 2]
+    assert reader.tqdm is bar
+    assert capsys.readouterr() == ("", "")

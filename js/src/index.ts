@@ -9,7 +9,9 @@ import { Root } from "./views/root.ts";
 function mount(model: HostModel, el: HTMLElement): () => void {
   const controller = new AbortController();
   let root: Root | null = null;
-  const app = createApp(model, () => root?.draw(), controller.signal);
+  // ipywidgets marks the views of models that have no kernel: a stored notebook, or a page made of one
+  const isStored = !!el.closest(".jupyter-widgets-disconnected");
+  const app = createApp(model, () => root?.draw(), controller.signal, { isStored });
   root = new Root(app, el);
   app.flush();
   if (!isOffline(app.get())) app.transport.request("ping", {}).reply.catch(() => {});

@@ -14,6 +14,7 @@ from lenswidget.errors import LensError
 from lenswidget.files import file_at, write_beside
 from lenswidget.readout.query import METRICS
 from lenswidget.versions import __version__
+from lenswidget.widget import html_table
 
 # ipywidgets' own traits, which mean nothing outside a notebook
 NOT_SHOWN = frozenset({"layout", "tabbable", "tooltip"})
@@ -31,17 +32,26 @@ PAGE = """<!doctype html>
 style-src 'unsafe-inline'; img-src data: blob:">
 <title>{title}</title>
 <style>body {{ margin: 12px; background: Canvas; color: CanvasText; }}
+#lens {{ overflow: auto; font: 12px system-ui, sans-serif; }}
+#lens > table {{ border-collapse: collapse; }}
+#lens > table :is(th, td) {{ padding: 1px 5px; max-width: 9em; overflow: hidden; text-overflow: ellipsis; \
+white-space: pre; text-align: center; font-weight: normal; }}
+#lens > table caption {{ padding: 0 0 8px; text-align: start; }}
 {css}</style>
 </head>
 <body>
-<main id="lens"><noscript>This page draws itself with the script that it carries.</noscript></main>
+<main id="lens">{table}
+<p>The script of this page does not run here, so this is the plain grid: each cell's top token, its \
+probability as shade. Open the file in a browser for cards and charts.</p></main>
 <script type="application/json" id="lens-data">{data}</script>
 <script type="module">
 const {{ esm, state }} = JSON.parse(document.getElementById("lens-data").textContent);
 const url = URL.createObjectURL(new Blob([esm], {{ type: "text/javascript" }}));
 const {{ mountStatic }} = await import(url);
 URL.revokeObjectURL(url);
-mountStatic(document.getElementById("lens"), state);
+const main = document.getElementById("lens");
+main.replaceChildren();
+mountStatic(main, state);
 </script>
 </body>
 </html>
@@ -68,7 +78,11 @@ def save(
     """
     target = file_at(path)
     text = page(
-        static_state(widget, k=k, progress=progress), esm=_source(widget, "_esm"), css=_source(widget, "_css")
+        static_state(widget, k=k, progress=progress),
+        esm=_source(widget, "_esm"),
+        css=_source(widget, "_css"),
+        # that of the output: short, while a whole grid of many tokens would make a file of many megabytes
+        table=html_table.table(widget.run, widget.snapshot),
     )
     with write_beside(target) as scratch:
         scratch.write_text(text, encoding="utf-8", newline="\n")
@@ -103,13 +117,14 @@ def static_state(
     return {**state, "k": k, "snapshot": {"header": packed.header, "buffers": buffers}, "status": OFFLINE}
 
 
-def page(state: Mapping[str, Any], *, esm: str, css: str) -> str:
-    """The HTML of a file that shows `state` with the given bundle."""
+def page(state: Mapping[str, Any], *, esm: str, css: str, table: str = "") -> str:
+    """The HTML of a file that shows `state` with the given bundle; `table` (HTML) where no script runs."""
     prompt = str(state["run"].get("prompt", ""))
     return PAGE.format(
         version=__version__,
         title=html.escape(f"{prompt[:80]} · lenswidget" if prompt else "lenswidget"),
         css=css.replace("</", "<\\/"),
+        table=table,
         data=inline_json({"state": state, "esm": esm}),
     )
 

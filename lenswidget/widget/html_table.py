@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lenswidget.widget.packing import unpack
+from lenswidget.widget.summary import quoted_prompt
 
 # What the caption says of what stands in a cell, where that is not the top token.
 SHOWN = {
@@ -40,7 +41,9 @@ def table(run: Mapping[str, Any], snapshot: Mapping[str, Any]) -> str:
         rows.append(f"<tr>{_layer(run, header['layers'][row])}{cells}</tr>")
     first = f", the last {len(positions)} of {len(run['tokens'])} tokens" if positions[0] else ""
     says = ". Each cell: the token that stands there" if run.get("predicts") == "same" else ""
-    caption = f"{run['model']}, {header['site']} through the {header['lens']} lens{first}{says}{shown}"
+    read = f"{header['site']} through the {header['lens']} lens"
+    prompt = f" {quoted_prompt(run)}," if run.get("prompt") else ""
+    caption = f"{run['model']},{prompt} {read}{first}{says}{shown}"
     return f"<table><caption>{html.escape(caption)}</caption>{''.join(rows)}</table>"
 
 

@@ -69,11 +69,18 @@ class Tasks:
     Args:
         reply: called once per request, with `value=` or `error=`.
         progress: called after each slice, with the request's id, cells done, cells in all.
+        takes_turns: whether messages leave while the event loop turns; else requests run through at once.
     """
 
-    def __init__(self, reply: Callable[..., None], progress: Callable[[Any, int, int], None]):
+    def __init__(
+        self,
+        reply: Callable[..., None],
+        progress: Callable[[Any, int, int], None],
+        takes_turns: Callable[[], bool] = lambda: True,
+    ):
         self._reply = reply
         self._progress = progress
+        self._takes_turns = takes_turns
         self._cancelled: set[Any] = set()
         self._answered_last: Any = None
         self._open: dict[Any, asyncio.Task[None] | None] = {}
@@ -89,12 +96,14 @@ class Tasks:
         if not self._slice(request_id, work):
             return
         try:
-            loop = asyncio.get_running_loop()
+            loop = asyncio.get_running_loop() if self._takes_turns() else None
         except RuntimeError:
-            while self._slice(request_id, work):
-                pass
-        else:
+            loop = None
+        if loop is not None:
             self._open[request_id] = loop.create_task(self._turns(request_id, work))
+            return
+        while self._slice(request_id, work):
+            pass
 
     def cancel(self, request_id: Any) -> None:
         """Stop a request at its next slice; one that is done or unknown is left alone."""

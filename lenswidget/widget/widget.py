@@ -24,12 +24,14 @@ from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run
 from lenswidget.widget import cell_outputs, csv_table, export, html_table
 from lenswidget.widget.growing import GrowingWidget
+from lenswidget.widget.host import takes_turns
 from lenswidget.widget.messages import n_columns_at_first
 from lenswidget.widget.packing import Packed
 from lenswidget.widget.page_state import PageState, source_of
 from lenswidget.widget.patch_traits import PatchTraits
 from lenswidget.widget.requests import DecodeRequest, FloorRequest, GenerateRequest, ReadRequest, RunRequest
 from lenswidget.widget.session import Runs, Session
+from lenswidget.widget.summary import one_line
 from lenswidget.widget.tasks import Answer, Tasks, error_message
 from lenswidget.widget.view_traits import SHARED, EditsTrait, PromptTrait, as_state
 
@@ -106,7 +108,7 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
         """Show the first runs, with the choices to begin with; a state's selection is kept if it fits."""
         self._session = session
         self._latest = runs.run.id  # of the runs, in whatever order they come to be shown
-        self._tasks = Tasks(self._reply, self._progress)
+        self._tasks = Tasks(self._reply, self._progress, lambda: takes_turns(self.comm))
         selection = begin.pop("selection", None)
         try:
             super().__init__(**begin)
@@ -420,6 +422,10 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
             own_layout.close()
         self._latest = ""
         self._session.release()
+
+    def __repr__(self) -> str:
+        run: Any = getattr(self, "run", None)
+        return f"<{type(self).__name__} {one_line(run)}>"
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         cell_outputs.note(self)

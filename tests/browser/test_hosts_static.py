@@ -1,5 +1,6 @@
 """Where no kernel is: an exported file opened from disk, and nbconvert's HTML with widgets on."""
 
+import html
 import sys
 from pathlib import Path
 
@@ -52,6 +53,33 @@ def test_an_exported_file_works_from_disk(demo_model, browser, tmp_path, shot, s
     assert [url for url in requests if not url.startswith(("file:", "blob:", "data:"))] == []
     assert (log.outside, log.uncaught, log.console) == ([], [], [])
     context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_exported_file_shows_its_grid_where_no_script_runs(demo_model, browser, tmp_path, shot, scheme):
+    widget = lw.LensWidget(demo_model, PROMPT)
+    path = widget.save(tmp_path / "lens.html")
+    context = browser.new_context(java_script_enabled=False, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    table = page.get_by_role("table")
+    expect(table.locator("caption")).to_contain_text(PROMPT)
+    readout = widget.readout(k=1)
+    labels = [widget._session.labels[i].text for i in readout.ids[:, 0].tolist()]
+    # the last layer first, each row behind its head
+    rows = [row.locator("td").all_text_contents() for row in table.locator("tr").all()[1:3]]
+    assert rows == [labels[9 * row :][:9] for row in (30, 29)]
+    expect(page.get_by_text("The script of this page does not run here")).to_be_visible()
+    shot(page, f"export-no-script-{scheme}")
+    context.close()
+
+
+def test_an_exported_file_shows_its_grid_in_an_empty_sandbox(demo_model, browser, tmp_path):
+    path = lw.LensWidget(demo_model, PROMPT).save(tmp_path / "lens.html")
+    page = browser.new_page()
+    page.set_content(f"<iframe sandbox srcdoc='{html.escape(path.read_text(), quote=True)}'></iframe>")
+    expect(page.frames[1].get_by_role("table")).to_contain_text("Paris")
+    page.close()
 
 
 def test_token_text_of_an_exported_file_is_shown_and_not_run(demo_model, browser, tmp_path):

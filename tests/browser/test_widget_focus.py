@@ -75,13 +75,37 @@ def test_a_view_that_is_opened_later_shows_the_same_cards(widget):
     widget.page.evaluate("window.jupyterapp.shell.currentWidget.close()")
 
 
-@pytest.mark.parametrize("key", ["Control+Enter", "Shift+Enter", "Alt+Enter"])
-def test_enter_with_a_modifier_does_not_run_the_notebooks_cell(widget, key):
+def test_enter_is_the_notebooks_only_with_ctrl_and_outside_of_the_prompt(widget):
     count = "() => window.jupyterapp.shell.currentWidget.content.widgets.map(w => w.model.executionCount)"
     before = widget.page.evaluate(count)
     for focused in (widget.cell(20, 3), widget.root.get_by_title("More"), widget.control("Colour")):
         focused.focus()
-        widget.page.keyboard.press(key)
+        widget.page.keyboard.press("Shift+Enter")
         widget.page.wait_for_timeout(300)
         assert widget.page.evaluate(count) == before
         assert widget.page.evaluate(IS_INSIDE)
+    widget.root.get_by_label("Prompt").focus()
+    widget.page.keyboard.press("Control+Enter")
+    widget.page.wait_for_timeout(300)
+    assert widget.page.evaluate(count) == before
+
+
+@pytest.mark.parametrize("part", ["cell", "button", "choice", "box"])
+def test_a_key_that_no_part_uses_reaches_the_host(widget, part):
+    parts = {
+        "cell": widget.cell(20, 3),
+        "button": widget.root.get_by_title("More"),
+        "choice": widget.control("Colour"),
+        "box": widget.root.get_by_label("Prompt"),
+    }
+    widget.page.evaluate(
+        """() => { window.heard = [];
+             document.body.onkeydown = ({ key }) => { window.heard.push(key); }; }"""
+    )
+    parts[part].focus()
+    for key in ("F1", "F8", "Control+Shift+F9", "d"):
+        widget.page.keyboard.press(key)
+    heard = widget.page.evaluate("() => window.heard")
+    assert [key for key in heard if key.startswith("F")] == ["F1", "F8", "F9"]
+    assert "d" not in heard
+    widget.page.keyboard.press("Control+z" if part == "box" else "Escape")

@@ -60,7 +60,9 @@ def test_the_table_says_what_a_readout_says_last_layer_first(widget):
         for (_, title, style), value in zip(row[1:], p, strict=True):
             assert float(title.rstrip("%")) / 100 == pytest.approx(value, abs=5.01e-4)
             assert float(re.search(r"([\d.]+)\)", style)[1]) == pytest.approx(value, abs=5.01e-3)
-    assert table.caption == "SmolLM2-135M-Instruct, resid_post through the logit lens"
+    assert table.caption == (
+        "SmolLM2-135M-Instruct, “The Eiffel Tower is in the city of”, resid_post through the logit lens"
+    )
 
 
 def test_a_token_is_text_and_a_cell_without_a_number_says_so():

@@ -6,6 +6,7 @@ import pytest
 
 from lenswidget.errors import CellError
 from lenswidget.progress import drain
+from lenswidget.widget.host import takes_turns
 from lenswidget.widget.tasks import Tasks
 
 
@@ -59,3 +60,17 @@ def test_a_cancel_arrives_between_slices():
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_drain_gives_the_value(n):
     assert drain(counting(n)) == n
+
+
+def test_where_messages_wait_for_the_page_a_request_runs_through_at_once():
+    """As in Shiny, whose messages leave when it has handled what the page sent."""
+
+    async def main():
+        sink = Sink()
+        comm = type("ShinyComm", (), {"__module__": "shinywidgets._comm"})()
+        sink.tasks._takes_turns = lambda: takes_turns(comm)
+        sink.tasks.start("long", counting(50))
+        assert dict(sink.replies) == {"long": {"value": 50}}
+
+    asyncio.run(main())
+    assert takes_turns(object())

@@ -37,6 +37,8 @@ export interface TransportEvents {
   replyToOtherView(value: unknown, buffers: readonly Binary[]): void;
   /** A message arrived, so the kernel is alive. */
   alive(): void;
+  /** The host did not take a request: no kernel is there any more. */
+  lost(): void;
 }
 
 export interface Transport {
@@ -97,6 +99,7 @@ export function createTransport(model: HostModel, events: TransportEvents, signa
         } catch {
           waiting.delete(id);
           reject(disconnected());
+          events.lost();
         }
       });
       return { id, reply };

@@ -14,18 +14,38 @@ import type { Theme } from "../look/scales.ts";
 import type { App } from "./context.ts";
 import { Effects } from "./effects.ts";
 import { type Action, type Local, reduce } from "./reduce.ts";
-import { asSource, cardOf, chartedPositions, drawnId, isOffline, shownCards } from "./selectors.ts";
+import {
+  asSource,
+  cardOf,
+  chartedPositions,
+  drawnId,
+  isFromStore,
+  isOffline,
+  shownCards,
+} from "./selectors.ts";
 import { FIRST_STATE, MAIN, type State } from "./state.ts";
 import { listen, push, readTraits } from "./sync.ts";
 
 const WAITING_AFTER_MS = 900;
+/** A busy kernel may be silent this long too: what is stored can be read meanwhile. */
+const SILENT_AFTER_MS = 5000;
+
+export interface AppOptions {
+  /** The host marks this view as stored, without a kernel. */
+  readonly isStored?: boolean;
+}
 
 function isReadout(value: unknown): value is ReadoutHeader {
   return typeof value === "object" && value !== null && "arrays" in value && "positions" in value;
 }
 
 /** The state of one view, kept in step with the host's model; `draw` is called with each frame that changed it. */
-export function createApp(model: HostModel, draw: (app: App) => void, signal: AbortSignal): App {
+export function createApp(
+  model: HostModel,
+  draw: (app: App) => void,
+  signal: AbortSignal,
+  { isStored = false }: AppOptions = {},
+): App {
   const runCells = new RunCells();
   let viewport: Viewport | null = null;
   let sourceViewport: Viewport | null = null;
@@ -33,6 +53,8 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   let frame = 0;
   let isDrawing = false;
   let waitTimer: ReturnType<typeof setTimeout> | undefined;
+  let silentTimer: ReturnType<typeof setTimeout> | undefined;
+  let isHeard = false;
 
   const arrived = () => store.dispatch({ type: "arrived" });
   const transport = createTransport(
@@ -43,23 +65,29 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
         if (isReadout(value) && runCells.add(value, buffers)) arrived();
       },
       alive: () => {
+        isHeard = true;
         clearTimeout(waitTimer);
+        clearTimeout(silentTimer);
         waitTimer = undefined;
         const { connection } = store.get();
-        if (connection === "waiting" || connection === "gone") local({ connection: "live" });
+        if (connection !== "live" && connection !== "offline") local({ connection: "live" });
+        // the card that was read from the store meanwhile
+        if (connection === "silent") store.dispatch({ type: "change", change: {} });
         // after this reply has settled its request: others may still be open
         queueMicrotask(watchWaiting);
       },
+      lost: () => lose(),
     },
     signal,
   );
-  const store = createStore<State, Action>(FIRST_STATE, reduce, (action, before, after) => {
+  const first: State = isStored ? { ...FIRST_STATE, connection: "offline" } : FIRST_STATE;
+  const store = createStore<State, Action>(first, reduce, (action, before, after) => {
     if (before.runs !== after.runs) runCells.keep(after.runs);
     if (action.type === "traits") addSnapshot(action.traits);
     effects.after(action, before, after);
     // opening a cell sends a decode, with which the kernel sets the selection itself
     if (action.type !== "traits" && action.type !== "open" && before.traits !== after.traits)
-      push(model, before.traits, after.traits);
+      tell(() => push(model, before.traits, after.traits));
     watchWaiting();
     if (before !== after) schedule();
   });
@@ -70,8 +98,28 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     if (runCells.add(header, buffers as Binary[])) arrived();
   }
 
+  /** Hand something to the host's model, which may throw once its kernel is gone. */
+  function tell(send: () => void): void {
+    try {
+      send();
+    } catch {
+      lose();
+    }
+  }
+
+  function lose(): void {
+    if (store.get().connection !== "offline") local({ connection: "gone" });
+    transport.drop();
+  }
+
   /** Say that the kernel is waited for if it does not answer for a while. */
   function watchWaiting(): void {
+    if (!isHeard && silentTimer === undefined && transport.pending().length)
+      silentTimer = setTimeout(() => {
+        if (isHeard || isFromStore(store.get())) return;
+        local({ connection: "silent" });
+        store.dispatch({ type: "change", change: {} });
+      }, SILENT_AFTER_MS);
     if (waitTimer !== undefined || !transport.pending().length || store.get().connection !== "live") return;
     waitTimer = setTimeout(() => {
       waitTimer = undefined;
@@ -149,8 +197,10 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
     },
     flush,
     tellSelection(cell) {
-      model.set("selection", { layer: cell.layer, position: cell.position });
-      model.save_changes();
+      tell(() => {
+        model.set("selection", { layer: cell.layer, position: cell.position });
+        model.save_changes();
+      });
     },
   };
   const effects = new Effects(app);
@@ -160,17 +210,11 @@ export function createApp(model: HostModel, draw: (app: App) => void, signal: Ab
   };
   take(readTraits(model, TRAIT_NAMES));
   listen(model, take, signal);
-  onDisconnect(
-    model,
-    () => {
-      local({ connection: "gone" });
-      transport.drop();
-    },
-    signal,
-  );
+  onDisconnect(model, lose, signal);
   whenClosed(signal, () => {
     cancelAnimationFrame(frame);
     clearTimeout(waitTimer);
+    clearTimeout(silentTimer);
   });
   return app;
 }

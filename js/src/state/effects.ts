@@ -4,7 +4,7 @@ import { VIEW_DEFAULTS } from "../kernel/traits.ts";
 import type { KernelError } from "../kernel/transport.ts";
 import type { App } from "./context.ts";
 import type { Action } from "./reduce.ts";
-import { boxText, cardOf, drawnId, isOffline, sameCell } from "./selectors.ts";
+import { boxText, cardOf, drawnId, isFromStore, isOffline, sameCell } from "./selectors.ts";
 import { type CardState, MAIN, type State } from "./state.ts";
 import { Typing } from "./typing.ts";
 import { followWhy } from "./why.ts";
@@ -19,6 +19,8 @@ export class Effects {
   readonly #underWay = new Set<string>();
   /** The cell that the kernel was asked to select last, until it says that the cell is selected. */
   #untold: CellRef | null = null;
+  /** The card of the selected cell that the host's model holds. */
+  #decoded: Card | null = null;
 
   readonly #app: App;
   readonly #typing: Typing;
@@ -29,6 +31,7 @@ export class Effects {
   }
 
   after(action: Action, before: State, after: State): void {
+    if (action.type === "card" && !action.ask) this.#decoded = action.card;
     if (before.cards !== after.cards) this.#decodeDue(after);
     const isTyped = after.draft !== before.draft || (before.running && !after.running);
     if (after.isLive && after.draft !== null && isTyped) this.#typing.changed();
@@ -74,12 +77,7 @@ export class Effects {
   async #decode(run_id: string, key: string, wanted: CardState): Promise<void> {
     const app = this.#app;
     const { ask, layer, position, site, lens, k, temperature, tracked: track } = wanted;
-    const failed = (error: string) => app.dispatch({ type: "failed", run_id, key, ask, error });
-    if (isOffline(app.get())) {
-      const card = storedCard(app.cells(run_id), wanted, k);
-      if (card) return app.dispatch({ type: "card", key, ask, card });
-      return failed(`This cell is not stored. ${NEEDS_KERNEL}`);
-    }
+    if (isFromStore(app.get())) return this.#readStored(run_id, key, wanted);
     const name = `${run_id}\n${key}`;
     if (this.#underWay.has(name)) return;
     this.#underWay.add(name);
@@ -91,11 +89,30 @@ export class Effects {
       .reply.then(({ value }) => ({ card: value, error: "" }))
       .catch(({ message }: Error) => ({ card: null, error: message }));
     this.#underWay.delete(name);
-    if (!card) failed(error);
-    else this.#take(key, ask, card);
+    if (card) this.#take(key, ask, card);
+    else if (isFromStore(app.get())) this.#readStored(run_id, key, wanted);
+    else app.dispatch({ type: "failed", run_id, key, ask, error });
     // the card may have asked again meanwhile
     const now = app.get().cards[run_id]?.[key];
     if (now?.ask) void this.#decode(run_id, key, now);
+  }
+
+  /** A card without a kernel: the one that was stored with the widget, else the cell's own numbers. */
+  #readStored(run_id: string, key: string, wanted: CardState): void {
+    const app = this.#app;
+    const { ask, site, lens, k, temperature } = wanted;
+    const whole = this.#decoded;
+    const isWhole =
+      sameCell(whole, wanted) &&
+      whole?.run_id === run_id &&
+      whole.site === site &&
+      whole.lens === lens &&
+      whole.k === k &&
+      whole.temperature === temperature;
+    const card = isWhole ? whole : storedCard(app.cells(run_id), wanted, k);
+    const error = `This cell is not stored. ${NEEDS_KERNEL}`;
+    if (card) app.dispatch({ type: "card", key, ask, card });
+    else app.dispatch({ type: "failed", run_id, key, ask, error });
   }
 
   #take(key: string, ask: number, card: Card): void {
@@ -118,7 +135,7 @@ export class Effects {
     if (!query) return;
     const found = (matches: readonly Match[] | null, note: string | null) =>
       app.dispatch({ type: "found", box, query, matches, note });
-    if (isOffline(app.get()))
+    if (isFromStore(app.get()))
       return found(
         this.#storedMatches(query),
         "Only the stored tokens are searched: no kernel is connected.",

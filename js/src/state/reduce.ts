@@ -11,7 +11,7 @@ import {
   takeCard,
   withCard,
 } from "./reduceCards.ts";
-import { cardOf, drawnId, isInside, isOffline, promptText, sameCell, shownRun } from "./selectors.ts";
+import { cardOf, drawnId, isFromStore, isInside, promptText, sameCell, shownRun } from "./selectors.ts";
 import { type Decoding, keyOf, MAIN, NO_SEARCH, type Search, type State } from "./state.ts";
 
 export type Action =
@@ -67,6 +67,7 @@ export type Local = Partial<
     | "progress"
     | "notice"
     | "panel"
+    | "form"
     | "said"
     | "editor"
     | "yanked"
@@ -198,7 +199,7 @@ function set(state: State, change: Partial<ViewTraits>): State {
   const { site, lens } = next.traits;
   const isReadAnew = site !== state.traits.site || lens !== state.traits.lens;
   if (!isReadAnew) return askKept(followView(next, state));
-  const isAsked = isOffline(next) || drawnId(next) !== next.shown;
+  const isAsked = isFromStore(next) || drawnId(next) !== next.shown;
   if (isAsked) return ask(changeCard(next, MAIN, { site, lens }), MAIN);
   return askKept(changeCard(next, MAIN, { site, lens, isPending: true, ask: 0 }));
 }

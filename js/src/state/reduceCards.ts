@@ -1,6 +1,6 @@
 import { sameItems } from "../base/memo.ts";
 import type { Card, CardRef } from "../kernel/protocol.ts";
-import { cardOf, drawnId, isInside, isOffline, keptCards, sameCell, shownRun } from "./selectors.ts";
+import { cardOf, drawnId, isFromStore, isInside, keptCards, sameCell, shownRun } from "./selectors.ts";
 import { type CardState, type Decoding, keyOf, MAIN, NO_SEARCH, type State } from "./state.ts";
 
 /** The state with a card in place of the one with that key; null removes it. */
@@ -56,7 +56,7 @@ export function follow(state: State, isAnew = false): State {
   if (main && sameCell(main, selection) && !isAnew) return state;
   const blank = blankCard({ ...selection, site, lens, k: card_k, temperature: 1 });
   const next = withCard(state, MAIN, { ...blank, isPending: true });
-  return isOffline(state) ? ask(next, MAIN) : next;
+  return isFromStore(state) ? ask(next, MAIN) : next;
 }
 
 /** Ask for the main card of the run that is drawn now, if another was drawn before and the kernel sends none by itself. */

@@ -10,6 +10,11 @@ export function isOffline({ connection }: Pick<State, "connection">): boolean {
   return connection === "offline";
 }
 
+/** Whether cells are read from what is stored, because nothing says that a kernel would answer. */
+export function isFromStore({ connection }: Pick<State, "connection">): boolean {
+  return connection !== "live" && connection !== "waiting";
+}
+
 type Runs = Pick<State, "runs" | "shown">;
 
 /** The run that the view shows. */

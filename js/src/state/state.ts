@@ -31,8 +31,11 @@ export type Decoding = Partial<Pick<CardState, "k" | "temperature" | "site" | "l
 /** The cards of one run, by key. */
 export type Cards = Readonly<Record<string, CardState>>;
 
-/** live; waiting: no answer for a while; gone: the kernel restarted or died; offline: a file, without a kernel. */
-export type Connection = "live" | "waiting" | "gone" | "offline";
+/**
+ * live; waiting: no answer for a while; silent: nothing was ever answered; gone: the kernel restarted or died; offline:
+ * a file, or a view that a page stores, without a kernel.
+ */
+export type Connection = "live" | "waiting" | "silent" | "gone" | "offline";
 
 export interface Progress {
   readonly id: string;
@@ -111,7 +114,9 @@ export interface State {
   readonly isLive: boolean;
   readonly progress: Progress | null;
   readonly notice: string | null;
-  readonly panel: "help" | "menu" | "continue" | null;
+  readonly panel: "help" | "menu" | "continue" | "search" | null;
+  /** Where the search or the editor is drawn, in px; null at its own place. */
+  readonly form: { readonly left: number; readonly top: number } | null;
   readonly editor: Editor | null;
   readonly yanked: Yanked | null;
   /** The form of a second prompt: whether it is open, its edited text, and the cell in focus of its grid. */
@@ -165,6 +170,7 @@ export const FIRST_STATE: State = {
   progress: null,
   notice: null,
   panel: null,
+  form: null,
   editor: null,
   yanked: null,
   isSourceOpen: false,

@@ -35,10 +35,9 @@ export class GridView {
   readonly #head = makeRow("columnheader");
   readonly #strips: Strips;
   #rows: RowNode[] = [];
-  /** How wide the grid may be. */
+  /** How wide and how tall the grid may be. */
   room_px = 0;
-  /** How high the grid is at most. */
-  wanted_px = 714;
+  tallest_px = 714;
   #shape: Shape | null = null;
   #shapeKey: unknown[] = [];
   #size = { width: 0, height: 0 };
@@ -157,12 +156,25 @@ export class GridView {
     return this.#shape;
   }
 
-  focus(cell: CellRef): void {
+  /** Focus a cell, and scroll it into view; `hidden` is how much of the grid is out of view, in px. */
+  focus(cell: CellRef, hidden = { above: 0, below: 0 }): void {
     if (!this.#shape) return;
     const { row, col } = placeOf(this.#shape, cell);
     if (row < 0 || col < 0) return;
-    this.#goTo(scrollTo(this.#shape, this.scroll(), row, col));
+    const scroll = this.scroll();
+    const above = Math.max(0, hidden.above - this.#shape.head_row_px);
+    const part = { top: scroll.top + above, height: scroll.height - above - hidden.below };
+    const to = scrollTo(this.#shape, { ...scroll, ...part }, row, col);
+    this.#goTo({ left: to.left, top: to.top - above });
     this.takeFocus();
+  }
+
+  /** Focus a cell and bring it into view, in the grid and in what is around it. */
+  reveal: (cell: CellRef) => void = (cell) => this.focus(cell);
+
+  /** The element of the focused cell; null if it is not in the page. */
+  focusedCell(): HTMLElement | null {
+    return this.element.querySelector("[role=gridcell][tabindex='0']");
   }
 
   /** Put the page's focus on the focused cell, or on the grid if that cell is not in view. */
@@ -260,7 +272,7 @@ export class GridView {
     const shape = this.#shape as Shape;
     const whole =
       shape.head_row_px + shape.rows.length * shape.row_px + 2 + (this.#isWide(shape) ? this.#bar_px : 0);
-    const height = Math.min(maxHeight(shape, this.#size.width, this.wanted_px), whole);
+    const height = Math.min(maxHeight(shape, this.#size.width, this.tallest_px), whole);
     if (height === this.#height) return;
     this.#height = height;
     this.element.style.height = `${height}px`;

@@ -51,7 +51,7 @@ export function focusOf(app: App, grid: GridView): CellRef | null {
 /** Move the focus, and bring the cell into view. */
 export function moveFocus(app: App, grid: GridView, cell: CellRef): void {
   app.dispatch({ type: "focus", cell });
-  grid.focus(cell);
+  grid.reveal(cell);
 }
 
 function move(app: App, grid: GridView, event: KeyboardEvent): boolean {
@@ -93,7 +93,8 @@ export function setWidth(app: App, width_px: number): void {
 /** Close one thing, as Escape does: a panel, else the notice, else the card. False if none is open. */
 export function closeOne(app: App): boolean {
   const { panel, notice, traits, editor } = app.get();
-  if (editor) app.local({ editor: null });
+  if (editor) app.local({ editor: null, form: null });
+  else if (panel === "search") app.local({ panel: null, form: null });
   else if (panel) app.local({ panel: null });
   else if (notice) app.local({ notice: null });
   else if (traits.selection) app.dispatch({ type: "close", key: MAIN });

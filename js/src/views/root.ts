@@ -1,31 +1,34 @@
 import { type Child, delegate, div, h, hasFocus, patch } from "../base/dom.ts";
 import { on, whenClosed } from "../base/events.ts";
 import { Memo, sameItems } from "../base/memo.ts";
-import type { CardRef, RunInfo } from "../kernel/protocol.ts";
+import type { CardRef, CellRef, RunInfo } from "../kernel/protocol.ts";
 import { roomIn } from "../look/layout.ts";
-import { followTheme } from "../look/theme.ts";
+import { scrollInLowParent } from "../look/lowParent.ts";
+import { Sight } from "../look/sight.ts";
+import { followTheme, type HostLook } from "../look/theme.ts";
 import type { App } from "../state/context.ts";
 import { cardOf, keptCards, sameCell, shownRun } from "../state/selectors.ts";
 import { keyOf, MAIN, type State } from "../state/state.ts";
 import { cardView } from "./card.ts";
 import { openCell } from "./causal.ts";
+import { dragColumn } from "./columnDrag.ts";
 import { comparedBar } from "./compared.ts";
 import { continuePanel } from "./continuing.ts";
 import { describe } from "./describe.ts";
 import { editor, editsBar } from "./edits.ts";
 import { GridView } from "./grid.ts";
 import { help } from "./help.ts";
+import { isUsed } from "./hostKeys.ts";
 import { followTint, inHereView } from "./inhere.ts";
-import { closeOne, focusOf, gridKey, moveFocus, setWidth } from "./keys.ts";
+import { closeOne, focusOf, gridKey, moveFocus } from "./keys.ts";
 import { legend } from "./legend.ts";
 import { pinsView } from "./pins.ts";
+import { formAt, Placing, SEEN_PX, searchForm } from "./placing.ts";
 import { savePng } from "./png.ts";
 import { SourceView } from "./source.ts";
 import { controls, infoLine, menu, notice, promptForm } from "./toolbar.ts";
 import { Tooltip } from "./tooltip.ts";
 
-/** The part of a card that must be in view: its head and the first tokens. */
-const SEEN_PX = 130;
 /** The width of charts on paper, since no script can ask how wide the paper is. */
 const PAPER_PX = 680;
 /** The widget's padding, left and right together. */
@@ -38,6 +41,8 @@ const EVENTS = ["click", "change", "input", "keydown"];
 export class Root {
   readonly element = div("lenswidget");
   readonly grid: GridView;
+  readonly #sight: Sight;
+  readonly #placing: Placing;
   readonly #tooltip: Tooltip;
   readonly #source: SourceView;
   readonly #top = div("lw-top");
@@ -68,24 +73,34 @@ export class Root {
     this.#source = new SourceView(app, this.grid);
     left.append(this.grid.overview.element, this.grid.element, line, this.#source.element);
     main.append(left, this.#side, this.#source.drag.element);
-    element.append(this.#top, this.#over, main, this.#kept, this.#below, this.#tooltip.element);
+    const page = div("lw-page");
+    page.append(this.#top, this.#over, main, this.#kept, this.#below);
+    element.append(page, this.#tooltip.element);
     delegate(element, EVENTS, signal);
+    this.#sight = new Sight(element, signal);
+    this.#placing = new Placing(app, element, this.#side, this.#sight);
+    this.grid.reveal = (cell) => this.#revealCell(cell);
     this.#listen(signal);
     followTint(app, this.#side);
-    followTheme((theme) => {
-      element.dataset.theme = theme;
-      app.setTheme(theme);
-    }, signal);
     // printing does not wait for a frame
     on(matchMedia("print"), "change", () => app.flush(), signal);
     const observer = new ResizeObserver(() => this.#resized());
     observer.observe(element);
+    on(window, "resize", () => this.#resized(), signal);
     whenClosed(signal, () => {
       observer.disconnect();
       clearTimeout(this.#settleTimer);
       element.remove();
     });
     host.append(element);
+    const wear = ({ theme, surface, ink }: HostLook) => {
+      element.dataset.theme = theme;
+      element.style.setProperty("--lw-bg", surface);
+      element.style.setProperty("--lw-fg", ink);
+      app.setTheme(theme);
+    };
+    followTheme(element, wear, signal);
+    scrollInLowParent(element, page, signal);
   }
 
   #listen(signal: AbortSignal): void {
@@ -102,7 +117,7 @@ export class Root {
     };
     const press = (event: PointerEvent) => {
       this.#tooltip.hide();
-      this.#dragColumn(event);
+      dragColumn(app, event);
       if (event.pointerType === "mouse" && !event.button) this.#dragSpan(event);
       // a finger may be about to scroll, so a touch opens its cell with the click
       if (event.pointerType === "mouse" && !event.button) open(event);
@@ -128,32 +143,33 @@ export class Root {
 
   /**
    * JupyterLab skips its shortcuts at and below an element with this attribute. It looks for it in the capture phase,
-   * from the target upwards, so the attribute is set on the target before that.
+   * from the target upwards, so the attribute is set on the target before that. Of the keys that are not kept, Escape
+   * closes what is open and Tab leads out of the widget.
    */
   #guard(event: KeyboardEvent): void {
     const [target] = event.composedPath();
-    if (target instanceof Element && event.composedPath().includes(this.element))
-      target.toggleAttribute("data-lm-suppress-shortcuts", !isChord(event));
+    if (!(target instanceof Element) || !event.composedPath().includes(this.element)) return;
+    const isOurs = isUsed(event, target) || event.key === "Escape" || event.key === "Tab";
+    target.toggleAttribute("data-lm-suppress-shortcuts", isOurs);
   }
 
   #keydown(event: KeyboardEvent): void {
-    const target = event.composedPath()[0];
+    const [target] = event.composedPath();
     const isTyping = target instanceof Element && target.matches("input, textarea, select");
     const isInGrid = target instanceof Node && this.grid.element.contains(target);
     let isOurs = false;
     if (event.key === "Escape" && !event.defaultPrevented) {
       const opener = this.element.querySelector<HTMLElement>('[aria-expanded="true"]');
       isOurs = closeOne(this.#app);
-      if (isOurs && opener) opener.focus();
+      if (isOurs && opener && !isInGrid) opener.focus();
       else if (isOurs) this.#focusGrid();
-    } else if (isInGrid) isOurs = gridKey(this.#app, this.grid, event, () => this.#search());
+    } else if (isInGrid) isOurs = this.#gridKey(event);
     else if (!isTyping && (event.key === "?" || event.key === "/")) {
       isOurs = gridKey(this.#app, this.grid, event, () => this.#search());
     }
     if (isOurs) event.preventDefault();
-    // hosts listen further up: they keep chords such as Ctrl+S, and Tab and Escape, which lead out of the widget
-    const isTheirs = isChord(event) || event.key === "Tab" || event.key === "Escape";
-    if (isOurs || !isTheirs) event.stopPropagation();
+    // hosts listen further up, and get every key that is not used here
+    if (isOurs || (target instanceof Element && isUsed(event, target))) event.stopPropagation();
   }
 
   #focusGrid(): void {
@@ -161,10 +177,43 @@ export class Root {
     if (cell) moveFocus(this.#app, this.grid, cell);
   }
 
+  #gridKey(event: KeyboardEvent): boolean {
+    const app = this.#app;
+    const { editor, panel } = app.get();
+    const isOurs = gridKey(app, this.grid, event, () => this.#search());
+    const now = app.get();
+    if (now.editor && now.editor !== editor)
+      app.local({ form: this.#placing.formAt(this.#top.querySelector(".lw-info"), this.grid.focusedCell()) });
+    if (now.panel === "help" && !panel) {
+      app.flush();
+      this.#placing.placeSide(this.grid.focusedCell());
+    }
+    return isOurs;
+  }
+
+  /** Focus a cell where a person sees it. */
+  #revealCell(cell: CellRef): void {
+    const { seen } = this.#sight;
+    const grid = this.grid.element;
+    const { top, bottom } = this.#sight.bandOf(grid);
+    const above = seen ? Math.max(0, seen.top - top) : 0;
+    const below = seen ? Math.max(0, bottom - seen.bottom) : 0;
+    const isSeen = above + below < bottom - top;
+    this.grid.focus(cell, isSeen ? { above, below } : undefined);
+    this.#placing.follow(grid, this.grid.focusedCell());
+  }
+
   /** Focus the search box of the card, or that of the pins if no card is open. */
   #search(): void {
     const boxes = [...this.element.getElementsByTagName("input")].filter((box) => box.dataset.search);
-    (boxes.find((box) => box.dataset.search === MAIN) ?? boxes.at(-1))?.focus();
+    const box = boxes.find((box) => box.dataset.search === MAIN) ?? boxes.at(-1);
+    const form = box ? this.#placing.formAt(box, this.grid.focusedCell()) : null;
+    if (form) {
+      this.#app.local({ panel: "search", form });
+      this.#app.flush();
+    }
+    const shown = form ? this.#over.querySelector<HTMLElement>(".lw-form input") : box;
+    shown?.focus({ preventScroll: !!form });
   }
 
   /** A drag over cells chooses those that the list is about; a press alone lets the choice go. */
@@ -202,26 +251,12 @@ export class Root {
     this.#settleTimer = window.setTimeout(() => this.#app.flush(), SETTLE_MS);
   }
 
-  /** Drag the right edge of a column's header. */
-  #dragColumn(event: PointerEvent): void {
-    const header = event.target instanceof Element ? event.target.closest<HTMLElement>(".lw-colhead") : null;
-    const box = header?.getBoundingClientRect();
-    if (!header || !box || event.clientX < box.right - 7) return;
-    event.preventDefault();
-    const app = this.#app;
-    const start = { x: event.clientX, width: header.offsetWidth };
-    const drag = new AbortController();
-    const signal = AbortSignal.any([drag.signal, app.signal]);
-    const move = ({ clientX }: PointerEvent) => {
-      setWidth(app, start.width + clientX - start.x);
-    };
-    on(window, "pointermove", move, signal);
-    for (const end of ["pointerup", "pointercancel"]) on(window, end, () => drag.abort(), signal);
-  }
-
   #resized(): void {
     const width = this.element.clientWidth;
-    if (!width || width === this.#width_px) return;
+    if (!width) return;
+    const isHeightNew = this.#sight.measure();
+    this.grid.tallest_px = this.#sight.grid_px;
+    if (width === this.#width_px && !isHeightNew) return;
     this.#width_px = width;
     this.grid.room_px = roomIn(width - PADDING_PX);
     this.#app.flush();
@@ -262,6 +297,7 @@ export class Root {
       traits,
       ...others
     } = state;
+    const { form } = state;
     const { selection, cards, trajectory, ...looks } = traits;
     const inputs = [...Object.values(others), ...Object.values(looks), app.theme()];
     const top = () => [
@@ -270,18 +306,21 @@ export class Root {
       notice(app),
       editsBar(app),
       comparedBar(app),
-      editor(app),
+      form ? null : editor(app),
       controls(app),
       legend(app),
     ];
     patch(this.#top, [this.#memo.node("top", inputs, top)]);
     const over = () => [menu(app, () => savePng(app, this.element, this.grid.scroll())), continuePanel(app)];
-    patch(this.#over, [this.#memo.node("over", [state.panel, traits, state.continuing], over)]);
+    const opened = form && (state.panel === "search" ? searchForm(app) : editor(app));
+    const panels = this.#memo.node("over", [state.panel, traits, state.continuing], over);
+    patch(this.#over, [panels, opened && formAt(form, opened)]);
   }
 
   #drawGrid({ traits, version, runs, shown, focus, dropAt, span, tint }: State): void {
+    const { room_px, tallest_px } = this.grid;
     const marked = [focus, dropAt, span, tint];
-    const inputs = [traits, version, runs, shown, ...marked, this.#app.theme(), this.grid.room_px];
+    const inputs = [traits, version, runs, shown, ...marked, this.#app.theme(), room_px, tallest_px];
     if (sameItems(inputs, this.#gridInputs)) return;
     this.#gridInputs = inputs;
     const shape = this.grid.currentShape();
@@ -299,6 +338,7 @@ export class Root {
       return this.#memo.node(`card ${key}`, inputs, () => cardView(app, key, ref, run));
     };
     const main = cardOf(state, MAIN);
+    if (!main && panel !== "help") this.#placing.release();
     patch(this.#side, [
       this.#memo.node("help", [panel], () => help(app)),
       run ? (main ? view(MAIN, main, run) : HINT) : NO_RUN,
@@ -334,6 +374,10 @@ export class Root {
     this.#n_opened = n_opened;
     const card = this.#side.querySelector("[data-card]");
     if (!card) return;
+    if (this.#sight.isTall) {
+      this.#placing.placeSide(this.grid.element.querySelector(".is-selected"));
+      return;
+    }
     const look = new IntersectionObserver(([seen]) => {
       look.disconnect();
       if (seen && seen.intersectionRect.height < SEEN_PX)
@@ -341,11 +385,6 @@ export class Root {
     });
     look.observe(card);
   }
-}
-
-/** Whether a key is a shortcut of the host's. Ctrl+Enter is not: it would run the notebook's cell. */
-function isChord({ ctrlKey, metaKey, key }: KeyboardEvent): boolean {
-  return (ctrlKey || metaKey) && key !== "Enter";
 }
 
 const NO_RUN = h("p.lw-dim", "No run yet.");

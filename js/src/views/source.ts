@@ -33,7 +33,7 @@ export class SourceView {
     this.#target = target;
     this.#own = sourceApp(app, () => this.#width());
     this.#grid = new GridView(this.#own);
-    this.#grid.wanted_px = HEIGHT_PX;
+    this.#grid.tallest_px = HEIGHT_PX;
     const { element: grid } = this.#grid;
     this.element.hidden = true;
     this.drag = new Drag(app, this.#own, target, this.#grid);

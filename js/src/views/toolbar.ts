@@ -235,8 +235,11 @@ function reused({ reuse, tokens }: RunInfo): Child {
 /** A few words on the state of the kernel. */
 function activity(state: State): { text: string; kind: string } {
   const { connection, running, progress, traits } = state;
-  if (isOffline(state)) return { text: "Saved view: no kernel", kind: "off" };
+  if (traits.status.state === "offline") return { text: "Saved view: no kernel", kind: "off" };
+  if (isOffline(state)) return { text: "Saved view: run the cell to go live", kind: "off" };
   if (connection === "gone") return { text: "Kernel gone: run the cell again to reconnect", kind: "off" };
+  if (connection === "silent")
+    return { text: "No kernel has answered yet: this is what was stored", kind: "off" };
   if (state.isGenerating) {
     const counted = progress ? `: ${progress.done} of ${progress.total}` : "";
     return { text: `Generating${counted}`, kind: "busy" };

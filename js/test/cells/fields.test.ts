@@ -29,7 +29,7 @@ test("without a chosen token the rank is that of the model's own next one, and i
   const { id } = run.next;
   expect(fieldOf(traits, run)).toBe(`rank:${id}`);
   expect(fieldOf({ ...traits, rank_token: 7 }, run)).toBe("rank:7");
-  const events = { progress() {}, replyToOtherView() {}, alive() {} };
+  const events = { progress() {}, replyToOtherView() {}, alive() {}, lost() {} };
   const transport = createTransport(kernel, events, new AbortController().signal);
   const cells = new Cells(run);
   const view = { layers: [5], positions: [3], nearLayers: [5], nearPositions: [3] };

@@ -97,7 +97,7 @@ test("one request is in flight, the latest view wins, and a stale request is can
   const kernel = newKernel();
   kernel.isSilent = true;
   const cells = new Cells(kernel.run);
-  const events = { progress() {}, replyToOtherView() {}, alive() {} };
+  const events = { progress() {}, replyToOtherView() {}, alive() {}, lost() {} };
   const loader = createLoader(createTransport(kernel, events, new AbortController().signal), {
     took() {},
     failed() {},

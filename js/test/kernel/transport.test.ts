@@ -5,7 +5,7 @@ import { FakeKernel } from "../fakekernel.ts";
 function setUp() {
   const kernel = new FakeKernel();
   const controller = new AbortController();
-  const events = { progress: vi.fn(), replyToOtherView: vi.fn(), alive: vi.fn() };
+  const events = { progress: vi.fn(), replyToOtherView: vi.fn(), alive: vi.fn(), lost: vi.fn() };
   return { kernel, controller, events, transport: createTransport(kernel, events, controller.signal) };
 }
 

@@ -259,3 +259,50 @@ test("a page without a kernel shows stored cards, and says which cells are not s
   app.dispatch({ type: "run" });
   expect(app.get().notice).toBe("This needs a kernel, and none is connected.");
 });
+
+test("a view that its host marks as stored is offline at once, and its stored card comes back", async () => {
+  const kernel = new FakeKernel({ traits: { selection: { layer: 3, position: 2 } } });
+  kernel.isSilent = true;
+  const asked = { site: "resid_post", lens: "logit", k: 20, temperature: 1, track: [] };
+  const decoded = kernel.card({ layer: 3, position: 2, ...asked });
+  kernel.values.decoded = decoded;
+  const app = createApp(kernel, () => {}, new AbortController().signal, { isStored: true });
+  expect(app.get().connection).toBe("offline");
+  expect(cardOf(app.get(), MAIN)).toMatchObject({ card: decoded, isPending: false });
+  app.dispatch({ type: "open", cell: { layer: 1, position: 1 } });
+  await vi.advanceTimersByTimeAsync(10);
+  expect(cardOf(app.get(), MAIN)).toMatchObject({ layer: 1, isPending: false, error: null });
+  app.dispatch({ type: "open", cell: { layer: 3, position: 2 } });
+  await vi.advanceTimersByTimeAsync(10);
+  expect(cardOf(app.get(), MAIN)?.card).toBe(decoded);
+  expect(kernel.sent).toEqual([]);
+});
+
+test("where nothing was ever answered the stored cells are read, until the kernel answers", async () => {
+  const { kernel, app } = openWithoutReplies();
+  await vi.advanceTimersByTimeAsync(6000);
+  expect(app.get().connection).toBe("silent");
+  expect(cardOf(app.get(), MAIN)).toMatchObject({ layer: 3, isPending: false });
+  const n_stored = cardOf(app.get(), MAIN)?.card?.ids.length ?? 0;
+  expect(n_stored).toBeGreaterThan(0);
+  // it was busy, and now answers what it was asked
+  kernel.isSilent = false;
+  for (const message of [...kernel.sent]) kernel.reply(message as never);
+  await vi.advanceTimersByTimeAsync(100);
+  expect(app.get().connection).toBe("live");
+  expect(cardOf(app.get(), MAIN)?.card?.ids.length).toBeGreaterThan(n_stored);
+});
+
+test("a host that does not take a request any more has lost its kernel", async () => {
+  const kernel = new FakeKernel();
+  const app = createApp(kernel, () => {}, new AbortController().signal);
+  await vi.advanceTimersByTimeAsync(100);
+  kernel.send = () => {
+    throw new Error("Kernel is dead");
+  };
+  app.dispatch({ type: "open", cell: { layer: 3, position: 2 } });
+  await vi.advanceTimersByTimeAsync(2000);
+  expect(app.get().connection).toBe("gone");
+  // the cell's stored numbers, not an error that nobody can act on
+  expect(cardOf(app.get(), MAIN)).toMatchObject({ isPending: false, error: null, layer: 3 });
+});

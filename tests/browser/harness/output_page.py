@@ -4,7 +4,7 @@ They are not VS Code and Colab. What is VS Code's: the widget manager (npm `@vsc
 finding anywidget through its notebook extension, the body's classes and variables of each theme, the global
 style rules of its notebook webview that touch an output. What is Colab's: each output in a frame of another
 origin whose root element names the theme. What stands in: the way from the kernel to the page, which is a
-slowed socket here; and there is no editor around it.
+slowed socket here; and the editor around it, of which there is the frame's place in it alone.
 """
 
 from __future__ import annotations
@@ -77,6 +77,57 @@ def colab_html(output_url: str) -> str:
  style="width: 100%; height: 900px; border: 0"></iframe></body></html>"""
 
 
+# VS Code's editor: the frame of all outputs is as tall as the notebook, and is moved behind a window. Nothing in
+# it scrolls. The editor hears of the frame's height, of wheels, of keys that reach the frame's window, and of links
+# to places in the frame, which are all that a page can scroll it with (webviewPreloads.ts, 2021 to 2026).
+EDITOR_HTML = """<!doctype html><html><head><meta charset="utf-8"><link rel="icon" href="data:,"><style>
+body { margin: 0 } #editor { position: fixed; inset: 40px 0 0; overflow: clip }
+iframe { position: absolute; left: 0; top: 0; width: 100%; border: 0 }</style></head>
+<body><div id="editor"><iframe src="OUTPUT"
+ sandbox="allow-scripts allow-same-origin allow-downloads"></iframe></div><script>
+const frame = document.querySelector("iframe"), editor = document.getElementById("editor");
+window.obeys = true; window.keys = []; window.scrolled = 0;
+window.scrollNotebook = (top) => {
+  const most = Math.max(0, frame.offsetHeight - editor.offsetHeight);
+  window.scrolled = Math.max(0, Math.min(top, most));
+  frame.style.top = -window.scrolled + "px";
+};
+addEventListener("message", ({ data }) => {
+  if (data.type === "dimension") frame.style.height = Math.max(data.height, editor.offsetHeight) + "px";
+  if (data.type === "did-scroll-wheel") scrollNotebook(window.scrolled + data.deltaY);
+  if (data.type === "scroll-to-reveal" && window.obeys) scrollNotebook(data.scrollTop);
+  if (data.type === "did-keydown") window.keys.push(data.key);
+});
+</script></body></html>"""
+
+# A notebook's other cells, above and below the outputs; and what VS Code's scripts in the frame listen to.
+FRAME_SCRIPT = """<style>#container { padding: 700px 0 4000px }</style><script>
+const tell = (type, rest) => parent.postMessage({ type, ...rest }, "*");
+new ResizeObserver(([{ target }]) => tell("dimension", { height: target.offsetHeight }))
+  .observe(document.getElementById("container"));
+const takes = (event) => {
+  for (let node = event.target; node instanceof Element && node.id !== "container"; node = node.parentNode) {
+    const { scrollTop, scrollHeight, clientHeight } = node;
+    if (event.deltaY < 0 ? scrollTop > 0 : scrollTop + clientHeight < scrollHeight) return true;
+  }
+  return false;
+};
+addEventListener("wheel", (event) => {
+  if (!event.defaultPrevented && !takes(event)) tell("did-scroll-wheel", { deltaY: event.deltaY });
+});
+addEventListener("keydown", ({ key }) => tell("did-keydown", { key }));
+document.body.addEventListener("click", (event) => {
+  for (const node of event.composedPath()) {
+    if (!(node instanceof HTMLAnchorElement) || !node.href) continue;
+    const target = node.hash && event.view.document.getElementById(node.hash.slice(1));
+    const top = target?.getBoundingClientRect().top + event.view.scrollY;
+    if (target) tell("scroll-to-reveal", { scrollTop: top });
+    else event.preventDefault();
+    return;
+  }
+});
+</script>"""
+
 # The look is put on before the first widget is drawn, and may be changed later.
 OUTPUT_HTML = """<!doctype html>
 <html><head><meta charset="utf-8"><link rel="icon" href="data:,"><title>Notebook output</title>
@@ -96,9 +147,17 @@ SCRIPTS = {
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.split("?")[0]
-        # By another name than the page around it, so that Colab's frame is of another origin.
-        colab = colab_html(f"http://localhost:{self.server.server_address[1]}/output")
-        if page := {"/vscode": OUTPUT_HTML, "/output": OUTPUT_HTML, "/colab": colab}.get(path):
+        # By another name than the page around it, so that the frame is of another origin.
+        output = f"http://localhost:{self.server.server_address[1]}/output"
+        editor = EDITOR_HTML.replace("OUTPUT", f"{output}-vscode")
+        tall = OUTPUT_HTML.replace("</body>", f"{FRAME_SCRIPT}</body>")
+        pages = {
+            "/vscode": editor,
+            "/output-vscode": tall,
+            "/output": OUTPUT_HTML,
+            "/colab": colab_html(output),
+        }
+        if page := pages.get(path):
             self._answer(page.encode(), "text/html; charset=utf-8")
             return
         file = SCRIPTS.get(path)
@@ -161,6 +220,11 @@ class OutputPage:
                }""",
             asdict(LOOKS[self.host](theme)),
         )
+
+    def scroll_to(self, y: int) -> None:
+        """Scrolls VS Code's notebook: so much of it is above the window."""
+        self.page.evaluate("y => scrollNotebook(y)", y)
+        self.page.wait_for_timeout(150)
 
     def run(self, code: str) -> str:
         """Runs a cell and shows its widgets; returns what it printed."""
