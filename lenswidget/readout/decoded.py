@@ -18,7 +18,7 @@ MOST_KEPT, MOST_BYTES = 3, 16 << 20
 class _Kept:
     """Arrays over all cells of the grid, `[rows, seq, ...]`, and which of the cells are in them."""
 
-    lens: Any  # held, so that no other gets its identity
+    held: Any  # what the key names by its identity: no other may get that
     arrays: dict[str, Array]
     is_known: Mask
 
@@ -31,7 +31,7 @@ class _Kept:
             arrays[name][:, :n] = array[:, :n]
         is_known = np.zeros((self.is_known.shape[0], seq), bool)
         is_known[:, :n] = self.is_known[:, :n] & is_taken[:, :n]
-        return _Kept(self.lens, arrays, is_known)
+        return _Kept(self.held, arrays, is_known)
 
 
 class DecodedCells:
@@ -92,12 +92,12 @@ class DecodedCells:
         return {name: array[rows, positions] for name, array in self._taken[key].arrays.items()}
 
     def store(
-        self, key: Any, lens: Any, rows: Array, positions: Array, n_rows: int, arrays: Mapping[str, Array]
+        self, key: Any, held: Any, rows: Array, positions: Array, n_rows: int, arrays: Mapping[str, Array]
     ) -> None:
         """Keep what was decoded.
 
         Args:
-            lens: that the key names by its identity.
+            held: what the key names by its identity, the lens say.
             n_rows: of the site's grid.
             arrays: `[cells, ...]` each.
         """
@@ -111,7 +111,7 @@ class DecodedCells:
                 name: np.zeros((n_rows, self._seq, *array.shape[1:]), array.dtype)
                 for name, array in arrays.items()
             }
-            kept = self._kept[key] = _Kept(lens, empty, np.zeros((n_rows, self._seq), bool))
+            kept = self._kept[key] = _Kept(held, empty, np.zeros((n_rows, self._seq), bool))
             while len(self._kept) > MOST_KEPT:
                 del self._kept[next(iter(self._kept))]
         for name, array in arrays.items():

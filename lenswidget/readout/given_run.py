@@ -1,7 +1,7 @@
 """The engine of a run that was given as it is: it reads that run, and makes no other."""
 
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Literal
 
 from lenswidget.errors import LensError
 from lenswidget.lenses.lens import Lens, check_lens
@@ -34,7 +34,13 @@ class GivenRunEngine:
             "two models and a prompt."
         )
 
-    def run(self, spec: RunSpec, *, progress: Callable[[int, int], None] | None = None) -> Run:
+    def run(
+        self,
+        spec: RunSpec,
+        *,
+        reuse: Run | Literal[False] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Run:
         """The run that was given.
 
         Raises:
@@ -55,6 +61,10 @@ class GivenRunEngine:
     def decode(self, query: Query, temperature: float = 1.0) -> Card:
         """As `LocalEngine.decode`."""
         return decode_query(query, temperature)
+
+    def lenses(self) -> Mapping[str, Lens]:
+        """None: a run does not carry them."""
+        return {}
 
     def check_lens(self, lens: Lens) -> None:
         """As `LocalEngine.check_lens`."""

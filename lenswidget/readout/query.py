@@ -86,6 +86,8 @@ class Query:
             logits=self.logits,
             against_cells=theirs,
             chooser=chooser_of(run, cells, lens, site, self.show, self.background),
+            show=self.show,
+            background=self.background,
         )
 
     def _check_reference(self, against: Run, cells: Cells, lens: Lens) -> None:
@@ -112,6 +114,7 @@ class CheckedQuery:
         track: token ids `[tracked]` int64, on the CPU.
         against_cells: the reference's cell for each of `cells`.
         chooser: chooses what stands in a cell; None for the top token.
+        show, background: what it chooses by.
     """
 
     run: Run
@@ -125,6 +128,8 @@ class CheckedQuery:
     logits: bool
     against_cells: Cells
     chooser: Chooser | None
+    show: str
+    background: Background | None
 
 
 def rows(run: Run, site: str, lens: Lens) -> list[int]:

@@ -108,8 +108,12 @@ class PairedSession(Session):
             self._grids[run.id] = grid
         return Runs(pair.b, pair.a)
 
-    def show(self, runs: Runs) -> None:
-        super().show(runs)
+    def _execute(self, spec: RunSpec, *bases: Run) -> Run:
+        # nothing is taken over: the runs that are kept are of both sides
+        return self._checked(self._engine.run(spec, reuse=False))
+
+    def show(self, runs: Runs, instead_of: str = "") -> None:
+        super().show(runs, instead_of)
         self._grids = {run_id: grid for run_id, grid in self._grids.items() if run_id in self._specs}
 
     def run_of(self, run_id: str) -> Run:

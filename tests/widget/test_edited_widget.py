@@ -13,6 +13,7 @@ from widget_pages import Page
 import lenswidget as lw
 from lenswidget.errors import CellError, EditError
 from lenswidget.widget.export import static_state
+from lenswidget.widget.session import MOST_RUNS
 from lenswidget.widget.widget import LensWidget
 
 ZERO = {"op": "zero", "site": "mlp_out", "layers": [1], "positions": [2], "strength": 1.0, "is_on": True}
@@ -301,12 +302,12 @@ def test_a_saved_file_holds_both_runs(model):
 
 def test_runs_that_are_compared_are_kept_together(model):
     w = LensWidget(model, PROMPT, edits=[lw.Edit("steer", layers=1, tokens=9)])
-    for i in range(6):
+    for i in range(MOST_RUNS + 3):
         w.edits = [lw.Edit("steer", layers=1, tokens=9, strength=1.0 + i)]
     kept = w._session._runs
     edited = w.run["edited"]
     assert {w.run["id"], edited["base_id"], edited["control_id"]} <= set(kept)
-    assert len(kept) <= 3 + 3
+    assert len(kept) <= 3 + MOST_RUNS
     with pytest.raises(CellError, match="no longer kept"):
         w._session.spec_of("gone")
 
