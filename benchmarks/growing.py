@@ -18,16 +18,20 @@ from readout import fresh, load, prompt_of
 import lenswidget as lw
 from lenswidget.readout.local_engine import LocalEngine
 
+# time on the wall, or of the processor where --clock cpu asks for it: other work then counts for less
+CLOCKS = [time.perf_counter]
+
 
 def least(contestants, rounds):
     """The least seconds of each, over rounds in which all take turns; one round more is not counted."""
+    clock = CLOCKS[0]
     best = dict.fromkeys(contestants, float("inf"))
     for i in range(rounds + 1):
         for name, function in contestants.items():
-            started = time.perf_counter()
+            started = clock()
             function()
             if i:
-                best[name] = min(best[name], time.perf_counter() - started)
+                best[name] = min(best[name], clock() - started)
     return best
 
 
@@ -123,9 +127,12 @@ def main():
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--peers", action="store_true", help="compare with nnsight too, which is slow")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.clock == "cpu":
+        CLOCKS[0] = time.process_time
     folder = load(args.model)
     hf_model = fresh(folder)
     model, ids = lw.LanguageModel(hf_model, str(folder)), prompt_of(args.tokens).tolist()
