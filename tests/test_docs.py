@@ -19,6 +19,7 @@ PAGES = [
     ("README.md", 1),
     ("docs/widget.md", 0),
     ("docs/edits.md", 0),
+    ("docs/growing.md", 0),
     ("docs/maps.md", 0),
     ("docs/survey.md", 0),
 ]

@@ -102,8 +102,10 @@ def _pairs(cache: Any) -> Iterator[Pair]:
     if hasattr(cache, "layers"):
         for layer in cache.layers:
             keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-            is_kept = isinstance(keys, Tensor) and isinstance(values, Tensor) and keys.ndim == 4
-            yield (keys, values) if is_kept else None
+            if isinstance(keys, Tensor) and isinstance(values, Tensor) and keys.ndim == 4:
+                yield keys, values
+            else:
+                yield None
     else:  # transformers before 4.54
         yield from zip(cache.key_cache, cache.value_cache, strict=True)
 

@@ -131,6 +131,9 @@ class _Taken:
             return "the earlier run is one of another model"
         if not old.is_current:
             return "the model has changed since the earlier run"
+        longest = self._model.anatomy.split.longest
+        if longest is not None and old.seq > longest:
+            return f"the earlier run is longer than {longest} tokens, which turns the positions of all"
         if self.n < LEAST_COLUMNS:
             return "it shares no columns with the earlier run"
         # such a run is run twice after its prefix, once without its edits

@@ -60,7 +60,7 @@ from lenswidget.widget.why import WhyMessage, why
 
 Slices = Generator[tuple[int, int], None, Any]
 # Runs that are kept beside the one that is shown, so that a late request for an earlier one is answered.
-MOST_RUNS, MOST_BYTES = 8, 128 << 20
+MOST_RUNS, MOST_BYTES = 3, 128 << 20
 _QUERY_FIELDS = frozenset(field.name for field in fields(Query)) - {"run", "cells"}
 
 

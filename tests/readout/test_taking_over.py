@@ -132,6 +132,9 @@ def test_past_the_border_where_the_prefix_turns_runs_are_whole(rope):
     assert "turn with the length of a text of over 16" in beyond.reuse.text
     # which is why: the prefix of the longer text is another
     whole = model.run([*ids, 20, 21, 22, 23], reuse=False)
+    shorter = model.run([*ids[:-1], 98], reuse=whole)
+    assert shorter.reuse.n_columns == 0
+    assert "longer than 16 tokens" in shorter.reuse.text
     assert gap_of(whole.states("resid_post", [3], [5]), run.states("resid_post", [3], [5])) > 1e-3
 
 

@@ -86,7 +86,7 @@ function forkButton(app: App, run: RunInfo, { position }: Card, token: number, l
       "aria-label": title,
       on: { click: () => app.dispatch({ type: "branch", run_id: run.id, fork: { position, token } }) },
     },
-    "⑂",
+    "↳",
   );
 }
 

@@ -32,9 +32,9 @@ export function continueButton(app: App): Child {
 export function liveBox(app: App): Child {
   const { isLive } = app.get();
   return h(
-    "span",
+    "span.lw-live",
     { title: "Run the prompt while it is typed; only what changed is run" },
-    checkbox("Live", isLive, (live) => app.local({ isLive: live })),
+    checkbox("Live typing", isLive, (live) => app.local({ isLive: live })),
   );
 }
 

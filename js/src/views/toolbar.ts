@@ -228,7 +228,7 @@ function reused({ reuse, tokens }: RunInfo): Child {
       role: "img",
       "aria-label": `Reuse: ${reuse.text}`,
     },
-    `${reuse.n_columns} of ${tokens.length} columns kept`,
+    `${reuse.n_columns} of ${tokens.length} columns reused`,
   );
 }
 
