@@ -183,7 +183,7 @@ def _unembed_rows(run: Run, ids: list[int]) -> tuple[Tensor, Tensor]:
     linear = run.tail.linear()
     if linear is not None:
         rows = linear.weight[ids].detach().cpu().double()
-        bias: Tensor | None = linear.bias
+        bias: Any = linear.bias
         biases = torch.zeros(len(ids)) if bias is None else bias[ids].detach()
         return rows, biases.cpu().double()
     unembed = run.tail.hf_model.get_submodule(str(run.tail.anatomy.unembed))
