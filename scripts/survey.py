@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from lenswidget.anatomy.anatomy import Anatomy
 from lenswidget.anatomy.fidelity import compare
 from lenswidget.anatomy.recording import probe_ids
-from lenswidget.errors import AnatomyError
+from lenswidget.errors import AnatomyError, LensError
 from lenswidget.language_model import LanguageModel
 from lenswidget.models.hf_model import forward, inputs_for, logits_of
+from lenswidget.readout.attribute import attribute
 from lenswidget.tracing.trace import Trace
 from lenswidget.tracing.traced_model import TracedModel
 
@@ -48,7 +49,9 @@ class Row:
     `status` is "exact", "off", "refused" or "no instance". The errors are the largest |difference| of
     log-probs on a fresh prompt, in nats: of the tail against the model's own logits, of the tail against
     float64 of the same weights, and of the model's own float32 against that. `sum_error` is the largest
-    |resid_pre + what the sites add - resid_post| over the largest |resid_post|. `picture` is what
+    |resid_pre + what the sites add - resid_post| over the largest |resid_post|. `heads` says in how many
+    layers they verified, `closes_to` is what a logit's terms by head leave of it, over the sum of their
+    sizes; None where it cannot be taken apart. `picture` is what
     `survey_pictures.pictures` says, of the mapping "pictures".
     """
 
@@ -66,6 +69,8 @@ class Row:
     sum_error: float = 0.0
     reads: str = ""
     picture: str = ""
+    heads: str = ""
+    closes_to: float | None = None
 
 
 @functools.cache
@@ -118,7 +123,27 @@ def _row(mapping: str, config_class: type[hf.PretrainedConfig], model_class: typ
         sum_error=sum_error,
         reads=_reads(anatomy),
         picture=pictures(lm) if mapping == "pictures" else "",
+        heads=_heads(anatomy),
+        closes_to=_closes_to(lm, ids),
     )
+
+
+def _heads(anatomy: Anatomy) -> str:
+    """How many layers' heads verified, and how many each of them has."""
+    found = [units.heads.n for units in anatomy.units if units.heads is not None]
+    return f"{len(found)} of {anatomy.n_layers}" if found else "none"
+
+
+def _closes_to(lm: LanguageModel, ids: Tensor) -> float | None:
+    """What the terms by head leave of the last cell's logit, over the sum of their sizes."""
+    if lm.anatomy.is_encoder_decoder:
+        return None
+    try:
+        run = lm.run(ids[:1])
+        found = attribute(run, run.n_layers - 1, run.seq - 1, by="head", is_measured=False)
+    except LensError:
+        return None
+    return abs(found.remainder) / float(abs(found.predicted).sum())
 
 
 def _reads(anatomy: Anatomy) -> str:
@@ -196,8 +221,8 @@ def table(rows: tuple[Row, ...]) -> str:
         + ".",
         "",
         "| model | tail | off float64 by | model's own by | blocks | sites besides resid_pre, resid_post "
-        "| a position speaks of |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| heads | attribution closes to | a position speaks of |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_line(row) for row in running if row.status in ("exact", "off")]
     lines += ["", "| model | why not |", "| --- | --- |"]
@@ -219,7 +244,8 @@ def _line(row: Row) -> str:
     inner = ", ".join(site for site in row.sites if site not in ("resid_pre", "resid_post")) or "none"
     errors = [_number(row.from_float64), _number(row.own_from_float64)]
     reads = f"{row.reads}; picture: {row.picture}" if row.picture else row.reads
-    cells = [f"{row.model} ({row.config})", way, *errors, ", ".join(row.kinds), inner, reads]
+    units = [row.heads, _number(row.closes_to)]
+    cells = [f"{row.model} ({row.config})", way, *errors, ", ".join(row.kinds), inner, *units, reads]
     return f"| {' | '.join(cells)} |"
 
 

@@ -185,12 +185,14 @@ def _of_block(isolated: IsolatedBlock, sites: BlockSites) -> BlockUnits:
     for kind, site, part in (("heads", "attn_out", sites.attn), ("neurons", "mlp_out", sites.mlp)):
         if site in sites.refused or part is None:
             refused[kind] = f"there is no {site}"
-        elif len(part.addends) > 1:
+            continue
+        first, *others = part.addends
+        if others:
             refused[kind] = f"{site} is a sum of several outputs"
         else:
             # the model's own modules are called: whatever they cannot do is refused
             try:
-                finder = _Finder(isolated, calls, part.addends[0], watched.found)
+                finder = _Finder(isolated, calls, first, watched.found)
                 units[kind] = finder.heads() if kind == "heads" else finder.neurons()
             except _NotFoundError as error:
                 refused[kind] = str(error)

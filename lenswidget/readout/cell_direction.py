@@ -183,8 +183,9 @@ def _unembed_rows(run: Run, ids: list[int]) -> tuple[Tensor, Tensor]:
     linear = run.tail.linear()
     if linear is not None:
         rows = linear.weight[ids].detach().cpu().double()
-        bias = torch.zeros(len(ids)) if linear.bias is None else linear.bias[ids].detach()
-        return rows, bias.cpu().double()
+        bias: Any = linear.bias
+        biases = torch.zeros(len(ids)) if bias is None else bias[ids].detach()
+        return rows, biases.cpu().double()
     unembed = run.tail.hf_model.get_submodule(str(run.tail.anatomy.unembed))
     with run.held(), torch.enable_grad(), torch.inference_mode(False):
         like = run.tail.prepare(torch.zeros(1, run.tail.anatomy.d_model))

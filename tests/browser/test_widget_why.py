@@ -67,7 +67,7 @@ def test_a_layer_opens_into_heads_and_one_is_switched_off(widget, shot):
     expect(table).to_contain_text("iffel")
     shot(widget.page, "why-layer")
     before = widget.value("float(lw.decode(w._session.run, 29, 8, k=1).logits[0])")
-    table.get_by_role("button", name=re.compile("Switch L23 head 4 off")).click()
+    table.get_by_role("button", name="Off: L23 head 4", exact=True).click()
     widget.becomes(
         "[(e.op, e.site, e.layers, e.positions, e.heads) for e in w.edits]",
         [["zero", "attn_out", [23], [8], [4]]],

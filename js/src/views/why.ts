@@ -174,10 +174,17 @@ function pieceRow(app: App, key: string, term: WhyTerm, run: RunInfo): Child {
     h(
       "td",
       off &&
-        button("Off", () => switchOff(app, key, term), {
-          className: "lw-small",
-          title: `Switch ${term.name} off at this position, and run again`,
-        }),
+        h(
+          "button",
+          {
+            type: "button",
+            class: "lw-button lw-small",
+            title: "Switch it off at this position, and run again",
+            "aria-label": `Off: ${term.name}`,
+            on: { click: () => switchOff(app, key, term) },
+          },
+          "Off",
+        ),
     ),
   );
 }

@@ -118,7 +118,7 @@ test("a layer opens into heads, sources and neurons, and a head is switched off 
   expect(heads.slice(0, 5)).toEqual(["attention", "MLP", "head 0", "head 1", "head 2"]);
   // a position that is read cannot be switched off
   expect(card().querySelectorAll(".lw-whytable .lw-button")).toHaveLength(8);
-  await click("Switch L2 head 1 off");
+  await click("Off: L2 head 1");
   const run = kernel.sent.findLast(({ kind }) => kind === "run") as unknown as { edits: unknown[] };
   expect(run.edits).toMatchObject([
     { op: "zero", site: "attn_out", layers: [2], positions: [2], heads: [1] },
