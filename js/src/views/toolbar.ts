@@ -82,6 +82,8 @@ export function controls(app: App): Child {
   const metrics = METRICS.map((name) => [name, METRIC_SPECS[name].name] as const);
   const coloring = coloringOf(traits, run);
   const isDifference = coloring.startsWith("change");
+  const isMap = coloring.startsWith("effect");
+  const colours: Options = "answer" in traits.causal ? [...metrics, ["map", "Causal map"]] : metrics;
   const strides = [...new Set([1, 2, 3, 4, 5, 8, 10, traits.stride])]
     .filter((n) => n < Math.max(2, run.n_layers))
     .sort((a, b) => a - b);
@@ -92,8 +94,10 @@ export function controls(app: App): Child {
       ? select("Difference of", traits.difference, differences(run), (difference) =>
           put({ difference: difference as Difference }),
         )
-      : !coloring.startsWith("effect") &&
-          select("Colour", traits.metric, metrics, (metric) => put({ metric: metric as Metric })),
+      : select("Colour", isMap ? "map" : traits.metric, colours, (chosen) => {
+          if (chosen === "map") put({ view: "map" });
+          else put({ metric: chosen as Metric, ...(isMap ? { view: "after" } : {}) });
+        }),
     rankChoice(app, traits, run),
     run.sites.length > 1 && select("Site", traits.site, run.sites, (site) => put({ site })),
     run.lenses.length > 1 && select("Lens", traits.lens, run.lenses, (lens) => put({ lens })),
