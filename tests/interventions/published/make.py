@@ -1,4 +1,4 @@
-"""Writes this folder: what TransformerLens 4.3.0's interventions along a Jacobian lens give, by its own hooks.
+"""Writes this folder: what TransformerLens 4.3.0's interventions along a Jacobian lens give.
 
 The model and the lens are those of `tests/lenses/published`. Run by hand, in an environment that has it:
     pip install torch==2.13.0 transformers==5.23.* transformer-lens==4.3.0
