@@ -136,20 +136,18 @@ class PairedSession(Session):
 
     def describe(self) -> RunMessage:
         sides = [self._described(side) for side in (0, 1)]
-        message: Any = sides[1]
         grid = self.grid
         has = (grid.columns >= 0).T.tolist()
-        return {
-            **message,
-            "compared": {
-                "base": sides[0],
-                "names": list(grid.pair.names),
-                "by": grid.pair.by,
-                "has_a": has[0],
-                "has_b": has[1],
-                "is_same": grid.is_same_token.tolist(),
-            },
+        compared = {
+            "base": sides[0],
+            "names": list(grid.pair.names),
+            "by": grid.pair.by,
+            "has_a": has[0],
+            "has_b": has[1],
+            "is_same": grid.is_same_token.tolist(),
         }
+        message: Any = {**sides[1], "compared": compared}
+        return message
 
     def _described(self, side: int) -> dict[str, Any]:
         run = self.grid.run(side)
@@ -247,8 +245,9 @@ class PairedSession(Session):
         is_told = below is not None or card["layer_below"] is None
         ranks = card["rank_below"] if is_told else [None] * len(card["rank_below"])
         at = {"layer": request.layer, "position": request.position}
-        told: Any = {**card, **at, "layer_below": below, "rank_below": ranks}
-        return told if is_told else {**told, "promoted": [], "suppressed": []}
+        unsaid: dict[str, Any] = {} if is_told else {"promoted": [], "suppressed": []}
+        told: Any = {**card, **at, "layer_below": below, "rank_below": ranks, **unsaid}
+        return told
 
     def code(self, request: DecodeRequest) -> dict[str, Any]:
         grid = self._grid_of(request.run_id)

@@ -99,7 +99,8 @@ class PatchTraits(t.HasTraits):
         message: Any = self._session.set_source(prompt)
         traits: dict[str, Any] = self.traits()
         given = None if prompt is None else self._session.spec_of(self._session.source).prompt.as_given
-        with self.hold_sync():
+        widget: Any = self
+        with widget.hold_sync():
             traits["source"].keep(self, given)
             self.set_trait("source_run", message or {})
             # a map of patches is of the source that it was measured with
@@ -132,11 +133,14 @@ class PatchTraits(t.HasTraits):
         growing = session.growing_map(**asked)
         self.set_trait("causal", {})
         prompt, source, shown_at = session.spec.prompt, session.source, 0.0
+
+        def is_asked() -> bool:
+            is_source = asked["ablate"] is not None or session.source == source
+            return session.spec.prompt is prompt and is_source
+
         try:
             for done, total in growing.slices():
-                if session.spec.prompt is not prompt or (
-                    asked["ablate"] is None and session.source != source
-                ):
+                if not is_asked():
                     raise Cancelled("The causal map was stopped: another prompt is shown.")
                 value = growing.value
                 pause = max(UPDATE_S, value.layers.size * value.positions.size / CELLS_PER_S)
@@ -145,13 +149,14 @@ class PatchTraits(t.HasTraits):
                     shown_at = time.monotonic()
                 yield done, total
         finally:
-            if session.spec.prompt is prompt and growing.value.estimate is not None:
+            if is_asked() and growing.value.estimate is not None:
                 self._show_map(growing.value, source, is_done=True)
         return growing.value
 
     def _show_map(self, value: CausalMap, source: str, *, is_done: bool) -> None:
         is_first = not self.causal
-        with self.hold_sync():
+        widget: Any = self
+        with widget.hold_sync():
             self.set_trait("causal", map_message(value, self._session.labels, source, is_done=is_done))
             if is_first:
                 self.set_trait("view", "map")

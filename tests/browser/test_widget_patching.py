@@ -15,6 +15,9 @@ EIFFEL = "The Eiffel Tower is in the city of"
 @pytest.fixture
 def widget(shown: WidgetPage):
     shown.page.set_viewport_size({"width": 1400, "height": 1500})
+    close = shown.root.get_by_role("button", name="Let the second prompt go")
+    if close.is_visible():
+        close.click()
     shown.execute("w.source = None")
     shown.reset()
     shown.execute(f"w.prompt = {COLOSSEUM!r}")

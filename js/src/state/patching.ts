@@ -17,7 +17,6 @@ export async function runSource(app: App, prompt: string | null): Promise<void> 
       said: "The second prompt is ready",
       sourceDraft: null,
       mapForm: null,
-      ...patch,
     });
   } catch (error) {
     const notice = (error as Error).message;

@@ -73,6 +73,7 @@ export class Drag {
     yank(this.#source, from);
     const { yanked } = this.#app.get();
     if (yanked) patchHere(this.#app, yanked, to);
+    this.#app.local({ yanked: null, said: "Patching the cell" });
   }
 
   /** Draw the arrow of the cell that is dragged, and those of the patches that are taken from the second prompt. */

@@ -131,7 +131,8 @@ export class Root {
     on(
       cells,
       "pointermove",
-      (event: PointerEvent) => this.#tooltip.follow(grid.cellOf(event.target) ?? null, event),
+      (event: PointerEvent) =>
+        this.#tooltip.follow(event.buttons ? null : (grid.cellOf(event.target) ?? null), event),
       signal,
     );
     for (const type of ["pointerleave", "scroll"]) on(cells, type, () => this.#tooltip.hide(true), signal);

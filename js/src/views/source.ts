@@ -107,7 +107,11 @@ export class SourceView {
     const state = app.get();
     const source = sourceRun(state);
     const text = state.sourceDraft ?? source?.prompt ?? "";
-    const run = () => text && void runSource(app, text);
+    // what the box holds by now: a key may follow the last letter before the next drawing
+    const run = () => {
+      const now = app.get().sourceDraft ?? text;
+      if (now) void runSource(app, now);
+    };
     return h(
       "div.lw-sourcebox",
       { key: "box", role: "group", "aria-label": "Second prompt" },

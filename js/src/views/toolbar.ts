@@ -101,6 +101,8 @@ export function controls(app: App): Child {
   const nameOf = (metric: Metric) =>
     METRIC_SPECS[metric === "prob" && traits.show === "lift" ? "lift" : metric].name;
   const metrics = METRICS.map((name) => [name, nameOf(name)] as const);
+  const isMap = coloringOf(traits, run).startsWith("effect");
+  const colours: Options = "answer" in traits.causal ? [...metrics, ["map", "Causal map"]] : metrics;
   const strides = [...new Set([1, 2, 3, 4, 5, 8, 10, traits.stride])]
     .filter((n) => n < Math.max(2, run.n_layers))
     .sort((a, b) => a - b);
@@ -111,8 +113,10 @@ export function controls(app: App): Child {
       ? select("Difference of", traits.difference, differences(run), (difference) =>
           put({ difference: difference as Difference }),
         )
-      : !coloringOf(traits, run).startsWith("effect") &&
-          select("Colour", traits.metric, metrics, (metric) => put({ metric: metric as Metric })),
+      : select("Colour", isMap ? "map" : traits.metric, colours, (chosen) => {
+          if (chosen === "map") put({ view: "map" });
+          else put({ metric: chosen as Metric, ...(isMap ? { view: "after" } : {}) });
+        }),
     rankChoice(app, traits, run),
     run.sites.length > 1 && select("Site", traits.site, run.sites, (site) => put({ site })),
     run.has_words && select("Show", traits.show, SHOWS, (show) => put({ show: show as Show })),
