@@ -119,3 +119,17 @@ def test_a_model_without_words_shows_top_tokens_only():
     with pytest.raises(LensError, match="no tokenizer"):
         widget.show = "words"
     assert widget.show == "top"
+
+
+@pytest.mark.parametrize("show", ["top", "words", "lift"])
+def test_copied_code_reads_what_stands_in_the_cell(page, model, show, capsys):
+    request = {"layer": 2, "position": 4, "site": "resid_post", "lens": "logit", "k": 2, "track": []}
+    content, _ = page.ask("code", run_id=page.widget.run["id"], show=show, **request)
+    names = {"model": model}
+    exec(content["value"]["code"], names)
+    assert ("standing" in names) == (show != "top")
+    if show != "top":
+        background = lw.fit_background(model) if show == "lift" else None
+        expected = lw.read(model.run(PROMPT), [(2, 4)], show=show, background=background)
+        assert names["standing"].shown_ids == expected.shown_ids
+        assert capsys.readouterr().out.endswith(f"{expected.shown()[0]!r} {expected.shown_ranks[0]}\n")
