@@ -113,8 +113,9 @@ def test_a_saved_file_has_what_is_shown_and_its_floor(page, tmp_path):
     assert "floor" not in json.loads(data)["state"]["snapshot"]["header"]
 
 
-def test_a_model_without_words_shows_top_tokens_only():
+def test_a_model_without_words_shows_top_tokens_only(tmp_path):
     widget = lw.LanguageModel(gpt2(), None).lens([1, 2, 3])
+    assert widget.save(tmp_path / "saved.html").exists()  # and no floor
     assert not widget.run["has_words"]
     with pytest.raises(LensError, match="no tokenizer"):
         widget.show = "words"
