@@ -44,7 +44,7 @@ def word_mask(tokenizer: Any, d_vocab: int) -> npt.NDArray[np.bool_]:
 
 def _mask(tokenizer: Any, d_vocab: int) -> npt.NDArray[np.bool_]:
     n_tokens = min(len(tokenizer), d_vocab)
-    special = set(getattr(tokenizer, "all_special_ids", ()))
+    special: set[int] = set(getattr(tokenizer, "all_special_ids", ()))
     texts = ["" if token_id in special else text for token_id, text in enumerate(_texts(tokenizer, n_tokens))]
     spaced = {text[1:] for text in texts if text.startswith(" ")}
     # a vocabulary of whole words, or one that marks the rest of a word instead

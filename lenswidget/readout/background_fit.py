@@ -84,7 +84,7 @@ def fit_background(
         LocalEngine(model), model.hf_model, found, site, lift=lift, texts=texts, max_tokens=max_tokens
     )
     with reporting(progress, "background", "layer") as report:
-        return drain(slices, report)
+        return drain(slices, lambda done, total: report(done, total) and None)
 
 
 def background_slices(

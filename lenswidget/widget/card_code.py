@@ -44,10 +44,11 @@ def cell_code(
     load, inputs = _load_code(info), prompt.code
     # ids without a token count in the softmax, and are not on the card
     is_edited = edits != "[]"
+    standing = _standing_code(cell, inputs or "prompt", is_edited=edits != "[]")
     shown = "" if n_tokens is None else f"[:{n_tokens}]"
     called = f"  # layer {layer}: {row_phrase(info.rows[layer])}" if info.rows and layer >= 0 else ""
     lines = [
-        *(["import lenswidget as lw"] if "lw." in f"{load}{edits}" else []),
+        *(["import lenswidget as lw"] if "lw." in f"{load}{edits}{standing}" else []),
         "import torch",
         "",
         load,
@@ -71,6 +72,7 @@ def cell_code(
         "for prob, token_id in zip(top.values.tolist(), top.indices.tolist()):",
         "    token = repr(model.tokenizer.decode([token_id])) if model.tokenizer else token_id",
         '    print(f"{prob:.4f}  {token}")',
+        *standing,
     ]
     return "\n".join(lines) + "\n"
 
@@ -87,6 +89,24 @@ def _sampling_code(sampling: Sampling) -> str:
     if sampling.temperature:
         how = f"with temperature={sampling.temperature!r}, top_p={sampling.top_p!r}, seed={sampling.seed!r}"
     return f"# tokens from {sampling.n_prompt} on were generated {how}: w.generate(...)"
+
+
+def _standing_code(cell: DecodeRequest, inputs: str, *, is_edited: bool) -> list[str]:
+    """Source that reads the token which stands in the grid's cell, where that is not the top one."""
+    if cell.show == "top":
+        return []
+    lens = "" if cell.lens == "logit" else ", lens=lens"
+    site = "" if cell.site == "resid_post" else f", site={cell.site!r}"
+    usual = f", background=lw.fit_background(model{lens}{site})" if cell.show == "lift" else ""
+    what = "the word that is most above its usual" if cell.show == "lift" else "the top word"
+    asked = f"[({cell.layer}, {cell.position})]{lens}{site}, show={cell.show!r}{usual}"
+    return [
+        "",
+        f"# what stands in the grid's cell: {what}, and how many tokens of all are above it",
+        f"run = model.run({inputs}{', edits=edits' if is_edited else ''})",
+        f"standing = lw.read(run, {asked})",
+        "print(repr(standing.shown()[0]), standing.shown_ranks[0])",
+    ]
 
 
 def _load_code(info: ModelInfo) -> str:

@@ -56,6 +56,7 @@ class DecodeRequest:
     k: int
     track: list[int]
     temperature: float = 1.0
+    show: str = "top"
 
     @classmethod
     def parse(cls, message: Mapping[str, Any]) -> "DecodeRequest":
@@ -68,6 +69,7 @@ class DecodeRequest:
             k=_integer(message, "k"),
             temperature=check_temperature(message.get("temperature", 1.0)),
             track=_integers(message, "track"),
+            show=_text({"show": "top", **message}, "show"),
         )
 
 

@@ -217,8 +217,14 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
         return drain(self._session.read(request), progress)
 
     def packed_floor(self) -> dict[str, Any]:
-        """What a cell of each layer must exceed to say more than noise, as the page takes it."""
-        return drain(self._session.floor(FloorRequest(self.site, self.lens, self.show)))
+        """What a cell of each layer must exceed to say more than noise, as the page takes it.
+
+        No layers where no text can be given to the model, as to one without a tokenizer.
+        """
+        try:
+            return drain(self._session.floor(FloorRequest(self.site, self.lens, self.show)))
+        except PromptError:
+            return {"layers": [], "values": []}
 
     # --- runs
 

@@ -113,9 +113,24 @@ def test_a_saved_file_has_what_is_shown_and_its_floor(page, tmp_path):
     assert "floor" not in json.loads(data)["state"]["snapshot"]["header"]
 
 
-def test_a_model_without_words_shows_top_tokens_only():
+def test_a_model_without_words_shows_top_tokens_only(tmp_path):
     widget = lw.LanguageModel(gpt2(), None).lens([1, 2, 3])
+    assert widget.save(tmp_path / "saved.html").exists()  # and no floor
     assert not widget.run["has_words"]
     with pytest.raises(LensError, match="no tokenizer"):
         widget.show = "words"
     assert widget.show == "top"
+
+
+@pytest.mark.parametrize("show", ["top", "words", "lift"])
+def test_copied_code_reads_what_stands_in_the_cell(page, model, show, capsys):
+    request = {"layer": 2, "position": 4, "site": "resid_post", "lens": "logit", "k": 2, "track": []}
+    content, _ = page.ask("code", run_id=page.widget.run["id"], show=show, **request)
+    names = {"model": model}
+    exec(content["value"]["code"], names)
+    assert ("standing" in names) == (show != "top")
+    if show != "top":
+        background = lw.fit_background(model) if show == "lift" else None
+        expected = lw.read(model.run(PROMPT), [(2, 4)], show=show, background=background)
+        assert names["standing"].shown_ids == expected.shown_ids
+        assert capsys.readouterr().out.endswith(f"{expected.shown()[0]!r} {expected.shown_ranks[0]}\n")

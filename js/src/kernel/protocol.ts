@@ -417,6 +417,8 @@ export interface SearchReply {
 
 /** Print the trace that reproduces a card. */
 export interface CodeRequest extends CellRef, Reading {
+  /** What stands in the grid's cell. */
+  readonly show: Show;
   readonly run_id: string;
   readonly k: number;
   readonly temperature: number;

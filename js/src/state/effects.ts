@@ -258,7 +258,8 @@ export class Effects {
       app.dispatch({ type: "copied", run_id, key, code, note });
     if (isOffline(state)) return copied(NEEDS_KERNEL);
     const { layer, position, site, lens, k, temperature, tracked: track } = card;
-    const request = { run_id, layer, position, site, lens, k, temperature, track };
+    const { show } = state.traits;
+    const request = { run_id, layer, position, site, lens, k, temperature, track, show };
     try {
       const { code } = (await app.transport.request("code", request).reply).value;
       // a frame may refuse the clipboard, so the code is also shown

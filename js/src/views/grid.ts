@@ -44,6 +44,8 @@ export class GridView {
   /** The scroll position, kept because reading it from the page forces a layout. */
   #at = { left: 0, top: 0 };
   #wantsFocus = false;
+  /** A cell that is to be in view once the grid has a size. */
+  #due: CellRef | null = null;
   #scrollFrame = 0;
   /** The height of the scrollbar below; 0 for one that overlays the page. */
   #bar_px = SCROLLBAR_PX;
@@ -104,6 +106,7 @@ export class GridView {
     if (width === this.#size.width && height === this.#size.height) return;
     this.#size = { width, height };
     this.draw();
+    if (this.#due) this.show(this.#due);
   }
 
   /** The scroll position and size of the view. */
@@ -175,6 +178,16 @@ export class GridView {
   /** The element of the focused cell; null if it is not in the page. */
   focusedCell(): HTMLElement | null {
     return this.element.querySelector("[role=gridcell][tabindex='0']");
+  }
+
+  /** Scroll as little as it takes to have a cell in view; once the grid has a size, if it has none yet. */
+  show(cell: CellRef): void {
+    this.#due = this.#size.width ? null : cell;
+    if (!this.#shape || this.#due) return;
+    const { row, col } = placeOf(this.#shape, cell);
+    if (row < 0 || col < 0) return;
+    this.#goTo(scrollTo(this.#shape, this.scroll(), row, col));
+    this.draw();
   }
 
   /** Put the page's focus on the focused cell, or on the grid if that cell is not in view. */

@@ -55,6 +55,7 @@ export class Root {
   readonly #memo = new Memo();
   #gridInputs: readonly unknown[] = [];
   #n_opened = 0;
+  #selected: CellRef | null = null;
   #settleTimer = 0;
 
   readonly #app: App;
@@ -274,7 +275,12 @@ export class Root {
     this.#drawCards(state);
     this.#drawBelow(state);
     this.#memo.end();
-    if (state.n_opened > this.#n_opened) this.#reveal(state.n_opened);
+    const { selection } = state.traits;
+    const isOwn = state.n_opened > this.#n_opened;
+    // a cell that Python or another view has chosen: the card describes it, so it is brought into view
+    if (selection && !isOwn && !sameCell(selection, this.#selected)) this.grid.show(selection);
+    this.#selected = selection;
+    if (isOwn) this.#reveal(state.n_opened);
     const { said, focus } = state;
     const text = said || (focus ? describe(app, focus) : "");
     if (this.#line.textContent !== text) this.#line.textContent = text;

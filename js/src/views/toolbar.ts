@@ -33,7 +33,7 @@ export function promptForm(app: App): Child {
   return h(
     "div.lw-prompt",
     h("textarea", {
-      rows: String(Math.min(6, text.split("\n").length)),
+      rows: String(Math.min(5, text.split("\n").length)),
       "aria-label": "Prompt",
       title: "Shift+Enter: new line",
       spellcheck: "false",
