@@ -2,7 +2,7 @@
 
 import pytest
 from harness.lens import Lens
-from harness.pages import frames
+from harness.pages import frames, until_still
 from harness.plain_page import PlainPages
 from playwright.sync_api import expect
 
@@ -81,6 +81,29 @@ def test_the_widget_scrolls_in_a_parent_that_would_cut_it_off(pages, page, name)
         "",
         "",
     ]
+
+
+# A telephone; a laptop's screen at 200 %.
+@pytest.mark.parametrize("size", [(390, 700), (640, 360)])
+def test_on_a_small_screen_the_grid_fits_and_what_is_worked_with_is_in_view(pages, page, size):
+    width, height = size
+    page.set_viewport_size({"width": width, "height": height})
+    pages.open(page)
+    lens = Lens(page, 30).wait_until_drawn()
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    assert lens.grid.bounding_box()["height"] <= max(240, height - 100)
+    lens.grid.get_by_role("gridcell").first.focus()
+    for _ in range(6):
+        page.keyboard.press("PageDown")
+        frames(page)
+    cell = page.locator(".lenswidget [role=gridcell]:focus").bounding_box()
+    assert 0 <= cell["y"] <= height - cell["height"]
+    assert 0 <= cell["x"] <= width
+    page.keyboard.press("Enter")
+    frames(page)
+    until_still(page, "scrollY")
+    head = lens.card.locator("header").bounding_box()
+    assert -1 <= head["y"] <= height - head["height"] + 1
 
 
 # --- themes

@@ -15,7 +15,8 @@ CODE = """import lenswidget as lw
 model = lw.demo_model()
 w = model.lens("The Eiffel Tower is in the city of")
 w"""
-NARROW = "import ipywidgets\nipywidgets.VBox([w], layout={'width': '620px'})"
+NARROW = """import ipywidgets
+ipywidgets.VBox([model.lens("The Eiffel Tower is in the city of")], layout={"width": "620px"})"""
 
 
 class Editor:

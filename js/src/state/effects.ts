@@ -11,6 +11,7 @@ import { followWhy } from "./why.ts";
 
 const N_MATCHES = 12;
 const FORMS_ASKED = 60;
+const NOT_ANSWERED = "These are the stored numbers: no kernel answers.";
 const NEEDS_KERNEL = "This needs a kernel, and none is connected.";
 
 /** The side effects of actions: requests to the kernel, and the clipboard. */
@@ -90,7 +91,7 @@ export class Effects {
       .catch(({ message }: Error) => ({ card: null, error: message }));
     this.#underWay.delete(name);
     if (card) this.#take(key, ask, card);
-    else if (isFromStore(app.get())) this.#readStored(run_id, key, wanted);
+    else if (isFromStore(app.get())) this.#readStored(run_id, key, wanted, error);
     else app.dispatch({ type: "failed", run_id, key, ask, error });
     // the card may have asked again meanwhile
     const now = app.get().cards[run_id]?.[key];
@@ -98,7 +99,7 @@ export class Effects {
   }
 
   /** A card without a kernel: the one that was stored with the widget, else the cell's own numbers. */
-  #readStored(run_id: string, key: string, wanted: CardState): void {
+  #readStored(run_id: string, key: string, wanted: CardState, note = NOT_ANSWERED): void {
     const app = this.#app;
     const { ask, site, lens, k, temperature } = wanted;
     const whole = this.#decoded;
@@ -113,6 +114,7 @@ export class Effects {
     const error = `This cell is not stored. ${NEEDS_KERNEL}`;
     if (card) app.dispatch({ type: "card", key, ask, card });
     else app.dispatch({ type: "failed", run_id, key, ask, error });
+    if (card && !isOffline(app.get())) app.dispatch({ type: "copied", run_id, key, code: null, note });
   }
 
   #take(key: string, ask: number, card: Card): void {

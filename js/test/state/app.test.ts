@@ -303,6 +303,7 @@ test("a host that does not take a request any more has lost its kernel", async (
   app.dispatch({ type: "open", cell: { layer: 3, position: 2 } });
   await vi.advanceTimersByTimeAsync(2000);
   expect(app.get().connection).toBe("gone");
-  // the cell's stored numbers, not an error that nobody can act on
+  // the cell's stored numbers, with what to do
   expect(cardOf(app.get(), MAIN)).toMatchObject({ isPending: false, error: null, layer: 3 });
+  expect(cardOf(app.get(), MAIN)?.note).toContain("Run the cell again");
 });

@@ -77,9 +77,9 @@ def colab_html(output_url: str) -> str:
  style="width: 100%; height: 900px; border: 0"></iframe></body></html>"""
 
 
-# VS Code's editor: the frame of all outputs is as tall as the notebook, and is moved behind a window. Nothing in
-# it scrolls. The editor hears of the frame's height, of wheels, of keys that reach the frame's window, and of links
-# to places in the frame, which are all that a page can scroll it with (webviewPreloads.ts, 2021 to 2026).
+# VS Code's editor: the frame of all outputs is as tall as the notebook, and is moved behind a window. Nothing
+# in it scrolls. The editor hears of the frame's height, of wheels, of keys that reach the frame's window, and
+# of links to places in the frame, all that a page can scroll it with (webviewPreloads.ts, 2021 to 2026).
 EDITOR_HTML = """<!doctype html><html><head><meta charset="utf-8"><link rel="icon" href="data:,"><style>
 body { margin: 0 } #editor { position: fixed; inset: 40px 0 0; overflow: clip }
 iframe { position: absolute; left: 0; top: 0; width: 100%; border: 0 }</style></head>
