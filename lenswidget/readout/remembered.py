@@ -37,7 +37,9 @@ def without_taken_over(checked: CheckedQuery, decode: Callable[[CheckedQuery], S
         readout = _merged(checked, readout, rest, there, at)
     n_rows = run.n_layers - run.lowest_layer(checked.site)
     if run.kept is not None and not run.kept.is_forgotten:
-        decoded.store(key, (checked.lens, checked.background), rows, cells.positions, n_rows, _arrays(readout))
+        decoded.store(
+            key, (checked.lens, checked.background), rows, cells.positions, n_rows, _arrays(readout)
+        )
     return readout
 
 
