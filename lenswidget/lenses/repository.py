@@ -57,9 +57,9 @@ def from_hub(repo_id: str, model_name: str, filename: str | None = None, revisio
         files = (
             [filename] if filename is not None else hub.HfApi().list_repo_files(repo_id, revision=revision)
         )
-        for name in _parts(filename or choose(files, model_name, repo_id), files):
-            path = hub.hf_hub_download(repo_id, name, revision=revision)
-        return Path(path)
+        chosen = filename or choose(files, model_name, repo_id)
+        paths = [hub.hf_hub_download(repo_id, name, revision=revision) for name in _parts(chosen, files)]
+        return Path(paths[-1])
     except (HfHubHTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error) or repr(error)).strip().splitlines()[0][:160].rstrip(".")
         try:

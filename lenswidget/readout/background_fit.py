@@ -84,7 +84,11 @@ def fit_background(
         LocalEngine(model), model.hf_model, found, site, lift=lift, texts=texts, max_tokens=max_tokens
     )
     with reporting(progress, "background", "layer") as report:
-        return drain(slices, lambda done, total: report(done, total) and None)
+
+        def between(done: int, total: int) -> None:
+            report(done, total)
+
+        return drain(slices, between)
 
 
 def background_slices(

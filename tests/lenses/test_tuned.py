@@ -175,8 +175,9 @@ def test_a_params_file_that_is_no_stack_of_matrices_names_what_is_wrong(folder, 
 def test_a_folder_or_file_that_holds_no_lens_says_what_it_lacks(folder, tmp_path):
     with pytest.raises(LensFileError, match="found nothing there"):
         load_lens(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(LensFileError, match=r"without config\.json and params\.pt"):
-        load_lens(tmp_path)
+        load_lens(tmp_path / "empty")
     (tmp_path / "notes.txt").write_text("no lens")
     with pytest.raises(LensFileError, match=r"is no lens: expected a \.safetensors file"):
         load_lens(tmp_path / "notes.txt")

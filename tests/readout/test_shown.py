@@ -336,7 +336,7 @@ def test_what_cannot_be_shown_is_refused_with_what_to_do():
     with pytest.raises(LensError, match="no tokenizer"):
         lw.read(bare.run([1, 2, 3]), show="words")
     assert set(lw.fit_background(bare, texts=[[1, 2, 3], [4, 5]]).floors) == {"top"}
-    with pytest.raises(LensError, match="without a tokenizer"):
+    with pytest.raises(LensError, match="this model has no tokenizer; pass token ids"):
         lw.fit_background(bare)
     with pytest.raises(LensError, match="list of texts"):
         lw.fit_background(model, texts=[])
