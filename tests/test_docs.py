@@ -15,7 +15,13 @@ def snippets(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-PAGES = [("README.md", 1), ("docs/widget.md", 0), ("docs/edits.md", 0), ("docs/maps.md", 0)]
+PAGES = [
+    ("README.md", 1),
+    ("docs/widget.md", 0),
+    ("docs/edits.md", 0),
+    ("docs/maps.md", 0),
+    ("docs/attribution.md", 0),
+]
 
 
 @pytest.mark.parametrize(("page", "n_hub"), PAGES)
