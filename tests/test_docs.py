@@ -21,6 +21,7 @@ PAGES = [
     ("docs/edits.md", 0),
     ("docs/growing.md", 0),
     ("docs/maps.md", 0),
+    ("docs/attribution.md", 0),
     ("docs/survey.md", 0),
 ]
 
