@@ -11,7 +11,6 @@ export async function runSource(app: App, prompt: string | null): Promise<void> 
   app.local({ running: pending.id, notice: null, said: "Running the second prompt" });
   try {
     await pending.reply;
-    const patch = prompt === null ? { isSourceOpen: false, yanked: null } : {};
     app.local({
       running: null,
       said: "The second prompt is ready",
