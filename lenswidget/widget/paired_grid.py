@@ -22,7 +22,7 @@ Request = TypeVar("Request", bound=Any)
 Item = TypeVar("Item")
 # In place of a token that a run does not have in a column, and its label.
 NO_TOKEN = -1
-GAP = ["", "none", ""]
+GAP = ["–", "none", ""]
 
 
 class PairedGrid(Generic[Request]):

@@ -6,21 +6,25 @@ import type { MapForm, State } from "./state.ts";
 
 /** Run the prompt that patches are taken from; null lets it go. */
 export async function runSource(app: App, prompt: string | null): Promise<void> {
-  if (app.get().running) return;
+  // letting it go waits for nothing
+  if (prompt !== null && app.get().running) return;
   const pending = app.transport.request("source", { prompt });
-  app.local({ running: pending.id, notice: null, said: "Running the second prompt" });
+  app.local({
+    ...(prompt === null ? {} : { running: pending.id }),
+    notice: null,
+    said: "Running the second prompt",
+  });
   try {
     await pending.reply;
-    const patch = prompt === null ? { isSourceOpen: false, yanked: null } : {};
     app.local({
-      running: null,
-      said: "The second prompt is ready",
+      ...(prompt === null ? {} : { running: null }),
+      said: prompt === null ? "The second prompt is let go" : "The second prompt is ready",
       sourceDraft: null,
       mapForm: null,
     });
   } catch (error) {
     const notice = (error as Error).message;
-    app.local({ running: null, notice, said: notice });
+    app.local({ ...(prompt === null ? {} : { running: null }), notice, said: notice });
   }
 }
 

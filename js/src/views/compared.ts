@@ -84,11 +84,7 @@ function half(
   const p = Math.exp(toNumber(card.log_probs[i]));
   const label: Label = card.labels[i] ?? NO_LABEL;
   return [
-    h(
-      "th.lw-bar",
-      { key: letter, scope: "row", style: { "--lw-p": String(p) }, title },
-      tokenChip(label, id),
-    ),
+    h("td.lw-bar", { key: letter, style: { "--lw-p": String(p) }, title }, tokenChip(label, id)),
     h("td.lw-num lw-prob", { key: `${letter} p`, title }, percent(p)),
   ];
 }

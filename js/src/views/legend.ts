@@ -24,7 +24,7 @@ export function legendOf(app: App, cells: Cells) {
   if (site === "resid_post")
     keys.push([`final answer from here on${stride > 1 ? ", of the layers shown" : ""}`, "is-settled", ""]);
   if (shownRun(app.get())?.edits?.some(({ is_on }) => is_on)) keys.push(["edited", "is-edited", ""]);
-  if (coloring.startsWith("effect")) keys.splice(1, 1, ["an estimate", "is-estimate", "var(--lw-control)"]);
+  if (coloring.startsWith("effect")) keys.splice(1, 1, ["an estimate", "is-estimate", ""]);
   const isYesNo = coloring === "agrees" || coloring === "change_agrees";
   if (isYesNo)
     keys.unshift(...ticks.map(({ at, text }): LegendKey => [text, "", colors[Math.round(at * 64)] ?? ""]));

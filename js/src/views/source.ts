@@ -102,6 +102,13 @@ export class SourceView {
     this.#grid.element.style.marginInlineStart = shift ? `${shift}px` : "";
   }
 
+  #close(): void {
+    const app = this.#app;
+    const hasSource = !!sourceRun(app.get());
+    app.local({ isSourceOpen: false, yanked: null });
+    if (hasSource) void runSource(app, null);
+  }
+
   #box(): Child {
     const app = this.#app;
     const state = app.get();
@@ -140,7 +147,7 @@ export class SourceView {
         ),
         h("span.lw-dim", { key: "hint" }, "drag a cell up, or y and P"),
       ],
-      button("×", () => (source ? void runSource(app, null) : app.local({ isSourceOpen: false })), {
+      button("×", () => this.#close(), {
         className: "lw-icon",
         title: "Let the second prompt go",
       }),
