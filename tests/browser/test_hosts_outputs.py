@@ -45,6 +45,7 @@ def test_vscode_shows_the_grid_in_every_theme_and_answers_a_click(open_output_pa
     host.use_theme("dark")
     host.run(f"{SETUP}\n{LENS}")
     lens = Lens(host.frame, N_LAYERS).wait_until_drawn()
+    host.scroll_to(680)
     lens.open_card(20, 8)
     assert [row.token_id for row in lens.card_rows()] == host.value("w.decoded['ids']")
     page.mouse.move(5, 900)
