@@ -78,7 +78,9 @@ def survey(
     columns = {"prompt": prompt, "target": target, "foil": foil, "group": group}
     asked = {**columns, "site": site, **work.identity(), "lenswidget": __version__}
     listed = survey_rows(rows, prompt, target, foil, group)
-    total = len(rows) if isinstance(rows, Sized) and not isinstance(rows, str) else None
+    if isinstance(rows, str):
+        rows = Path(rows)
+    total = len(rows) if isinstance(rows, Sized) else None
     with reporting(progress, "Survey", "prompt") as report:
         if out is None:
             found = [each for row in _told(listed, report, total) for each in work.measure(row)]
