@@ -97,6 +97,7 @@ def small_cache(monkeypatch, tmp_path):
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(demo, "_convert", convert)
+    monkeypatch.setattr(demo, "LENSES_PACKAGE", "no_package_of_this_name")  # its lenses are of a wider model
     demo.demo_folder()
     return tmp_path / "lenswidget" / demo.FOLDER, made
 
