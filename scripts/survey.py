@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lenswidget.anatomy.anatomy import Anatomy
 from lenswidget.anatomy.fidelity import compare
 from lenswidget.anatomy.recording import probe_ids
-from lenswidget.errors import AnatomyError, LensError
+from lenswidget.errors import AnatomyError
 from lenswidget.language_model import LanguageModel
 from lenswidget.models.hf_model import forward, inputs_for, logits_of
 from lenswidget.readout.attribute import attribute
@@ -141,7 +141,7 @@ def _closes_to(lm: LanguageModel, ids: Tensor) -> float | None:
     try:
         run = lm.run(ids[:1])
         found = attribute(run, run.n_layers - 1, run.seq - 1, by="head", is_measured=False)
-    except LensError:
+    except Exception:  # refused, or a tiny instance that its own code cannot run so
         return None
     return abs(found.remainder) / float(abs(found.predicted).sum())
 

@@ -173,13 +173,15 @@ def _bytes_per_token(hf_model: nn.Module) -> int | None:
         return None
     try:
         layers = getattr(_empty_cache(hf_model), "layers", ())
-    except Exception:  # a configuration that no cache of transformers is made for
+        n_heads = getattr(config, "num_attention_heads", None) or 1
+        n_key_heads = getattr(config, "num_key_value_heads", None) or n_heads
+        width = getattr(config, "head_dim", None) or -(
+            -(getattr(config, "hidden_size", None) or 1) // n_heads
+        )
+    except Exception:  # no cache of transformers is made for it, or a field differs from layer to layer
         return None
     if not all(type(layer).__name__ in _PLAIN_LAYERS for layer in layers):
         return None
-    n_heads = getattr(config, "num_attention_heads", None) or 1
-    n_key_heads = getattr(config, "num_key_value_heads", None) or n_heads
-    width = getattr(config, "head_dim", None) or -(-(getattr(config, "hidden_size", None) or 1) // n_heads)
     n_layers = getattr(config, "num_hidden_layers", None) or 1
     return (
         2 * n_layers * n_key_heads * width * torch.finfo(getattr(hf_model, "dtype", torch.float32)).bits // 8

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lenswidget.anatomy.protocol import ReadableModel
+from lenswidget.errors import LensError
 from lenswidget.interventions.changes import Change, make_changes
 from lenswidget.interventions.recipe import RunSpec
 from lenswidget.interventions.shared_prefix import (
@@ -84,13 +85,27 @@ def grow(
     keep_keys = (
         reuse is not False and is_ids_alone(spec) and may_be_split(hf_model, spec.prompt.seq, MOST_BYTES)
     )
-    found = capture(EMBED_SITE, progress, want_logits=True, keep_keys=keep_keys)
+    found = _with_keys(capture, progress) if keep_keys else None
+    found = found or capture(EMBED_SITE, progress, want_logits=True)
     assert found.own is not None
     kept = None
     if found.keys is not None:
         kept = Kept((found.keys,), DecodedCells(spec.prompt.seq))
         kept_runs(hf_model).add(kept)
     return Grown(found.streams, found.own, Reuse(why_whole=why_whole), kept)
+
+
+def _with_keys(capture: Capture, progress: Callable[[int, int], None] | None) -> Captured | None:
+    """The whole prompt with its keys; None where the model's own code fails with a cache.
+
+    In transformers 5.23 a Blenderbot's decoder alone gets a cache with as many layers as its encoder has.
+    """
+    try:
+        return capture(EMBED_SITE, progress, want_logits=True, keep_keys=True)
+    except LensError:
+        raise
+    except Exception:  # whatever it is, the model has to run without a cache, or raises again there
+        return None
 
 
 def most_shared(runs: Iterable[Run], spec: RunSpec) -> Run | None:

@@ -76,12 +76,12 @@ def test_covered_layers_are_all_unless_a_lens_says_otherwise():
     assert covered_layers(Halfway(), 1) == {0}
 
 
-def test_every_snippet_of_the_lenses_page_runs(demo_model, tmp_path, monkeypatch, capsys):
+def test_every_snippet_of_the_lenses_page_runs(demo_with_lenses, tmp_path, monkeypatch, capsys):
     page = (Path(__file__).parents[2] / "docs" / "lenses.md").read_text()
     snippets = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert len(snippets) == page.count("```python") >= 9
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(lw, "demo_model", lambda: demo_model)  # loaded once for all tests
+    monkeypatch.setattr(lw, "demo_model", lambda: demo_with_lenses)  # loaded once for all tests
     names = {}
     for snippet in snippets:
         exec(compile(snippet, "docs/lenses.md", "exec"), names)

@@ -8,7 +8,7 @@ from beartype import beartype
 HANDED_IN = frozenset(
     {"model", "lens", "lenses", "run", "against", "prompt", "texts", "cells", "progress", "path", "state"}
     | {"site", "k", "track", "metrics", "temperature", "edits", "layers", "positions", "strength"}
-    | {"cancelled", "clean", "corrupt", "metric", "ablate", "measure", "rows"}
+    | {"cancelled", "clean", "corrupt", "metric", "ablate", "measure", "rows", "unembed"}
 )
 
 
