@@ -4,7 +4,7 @@
 # Versions: transformers 5.23.0, torch 2.13.0, Python 3.11.
 # One would guess: sdpa computes no weights, so asking for them falls back to eager attention, raises, or gives None.
 # What happens: on Llama, Mistral, GPT-2, NeoX, OPT and T5 the forward gives `()`, which is not None, so the usual
-#   test passes and attentions[layer] is an IndexError elsewhere. Falcon computes the real ones. Setting
+#   test passes and attentions[layer] is an IndexError elsewhere. Falcon computes some, which look ahead. Setting
 #   config.output_attentions = True on a built model raises for these; the same field given to the config before the
 #   model is built does not, and gives `()` again. After set_attn_implementation("eager") all are there.
 # Where: transformers/utils/output_capturing.py: the hook drops output[1] when it is None; the tuple is what is left.
