@@ -70,6 +70,8 @@ def editor(browser, output_page_urls):
 @pytest.fixture(autouse=True)
 def fresh(editor):
     editor.page.evaluate("() => { window.obeys = true; window.keys = []; }")
+    # a click's answer that is still on its way opens its card again
+    expect(editor.lens.root.locator(".is-stale")).to_have_count(0)
     editor.host.run("w.selection = None")
     expect(editor.lens.card).to_have_count(0)
     editor.scroll_widget_to(20)

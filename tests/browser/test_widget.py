@@ -70,7 +70,7 @@ def test_python_sets_the_selection_and_the_card_follows(widget):
 
 
 def test_enter_in_the_prompt_box_runs_the_model_and_an_empty_prompt_keeps_the_grid(widget):
-    box = widget.root.get_by_label("Prompt")
+    box = widget.root.get_by_label("Prompt", exact=True)
     box.fill("Berlin is the capital of")
     box.press("Enter")
     widget.root.get_by_text("6 tokens").wait_for()
@@ -123,11 +123,12 @@ def test_keys_in_the_widget_do_not_reach_the_notebook(widget):
     widget.cell(20, 3).click()
     for key in ("a", "b", "d", "d", "x", "m", "Shift+Enter"):
         widget.page.keyboard.press(key)
-    widget.root.get_by_label("Prompt").click()
+    widget.root.get_by_label("Prompt", exact=True).click()
     widget.page.keyboard.press("Shift+Enter")
     widget.page.keyboard.type("abd")
     assert widget.page.evaluate(n_cells) == before
-    assert widget.root.get_by_label("Prompt").input_value().endswith("abd")
+    assert widget.root.get_by_label("Prompt", exact=True).input_value().endswith("abd")
+    widget.root.get_by_label("Let the second prompt go").click()  # which m has opened
     widget.execute("w.prompt = w.prompt + ' '; w.prompt = w.prompt.strip()")
 
 

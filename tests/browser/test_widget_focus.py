@@ -84,7 +84,7 @@ def test_enter_is_the_notebooks_only_with_ctrl_and_outside_of_the_prompt(widget)
         widget.page.wait_for_timeout(300)
         assert widget.page.evaluate(count) == before
         assert widget.page.evaluate(IS_INSIDE)
-    widget.root.get_by_label("Prompt").focus()
+    widget.root.get_by_label("Prompt", exact=True).focus()
     widget.page.keyboard.press("Control+Enter")
     widget.page.wait_for_timeout(300)
     assert widget.page.evaluate(count) == before
@@ -96,7 +96,7 @@ def test_a_key_that_no_part_uses_reaches_the_host(widget, part):
         "cell": widget.cell(20, 3),
         "button": widget.root.get_by_title("More"),
         "choice": widget.control("Colour"),
-        "box": widget.root.get_by_label("Prompt"),
+        "box": widget.root.get_by_label("Prompt", exact=True),
     }
     widget.page.evaluate(
         """() => { window.heard = [];

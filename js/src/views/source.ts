@@ -37,7 +37,7 @@ export class SourceView {
     const { element: grid } = this.#grid;
     this.element.hidden = true;
     this.drag = new Drag(app, this.#own, target, this.#grid);
-    this.element.append(this.#form, this.#grid.overview.element, grid);
+    this.element.append(this.#form);
     on(grid, "keydown", (event) => this.#keydown(event), app.signal);
     on(
       grid,
@@ -79,6 +79,10 @@ export class SourceView {
     if (!isOpen && this.element.hidden) return;
     this.element.hidden = !isOpen;
     patch(this.#form, isOpen && run ? [this.#box(), mapForm(app, run), mapCheck(app, run)] : []);
+    const { element: grid, overview } = this.#grid;
+    // in the page only while it is shown: else there would be two grids to whoever looks for one
+    if (!source || !isOpen) for (const part of [overview.element, grid]) part.remove();
+    else if (!grid.parentNode) this.element.append(overview.element, grid);
     const { traits, version, runs, sourceFocus } = state;
     const inputs = [source, traits, version, runs, sourceFocus, app.theme(), room_px, this.#width(), isOpen];
     if (!sameItems(inputs, this.#inputs)) {
