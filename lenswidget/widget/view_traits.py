@@ -62,7 +62,7 @@ class ViewTraits(t.HasTraits):
     metric = t.Enum(COLOURINGS, default_value="prob").tag(**CHOICE)
     k = t.Int(5, min=1, max=100).tag(**CHOICE)
     show = t.Enum(SHOWS, default_value="top").tag(**CHOICE)
-    floor = t.Bool(True).tag(**CHOICE)
+    floor = t.Bool(False).tag(**CHOICE)
     card_k = t.Int(20, min=1, max=MOST_ON_A_CARD).tag(**CHOICE)
     site = t.Unicode("resid_post").tag(**CHOICE)
     lens = t.Unicode("logit").tag(**CHOICE)

@@ -101,7 +101,7 @@ def test_lift_waits_for_the_pages_own_requests(page):
 
 def test_a_saved_file_has_what_is_shown_and_its_floor(page, tmp_path):
     widget = page.widget
-    widget.show = "words"
+    widget.show, widget.floor = "words", True
     path = widget.save(tmp_path / "saved.html")
     data = path.read_text().split('id="lens-data">')[1].split("</script>")[0]
     state = json.loads(data)["state"]
@@ -114,7 +114,7 @@ def test_a_saved_file_has_what_is_shown_and_its_floor(page, tmp_path):
 
 
 def test_a_model_without_words_shows_top_tokens_only(tmp_path):
-    widget = lw.LanguageModel(gpt2(), None).lens([1, 2, 3])
+    widget = lw.LanguageModel(gpt2(), None).lens([1, 2, 3], floor=True)
     assert widget.save(tmp_path / "saved.html").exists()  # and no floor
     assert not widget.run["has_words"]
     with pytest.raises(LensError, match="no tokenizer"):

@@ -60,7 +60,7 @@ const IDLE: Status = { state: "idle", text: "", done: 0, total: 0 };
 export const VIEW_DEFAULTS = {
   metric: "prob",
   show: "top",
-  floor: true,
+  floor: false,
   k: 5,
   card_k: 20,
   site: "resid_post",
