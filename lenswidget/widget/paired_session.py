@@ -18,6 +18,7 @@ from lenswidget.readout.pair import Pair
 from lenswidget.readout.paired_reading import scatter
 from lenswidget.readout.query import Query
 from lenswidget.readout.run import Run, RunSpec
+from lenswidget.tracing.locks import ModelLock
 from lenswidget.widget.messages import CardMessage, RunMessage, run_message
 from lenswidget.widget.paired_grid import PairedGrid
 from lenswidget.widget.requests import DecodeRequest, ReadRequest
@@ -57,6 +58,10 @@ class PairedSession(Session):
         self._pair = pair
 
     # --- runs
+
+    @property
+    def locks(self) -> tuple[ModelLock, ...]:
+        return (self._engine.lock, self._first.lock)
 
     @property
     def grid(self) -> PairedGrid[Any]:

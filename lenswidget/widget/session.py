@@ -35,6 +35,7 @@ from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.readout.shown import SHOWS
 from lenswidget.readout.taking_over import most_shared
+from lenswidget.tracing.locks import ModelLock
 from lenswidget.widget.card_code import cell_code
 from lenswidget.widget.edit_requests import edits_of
 from lenswidget.widget.labels import Labels
@@ -116,6 +117,11 @@ class Session:
             engine.check_lens(each)
 
     # --- runs
+
+    @property
+    def locks(self) -> tuple[ModelLock, ...]:
+        """Held while this session runs and reads."""
+        return (self._engine.lock,)
 
     def encode(self, prompt: Any, **options: Any) -> EncodedPrompt:
         """One prompt as the model takes it.

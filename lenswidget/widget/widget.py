@@ -108,7 +108,7 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
         """Show the first runs, with the choices to begin with; a state's selection is kept if it fits."""
         self._session = session
         self._latest = runs.run.id  # of the runs, in whatever order they come to be shown
-        self._tasks = Tasks(self._reply, self._progress, lambda: takes_turns(self.comm))
+        self._tasks = Tasks(self._reply, self._progress, self._turn, lambda: takes_turns(self.comm))
         selection = begin.pop("selection", None)
         try:
             super().__init__(**begin)
@@ -176,7 +176,8 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
 
     def save(self, path: str | Path, **options: Any) -> Path:
         """Write one self-contained HTML file; see `lenswidget.widget.export.save`."""
-        return export.save(self, path, **options)
+        with self._turn():
+            return export.save(self, path, **options)
 
     def packed_grid(
         self,
@@ -200,21 +201,22 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
             show: which token stands in a cell; None is the widget's choice.
             progress: called with `(done, total)` cells.
         """
-        n_columns = self._session.n_columns
-        reading = self._reading
-        reading["track"] = list(dict.fromkeys([*reading["track"], *track]))
-        if k is not None:
-            reading["k"] = k
-        request = ReadRequest(
-            run_id=self._session.shown,
-            layers=self._session.layers(self.site, self.lens),
-            positions=list(range(n_columns))[-(newest or n_columns) :],
-            metrics=list(metrics),
-            against=self._session.base_id if with_base else None,
-            show=self.show if show is None else show,
-            **reading,
-        )
-        return drain(self._session.read(request), progress)
+        with self._turn():
+            n_columns = self._session.n_columns
+            reading = self._reading
+            reading["track"] = list(dict.fromkeys([*reading["track"], *track]))
+            if k is not None:
+                reading["k"] = k
+            request = ReadRequest(
+                run_id=self._session.shown,
+                layers=self._session.layers(self.site, self.lens),
+                positions=list(range(n_columns))[-(newest or n_columns) :],
+                metrics=list(metrics),
+                against=self._session.base_id if with_base else None,
+                show=self.show if show is None else show,
+                **reading,
+            )
+            return drain(self._session.read(request), progress)
 
     def packed_floor(self) -> dict[str, Any]:
         """What a cell of each layer must exceed to say more than noise, as the page takes it.
@@ -222,7 +224,8 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
         No layers where no text can be given to the model, as to one without a tokenizer.
         """
         try:
-            return drain(self._session.floor(FloorRequest(self.site, self.lens, self.show)))
+            with self._turn():
+                return drain(self._session.floor(FloorRequest(self.site, self.lens, self.show)))
         except PromptError:
             return {"layers": [], "values": []}
 
@@ -233,16 +236,18 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
 
         The edits stay, where they fit.
         """
-        is_same = type(prompt) in (str, list) and prompt == self._session.spec.prompt.as_given
-        if not (is_same and self._session.is_current):
-            edits = () if isinstance(prompt, RunSpec) else self._session.spec.edits
-            self._show(self._execute(_spec(self._session, prompt, {}, edits)))
+        with self._turn():
+            is_same = type(prompt) in (str, list) and prompt == self._session.spec.prompt.as_given
+            if not (is_same and self._session.is_current):
+                edits = () if isinstance(prompt, RunSpec) else self._session.spec.edits
+                self._show(self._execute(_spec(self._session, prompt, {}, edits)))
 
     def _run_edits(self, edits: Any) -> None:
         """Python set the edits: run the same prompt with them now."""
         given = check_edits(edits)
-        if given != self._session.spec.edits:
-            self._show(self._execute(replace(self._session.spec, edits=given)))
+        with self._turn():
+            if given != self._session.spec.edits:
+                self._show(self._execute(replace(self._session.spec, edits=given)))
 
     def _execute(self, spec: RunSpec) -> Runs:
         self.set_trait("status", {**IDLE, "state": "working", "text": "Running the model"})
@@ -290,15 +295,16 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
     @contextmanager
     def hold_trait_notifications(self) -> Any:
         """Several traits at once; where one is refused, all are as they were, and so is the run shown."""
-        before = self._session.shown_runs
-        try:
-            with super().hold_trait_notifications():
-                yield
-        except t.TraitError:
-            if before is not None and self._session.shown != before.run.id:
-                self._session.show(before)
-                self._latest = before.run.id
-            raise
+        with self._turn():
+            before = self._session.shown_runs
+            try:
+                with super().hold_trait_notifications():
+                    yield
+            except t.TraitError:
+                if before is not None and self._session.shown != before.run.id:
+                    self._session.show(before)
+                    self._latest = before.run.id
+                raise
 
     @t.observe("show")
     def _on_show(self, _change: Any) -> None:

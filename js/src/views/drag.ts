@@ -60,7 +60,14 @@ export class Drag {
     on(window, "pointermove", move, signal);
     on(window, "pointerup", ({ clientX: x, clientY: y }: PointerEvent) => end(this.#over({ x, y })), signal);
     on(window, "pointercancel", () => end(null), signal);
-    on(window, "keydown", ({ key }: KeyboardEvent) => key === "Escape" && end(null), signal);
+    // before anything in the page: Escape lets the cell go, and nothing else
+    const keydown = (event: KeyboardEvent) => {
+      if (event.key !== "Escape") return;
+      event.preventDefault();
+      event.stopPropagation();
+      end(null);
+    };
+    on(window, "keydown", keydown, signal, { capture: true });
   }
 
   /** The cell of the first grid at a point; the embedding row takes no patch of a layer. */
