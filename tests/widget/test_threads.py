@@ -1,4 +1,4 @@
-"""A host may handle a page's messages on another thread than the cells: JupyterLab 4.6 with ipykernel 7 does."""
+"""A host may handle a page's messages on another thread than the cells, as JupyterLab 4.6 does."""
 
 import sys
 import threading
