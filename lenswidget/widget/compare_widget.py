@@ -70,7 +70,7 @@ class CompareWidget(LensWidget):
         """`comparison().to_dataframe()`: a row per cell, with both sides and their differences."""
         return self.comparison(**options).to_dataframe()
 
-    def _snapshot(self) -> dict[str, Any]:
+    def _snapshot(self, run_id: str | None = None) -> dict[str, Any]:
         """Both sides of the newest columns, so that the difference is there at first too."""
         n_rows = len(self._session.layers(self.site, self.lens))
         n_tracked = len(self._reading["track"])

@@ -10,6 +10,7 @@ import traitlets as t
 from lenswidget.errors import Cancelled
 from lenswidget.interventions.effects import CausalMap
 from lenswidget.interventions.recipe import RunSpec
+from lenswidget.models.encoded_prompt import prompt_of_state
 from lenswidget.progress import Progress, drain, reporting
 from lenswidget.widget.labels import Labels
 from lenswidget.widget.packing import json_number, label_to_list
@@ -45,6 +46,7 @@ class PatchTraits(TakesTurns):
 
     source = SourceTrait(None)
     source_run = t.Dict(read_only=True).tag(**SHARED)
+    source_snapshot = t.Dict(read_only=True).tag(**SHARED)
     causal = t.Dict(read_only=True).tag(**SHARED)
 
     def causal_map(
@@ -103,9 +105,25 @@ class PatchTraits(TakesTurns):
             given = None if prompt is None else self._session.spec_of(self._session.source).prompt.as_given
             traits["source"].keep(self, given)
             self.set_trait("source_run", message or {})
+            self._keep_source_snapshot()
             # a map of patches is of the source that it was measured with
             if self.causal and self.causal["ablate"] is None:
                 self.set_trait("causal", {})
+
+    def _restore_source(self, recipe: Any) -> None:
+        """The second prompt of a state, if it has one."""
+        if isinstance(recipe, Mapping) and "source" in recipe:
+            prompt, options = prompt_of_state(recipe["source"])
+            self.source = RunSpec(self._session.encode(prompt, **options))
+
+    def _keep_source_snapshot(self) -> None:
+        """The second prompt's newest columns, so that a saved notebook has them."""
+        self.set_trait(
+            "source_snapshot", self._snapshot(self._session.source) if self._session.source else {}
+        )
+
+    def _snapshot(self, run_id: str | None = None) -> dict[str, Any]:
+        raise NotImplementedError
 
     def _keep_map(self, spec: RunSpec) -> None:
         """Another run is shown: a map of another prompt goes."""

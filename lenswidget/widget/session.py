@@ -280,7 +280,7 @@ class Session:
         return self.spec_of(self.shown)
 
     def recipe_state(self) -> dict[str, Any]:
-        """The recipe of the run that is shown, as JSON.
+        """The recipe of the run that is shown, as JSON; with the prompt that patches are taken from.
 
         Raises:
             PromptError: an input that is no tensor.
@@ -289,6 +289,8 @@ class Session:
         spec = self.spec
         edits = edits_to_state(spec.edits, self.lenses)
         state = {**spec.prompt.to_state(), **({"edits": edits} if edits else {})}
+        if self.source:
+            state["source"] = self.spec_of(self.source).prompt.to_state()
         return state if spec.sampling is None else {**state, "sampling": vars(spec.sampling)}
 
     def spec_of(self, run_id: str) -> RunSpec:

@@ -103,6 +103,7 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
         if lens is not None or "lens" not in begin:
             begin["lens"] = session.first_lens
         self._begin(session, runs, begin, is_cell_given="selection" in choices)
+        self._restore_source(recipe)
 
     def _begin(self, session: Session, runs: Runs, begin: dict[str, Any], *, is_cell_given: bool) -> None:
         """Show the first runs, with the choices to begin with; a state's selection is kept if it fits."""
@@ -188,6 +189,7 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
         track: tuple[int, ...] = (),
         with_base: bool = False,
         show: str | None = None,
+        run_id: str | None = None,
         progress: Any = None,
     ) -> Packed:
         """The grid as the page takes it, with the widget's site, lens and pins.
@@ -199,16 +201,17 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
             track: token ids to rank besides those that are pinned.
             with_base: with the same cells of the run without edits, where there are edits.
             show: which token stands in a cell; None is the widget's choice.
+            run_id: of a kept run; None is the one that is shown.
             progress: called with `(done, total)` cells.
         """
         with self._turn():
-            n_columns = self._session.n_columns
+            n_columns = self._session.n_columns if run_id is None else self._session.run_of(run_id).seq
             reading = self._reading
             reading["track"] = list(dict.fromkeys([*reading["track"], *track]))
             if k is not None:
                 reading["k"] = k
             request = ReadRequest(
-                run_id=self._session.shown,
+                run_id=run_id or self._session.shown,
                 layers=self._session.layers(self.site, self.lens),
                 positions=list(range(n_columns))[-(newest or n_columns) :],
                 metrics=list(metrics),
@@ -311,28 +314,36 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
         """The stored grid follows, so that a saved notebook has what is shown; the page reads for itself."""
         if self._session.shown:
             self.set_trait("snapshot", self._snapshot())
+            self._keep_source_snapshot()
 
     @t.observe("site", "lens", "k")
-    def _on_reading(self, _change: Any) -> None:
+    def _on_reading(self, change: Any) -> None:
         """Another run, or another way to read it: the snapshot and the card follow."""
         if not self._session.shown:
             return
         with self.hold_sync():
             self.set_trait("snapshot", self._snapshot())
+            if change is not None:
+                self._keep_source_snapshot()
             cell: Any = self.selection
             if cell is not None and self._has(cell):
                 self._decode(**cell)
             else:
                 self.selection = None
 
-    def _snapshot(self) -> dict[str, Any]:
-        """The whole grid where it is small; else as many of the newest columns as fit."""
+    def _snapshot(self, run_id: str | None = None) -> dict[str, Any]:
+        """The whole grid where it is small; else as many of the newest columns as fit.
+
+        Args:
+            run_id: of a kept run; None is the one that is shown.
+        """
         n_rows = len(self._session.layers(self.site, self.lens))
         n_tracked = len(self._reading["track"])
         # what is usual takes seconds to find out: the page's own requests do that, in slices
         is_known = self.show != "lift" or self._session.has_background(self.lens, self.site)
         show = self.show if is_known else "top"
-        packed = self.packed_grid(newest=n_columns_at_first(n_rows, self.k, n_tracked), show=show)
+        newest = n_columns_at_first(n_rows, self.k, n_tracked)
+        packed = self.packed_grid(newest=newest, show=show, run_id=run_id)
         return {"header": packed.header, "buffers": packed.buffers}
 
     # --- the selected cell's card

@@ -2,6 +2,7 @@ import { div } from "../base/dom.ts";
 import { on } from "../base/events.ts";
 import type { CellRef } from "../kernel/protocol.ts";
 import type { App } from "../state/context.ts";
+import { canPatch } from "../state/patching.ts";
 import { sameCell, shownRun, sourceRun } from "../state/selectors.ts";
 import { patchHere, yank } from "./editing.ts";
 import type { GridView } from "./grid.ts";
@@ -37,7 +38,7 @@ export class Drag {
 
   #press(event: PointerEvent): void {
     const from = this.#grids.source.cellOf(event.target);
-    if (!from || event.button || event.pointerType !== "mouse") return;
+    if (!from || !canPatch(this.#app.get()) || event.button || event.pointerType !== "mouse") return;
     const start = { x: event.clientX, y: event.clientY };
     const drag = new AbortController();
     const signal = AbortSignal.any([drag.signal, this.#app.signal]);
