@@ -62,7 +62,7 @@ def test_an_exported_file_has_the_second_prompts_grid(demo_model, browser, tmp_p
     page.goto(widget.save(tmp_path / "two.html").as_uri())
     source = page.locator(".lw-source")
     expect(source.get_by_text("Second prompt:")).to_be_visible()
-    cell = source.locator(".lw-row[aria-rowindex='1'] > [role=gridcell]").last
+    cell = source.locator(".lw-row[aria-rowindex='2'] > [role=gridcell]").last
     expect(cell).to_have_text("·Paris")
     expect(source.get_by_role("button", name="Map")).to_have_count(0)
     page.close()
