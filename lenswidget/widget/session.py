@@ -467,7 +467,12 @@ class Session:
             track=tuple(request.track),
         )
         card = self._engine.decode(query, request.temperature)
-        return {**card_message(card, self.labels), "lens": request.lens, "k": query.k}
+        labels = self._labels_of(request.run_id)
+        return {**card_message(card, labels), "lens": request.lens, "k": query.k}
+
+    def _labels_of(self, run_id: str) -> Labels:
+        """The labels of a run's own ids."""
+        return self.labels
 
     def search(self, request: SearchRequest) -> dict[str, Any]:
         """Tokens like a text, best first."""
