@@ -59,7 +59,7 @@ class CompareWidget(LensWidget):
             given = _again(given, state)
         session = PairedSession(pair_of(given), lens, lenses, strict=strict)
         if session.pair_at_first.why_no_kl is not None and begin.get("difference") in (None, *DIVERGENCES):
-            begin["difference"] = "log_prob"
+            begin["difference"] = "log_prob" if session.has_answer_in_both else "agrees"
         if lens is not None or "lens" not in begin:
             begin["lens"] = session.first_lens
         self._begin(session, session.first(), begin, is_cell_given="selection" in choices)

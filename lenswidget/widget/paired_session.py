@@ -79,6 +79,14 @@ class PairedSession(Session):
         """The runs that it began with, of the same models and vocabularies as all others."""
         return self._pair
 
+    @property
+    def has_answer_in_both(self) -> bool:
+        """Whether what the first run answers is a token of the second's vocabulary too."""
+        run = self._pair.a
+        last = Cells([run.n_layers - 1], [run.answer_position])
+        answer = drain(self._engine.read_slices(Query(run, last, k=1))).ids[0].tolist()
+        return self.ids.in_vocabulary(1, answer)[0] >= 0
+
     def texts_in_both(self, ids: Sequence[int]) -> list[str]:
         """The texts of those of the page's ids that are one token in either vocabulary."""
         found: list[str] = []
