@@ -1,6 +1,7 @@
 """See what a language model would say at every layer and token."""
 
 from lenswidget.demo import demo_model
+from lenswidget.engines.connect import connect
 from lenswidget.errors import LensError
 from lenswidget.host_check import check_host
 from lenswidget.interventions.causal_map import causal_map
@@ -55,6 +56,7 @@ __all__ = [
     "causal_map",
     "check_host",
     "compare",
+    "connect",
     "decode",
     "demo_model",
     "fit_background",

@@ -15,7 +15,7 @@ from lenswidget.interventions.recipe import Edit, RunSpec, check_edits
 from lenswidget.lenses.lens import Lens, LensLike, as_lens
 from lenswidget.progress import Progress, reporting
 from lenswidget.readout.engine import Engine
-from lenswidget.readout.local_engine import LocalEngine
+from lenswidget.readout.local_engine import engine_of
 from lenswidget.readout.run import EMBED_SITE
 from lenswidget.survey.answers import read_answer
 from lenswidget.survey.result_file import ResultFile
@@ -181,8 +181,8 @@ def _engines(model: Any) -> dict[str, Engine]:
     if isinstance(model, Mapping):
         if not model or not all(isinstance(name, str) for name in model):
             raise LensError("Asked to survey models without names; pass a mapping {name: model}.")
-        return {name: LocalEngine(each) for name, each in model.items()}
-    engine = LocalEngine(model)
+        return {name: engine_of(each) for name, each in model.items()}
+    engine = engine_of(model)
     return {engine.info().name: engine}
 
 

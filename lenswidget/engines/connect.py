@@ -1,0 +1,141 @@
+"""A model in a Ray cluster: found there by name, or loaded there."""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lenswidget.engines.calls import WATCH, RayCalls
+from lenswidget.engines.host import Host
+from lenswidget.engines.remote_model import RemoteModel
+from lenswidget.errors import LensError, ModelError
+from lenswidget.language_model import LanguageModel
+
+NAMESPACE = "lenswidget"
+# Of a cluster's resources, what stands for a client; Ray takes it back when the client's job ends.
+LEASE = {"CPU": 0.001}
+
+
+def connect(
+    address: str | None,
+    model: str | Callable[..., Any],
+    *,
+    name: str | None = None,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    resources: Mapping[str, float] | None = None,
+    keep_s: float = 300,
+    wait_s: float = 1800,
+    **options: Any,
+) -> RemoteModel:
+    """A model in a Ray actor, loaded on whichever node has what it needs; waits until it is.
+
+    Who connects to the same model with the same options, from the same notebook or another, gets the same
+    actor, which answers one request after the other. It ends when the last client has been gone for `keep_s`.
+
+    Args:
+        address: "ray://host:10001" for a cluster, "auto" on a node of one, "local" for a cluster of this
+            machine alone; None for what `ray.init` has connected to.
+        model: what `LanguageModel` takes, as the node finds it; or a function of a module that the nodes
+            have, which returns a `LanguageModel`.
+        name: of the actor; made of the model and its options unless given.
+        num_cpus, num_gpus, resources: that the actor takes of its node.
+        keep_s: seconds.
+        wait_s: seconds to wait for the model to be loaded.
+        options: of `LanguageModel`, such as `dtype` or `device_map="cuda"`; or of the function.
+    Raises:
+        LensError: Ray is not installed or reached, or has another lenswidget.
+        ModelError: the model cannot be loaded there.
+        EngineLostError: it was not loaded in time.
+    """
+    ray = _ray()
+    if not (isinstance(model, str) or callable(model)):
+        raise ModelError(
+            f"Asked to load a {type(model).__name__} in another process. Give the name of a model, a folder, "
+            "or a function that loads one there."
+        )
+    _join(ray, address)
+    load: Any = LanguageModel if isinstance(model, str) else model
+    given = {"name_or_hf_model": model, **options} if isinstance(model, str) else options
+    resource_needs = dict(resources or {})
+    name = name or _name(model, {**options, **resource_needs, "num_gpus": num_gpus})
+
+    def find() -> Any:
+        return (
+            ray.remote(concurrency_groups={WATCH: 2})(RayHost)
+            .options(
+                name=name,
+                namespace=NAMESPACE,
+                get_if_exists=True,
+                lifetime="detached",
+                max_restarts=-1,
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                resources=resource_needs or None,
+            )
+            .remote(load, given, keep_s)
+        )
+
+    lease = ray.util.placement_group([LEASE]).id.hex()
+    return RemoteModel(RayCalls(find, lease, wait_s))
+
+
+class RayHost(Host):
+    """A `Host` in an actor: Ray tells it whose jobs have ended, and ends it."""
+
+    def __init__(self, load: Callable[..., Any], options: dict[str, Any], keep_s: float) -> None:
+        super().__init__(load, options, keep_s)
+        ray: Any = _ray()
+        me = ray.get_runtime_context().current_actor
+        me.tend_by_ray.options(concurrency_group=WATCH).remote()
+
+    def tend_by_ray(self) -> None:
+        """`tend` until there is no client any more; then the actor ends."""
+        ray: Any = _ray()
+        me = ray.get_runtime_context().current_actor
+
+        def is_there(lease: str) -> bool:
+            found = ray.util.placement_group_table().get(lease)
+            return found is not None and found["state"] != "REMOVED"
+
+        self.tend(is_there, me.leave.remote)
+        ray.kill(me)
+
+
+def _ray() -> Any:
+    try:
+        import ray
+        import ray.util
+    except ImportError:
+        raise LensError(
+            "Asked for a model in a Ray cluster, and Ray is not installed here. Install it: "
+            "pip install 'lenswidget[ray]'."
+        ) from None
+    return ray
+
+
+def _join(ray: Any, address: str | None) -> None:
+    """Connect this process to a cluster, unless it is; Ray's own lines stay in its log files."""
+    if ray.is_initialized():
+        return
+    if address is None:
+        raise LensError(
+            'Asked for a model in a cluster, and this process has joined none. Pass its address, as '
+            '"ray://host:10001", or "local".'
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = next(iter(str(error).splitlines()), "")
+            raise LensError(
+                f"No Ray cluster answers at {address!r} ({reason:.120}). Start one there: ray start --head."
+            ) from error
+
+
+def _name(model: str | Callable[..., Any], options: Mapping[str, Any]) -> str:
+    """The same for the same model and options."""
+    of = model if isinstance(model, str) else f"{model.__module__}.{getattr(model, '__qualname__', '')}"
+    told = repr(sorted((key, repr(value)) for key, value in options.items()))
+    return f"{of} {hashlib.sha256(told.encode()).hexdigest()[:12]}"
