@@ -263,6 +263,11 @@ class Session:
                 return self.encode(prompt, **options)
             raise
 
+    def engine_state(self) -> str:
+        """Whether the model answers: "live"; of one in another process, also "connecting" or "lost"."""
+        state = getattr(self._engine, "state", None)
+        return "live" if state is None else state()
+
     @property
     def is_current(self) -> bool:
         """Whether the run that is shown is of the model as it is now."""
