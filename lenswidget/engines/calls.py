@@ -2,6 +2,7 @@
 
 import time
 import uuid
+import warnings
 import weakref
 from collections.abc import Callable, Generator
 from typing import Any, Literal, TypeAlias
@@ -18,9 +19,9 @@ from lenswidget.versions import __version__
 EngineState: TypeAlias = Literal["live", "connecting", "lost"]
 # A message that names what the actor lacks is sent again with it; each time it may lack something else.
 MOST_TRIES = 20
-# Beside the requests, one thread of the actor looks after clients and one answers these.
-WATCH = "watch"
 LOOK_S = 0.2
+# A message of more is put into the object store, which takes it in pieces.
+LARGE_BYTES = 1 << 20
 
 
 class RayCalls:
@@ -35,7 +36,7 @@ class RayCalls:
         lenses: those that come with the model, by name.
     """
 
-    def __init__(self, find: Callable[[], Any], lease: str, wait_s: float) -> None:
+    def __init__(self, find: Callable[[], Any], lease: str, wait_s: float | int) -> None:
         self._find, self._lease, self._wait_s = find, lease, wait_s
         self._client = uuid.uuid4().hex
         self._names = Names()
@@ -51,14 +52,23 @@ class RayCalls:
     def _greet(self) -> None:
         import ray
 
-        found = self._actor.hello.remote(self._client, self._lease)
-        ready, _ = ray.wait([found], timeout=self._wait_s)
+        try:
+            found = self._actor.hello.remote(self._client, self._lease)
+            ready, _ = ray.wait([found], timeout=self._wait_s)
+            told = self._got(found) if ready else {}
+        except (TypeError, RuntimeError) as error:  # of an actor whose class could not be loaded
+            if isinstance(error, LensError):
+                raise
+            ray.kill(self._actor)
+            raise LensError(
+                f"The node that is to have the model has no lenswidget {__version__} that loads "
+                f"({next(iter(str(error).splitlines()), '')!s:.120}). Install it on every node."
+            ) from error
         if not ready:
             raise EngineLostError(
                 f"The model was not loaded within {self._wait_s:.0f} s: no node may have what it needs, or "
                 "loading takes longer. See `ray status`, or pass wait_s=."
             )
-        told = self._got(found)
         if "error" in told:
             ray.kill(self._actor)
             raise told["error"]
@@ -107,7 +117,7 @@ class RayCalls:
         if not ray.is_initialized():
             return "lost"
         try:
-            self._ping = self._ping or self._actor.ping.options(concurrency_group=WATCH).remote()
+            self._ping = self._ping or self._actor.ping.remote()
             if not ray.wait([self._ping], timeout=0)[0]:
                 return "connecting"
             found, self._ping = self._ping, None
@@ -126,7 +136,7 @@ class RayCalls:
         """Have the actor let go what nothing here refers to any more; does not wait."""
         released = self._names.take_released()
         if released and not self._is_lost and not self._is_closed:
-            self._actor.call.remote(self._client, self._lease, released, dumps((_nothing, (), {}), _no_name))
+            self._send(released, dumps((_nothing, (), {}), _no_name))
 
     def close(self) -> None:
         """Leave: the actor lets go all that this client had."""
@@ -145,7 +155,7 @@ class RayCalls:
         for _ in range(MOST_TRIES):
             message = dumps((function, args, kwargs), self._name_of)
             released = self._names.take_released()
-            reply = self._got(self._actor.call.remote(self._client, self._lease, released, message))
+            reply = self._got(self._send(released, message))
             match reply:
                 case ("missing", "run", run_id):
                     self._run_again(run_id)
@@ -154,6 +164,15 @@ class RayCalls:
                 case _:
                     return self._reply(reply)
         raise EngineLostError("The actor forgets what it is given. It may be short of memory: ask for less.")
+
+    def _send(self, released: list[str], message: bytes) -> Any:
+        import ray
+
+        with warnings.catch_warnings():
+            # Ray Client warns of tasks once all their messages together exceed 10 MB, small as each may be
+            warnings.simplefilter("ignore", UserWarning)
+            sent: Any = message if len(message) < LARGE_BYTES else ray.put(message)
+            return self._actor.call.remote(self._client, self._lease, released, sent)
 
     def _run_again(self, run_id: str) -> None:
         handle = self._handles.get(run_id)

@@ -5,8 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lenswidget.engines.calls import WATCH, RayCalls
-from lenswidget.engines.host import Host
+from lenswidget.engines.calls import RayCalls
 from lenswidget.engines.remote_model import RemoteModel
 from lenswidget.errors import LensError, ModelError
 from lenswidget.language_model import LanguageModel
@@ -21,11 +20,11 @@ def connect(
     model: str | Callable[..., Any],
     *,
     name: str | None = None,
-    num_cpus: float = 1,
-    num_gpus: float = 0,
-    resources: Mapping[str, float] | None = None,
-    keep_s: float = 300,
-    wait_s: float = 1800,
+    num_cpus: float | int = 1,
+    num_gpus: float | int = 0,
+    resources: Mapping[str, float | int] | None = None,
+    keep_s: float | int = 300,
+    wait_s: float | int = 1800,
     **options: Any,
 ) -> RemoteModel:
     """A model in a Ray actor, loaded on whichever node has what it needs; waits until it is.
@@ -48,7 +47,7 @@ def connect(
         ModelError: the model cannot be loaded there.
         EngineLostError: it was not loaded in time.
     """
-    ray = _ray()
+    ray = imported_ray()
     if not (isinstance(model, str) or callable(model)):
         raise ModelError(
             f"Asked to load a {type(model).__name__} in another process. Give the name of a model, a folder, "
@@ -61,8 +60,10 @@ def connect(
     name = name or _name(model, {**options, **resource_needs, "num_gpus": num_gpus})
 
     def find() -> Any:
+        from lenswidget.engines.ray_host import GROUPS, RayHost
+
         return (
-            ray.remote(concurrency_groups={WATCH: 2})(RayHost)
+            ray.remote(concurrency_groups=GROUPS)(RayHost)
             .options(
                 name=name,
                 namespace=NAMESPACE,
@@ -80,29 +81,12 @@ def connect(
     return RemoteModel(RayCalls(find, lease, wait_s))
 
 
-class RayHost(Host):
-    """A `Host` in an actor: Ray tells it whose jobs have ended, and ends it."""
+def imported_ray() -> Any:
+    """Ray, which is not imported before it is asked for.
 
-    def __init__(self, load: Callable[..., Any], options: dict[str, Any], keep_s: float) -> None:
-        super().__init__(load, options, keep_s)
-        ray: Any = _ray()
-        me = ray.get_runtime_context().current_actor
-        me.tend_by_ray.options(concurrency_group=WATCH).remote()
-
-    def tend_by_ray(self) -> None:
-        """`tend` until there is no client any more; then the actor ends."""
-        ray: Any = _ray()
-        me = ray.get_runtime_context().current_actor
-
-        def is_there(lease: str) -> bool:
-            found = ray.util.placement_group_table().get(lease)
-            return found is not None and found["state"] != "REMOVED"
-
-        self.tend(is_there, me.leave.remote)
-        ray.kill(me)
-
-
-def _ray() -> Any:
+    Raises:
+        LensError: it is not installed.
+    """
     try:
         import ray
         import ray.util
@@ -130,7 +114,8 @@ def _join(ray: Any, address: str | None) -> None:
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = next(iter(str(error).splitlines()), "")
             raise LensError(
-                f"No Ray cluster answers at {address!r} ({reason:.120}). Start one there: ray start --head."
+                f"No Ray cluster answers at {address!r} ({reason:.120}). Start one there: ray start --head. One "
+                "that wants a token is silent to who has none: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN before."
             ) from error
 
 

@@ -79,7 +79,7 @@ class Host:
         keep_s: seconds that the model is kept after the last client left.
     """
 
-    def __init__(self, load: Callable[..., Any], options: dict[str, Any], keep_s: float) -> None:
+    def __init__(self, load: Callable[..., Any], options: dict[str, Any], keep_s: float | int) -> None:
         self._guests: dict[str, Guest] = {}
         self._keep_s, self._alone_since = keep_s, time.monotonic()
         self._failed: Exception | None = None

@@ -3,12 +3,13 @@
 import functools
 import inspect
 from collections.abc import Callable, Generator
-from typing import Any, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
+@runtime_checkable
 class Elsewhere(Protocol):
     """A process that has a model and its runs."""
 
