@@ -14,7 +14,7 @@ from lenswidget.engines.remote_run import Handle, RemoteLens, RemoteRun, handle_
 from lenswidget.errors import EngineLostError, LensError
 from lenswidget.lenses.lens import CallableLens
 from lenswidget.readout.run import Run
-from lenswidget.versions import __version__
+from lenswidget.versions import __version__, import_ray
 
 EngineState: TypeAlias = Literal["live", "connecting", "lost"]
 # A message that names what the actor lacks is sent again with it; each time it may lack something else.
@@ -50,7 +50,7 @@ class RayCalls:
         self._greet()
 
     def _greet(self) -> None:
-        import ray
+        ray = import_ray()
 
         try:
             found = self._actor.hello.remote(self._client, self._lease)
@@ -106,18 +106,18 @@ class RayCalls:
                 self._actor.stop.remote(self._client, key)
 
     def state(self) -> EngineState:
-        """Whether the actor answers: "live"; "connecting" while Ray starts it again; "lost" without a cluster.
+        """Whether the actor answers: "live"; "connecting" while Ray starts it again; "lost" with its cluster.
 
         Does not wait.
         """
-        import ray
+        ray = import_ray()
 
         if not self._is_lost:
             return "live"
         if not ray.is_initialized():
             return "lost"
         try:
-            self._ping = self._ping or self._actor.ping.remote()
+            self._ping = self._ping or self._actor.is_there.remote()
             if not ray.wait([self._ping], timeout=0)[0]:
                 return "connecting"
             found, self._ping = self._ping, None
@@ -166,7 +166,7 @@ class RayCalls:
         raise EngineLostError("The actor forgets what it is given. It may be short of memory: ask for less.")
 
     def _send(self, released: list[str], message: bytes) -> Any:
-        import ray
+        ray = import_ray()
 
         with warnings.catch_warnings():
             # Ray Client warns of tasks once all their messages together exceed 10 MB, small as each may be
@@ -196,7 +196,7 @@ class RayCalls:
 
     def _got(self, reference: Any) -> Any:
         """What Ray gives; a lost actor is one sentence."""
-        import ray
+        ray = import_ray()
 
         try:
             return ray.get(reference)
@@ -246,7 +246,7 @@ class RayCalls:
             return "run", value.handle.run_id
         if isinstance(value, Run):
             raise LensError(
-                f"Asked {self.info.name} to read a run that is not its own. Run it there: model.run(run.spec)."
+                f"Asked {self.info.name} to read a run that is not its own. Run it there: model.run(spec)."
             )
         if isinstance(value, CallableLens):
             raise LensError(

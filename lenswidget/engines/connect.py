@@ -5,10 +5,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lenswidget.checks import is_integer
 from lenswidget.engines.calls import RayCalls
 from lenswidget.engines.remote_model import RemoteModel
+from lenswidget.engines.remote_workers import RemoteWorkers
+from lenswidget.engines.survey_worker import SurveyWorker
 from lenswidget.errors import LensError, ModelError
 from lenswidget.language_model import LanguageModel
+from lenswidget.versions import import_ray
 
 NAMESPACE = "lenswidget"
 # Of a cluster's resources, what stands for a client; Ray takes it back when the client's job ends.
@@ -47,15 +51,9 @@ def connect(
         ModelError: the model cannot be loaded there.
         EngineLostError: it was not loaded in time.
     """
-    ray = imported_ray()
-    if not (isinstance(model, str) or callable(model)):
-        raise ModelError(
-            f"Asked to load a {type(model).__name__} in another process. Give the name of a model, a folder, "
-            "or a function that loads one there."
-        )
+    ray = import_ray()
+    load, given = _loading(model, options)
     _join(ray, address)
-    load: Any = LanguageModel if isinstance(model, str) else model
-    given = {"name_or_hf_model": model, **options} if isinstance(model, str) else options
     resource_needs = dict(resources or {})
     name = name or _name(model, {**options, **resource_needs, "num_gpus": num_gpus})
 
@@ -81,21 +79,49 @@ def connect(
     return RemoteModel(RayCalls(find, lease, wait_s))
 
 
-def imported_ray() -> Any:
-    """Ray, which is not imported before it is asked for.
+def connect_workers(
+    address: str | None,
+    model: str | Callable[..., Any],
+    n: int,
+    *,
+    num_cpus: float | int = 1,
+    num_gpus: float | int = 0,
+    resources: Mapping[str, float | int] | None = None,
+    wait_s: float | int = 1800,
+    **options: Any,
+) -> RemoteWorkers:
+    """Up to `n` copies of a model in Ray actors, to share a survey: `lw.survey(workers, rows, ...)`.
 
+    Waits for the first. As many as the cluster has room for work at a time; others join once it has. They end
+    with this process, or by `workers.close()`.
+
+    Args:
+        address, model, num_cpus, num_gpus, resources, wait_s, options: as for `connect`, of each worker.
     Raises:
-        LensError: it is not installed.
+        LensError: as `connect`.
     """
-    try:
-        import ray
-        import ray.util
-    except ImportError:
-        raise LensError(
-            "Asked for a model in a Ray cluster, and Ray is not installed here. Install it: "
-            "pip install 'lenswidget[ray]'."
-        ) from None
-    return ray
+    ray = import_ray()
+    load, given = _loading(model, options)
+    if not is_integer(n) or n < 1:
+        raise LensError(f"Asked for {n!r:.40} workers. Pass an integer, 1 or more.")
+    _join(ray, address)
+    # a lost worker is started again, and what it was asked is asked again, once
+    lasting: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 1}
+    needs: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": dict(resources or {})}
+    worker = ray.remote(SurveyWorker).options(**lasting, **needs)
+    return RemoteWorkers([worker.remote(load, given) for _ in range(n)], wait_s)
+
+
+def _loading(model: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What loads a model there, and its arguments."""
+    if isinstance(model, str):
+        return LanguageModel, {"name_or_hf_model": model, **options}
+    if callable(model):
+        return model, options
+    raise ModelError(
+        f"Asked to load a {type(model).__name__} in another process. Give the name of a model, a folder, or "
+        "a function that loads one there."
+    )
 
 
 def _join(ray: Any, address: str | None) -> None:
@@ -104,7 +130,7 @@ def _join(ray: Any, address: str | None) -> None:
         return
     if address is None:
         raise LensError(
-            'Asked for a model in a cluster, and this process has joined none. Pass its address, as '
+            "Asked for a model in a cluster, and this process has joined none. Pass its address, as "
             '"ray://host:10001", or "local".'
         )
     with warnings.catch_warnings():
@@ -114,8 +140,8 @@ def _join(ray: Any, address: str | None) -> None:
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = next(iter(str(error).splitlines()), "")
             raise LensError(
-                f"No Ray cluster answers at {address!r} ({reason:.120}). Start one there: ray start --head. One "
-                "that wants a token is silent to who has none: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN before."
+                f"No Ray cluster answers at {address!r} ({reason:.120}). Start one there: ray start --head. "
+                "One that wants a token is silent to others: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
             ) from error
 
 

@@ -44,7 +44,8 @@ def content_of(value: Any) -> tuple[Any, ...]:
 
 def rebuilt(content: tuple[Any, ...]) -> Any:
     """The value of a `content_of`."""
-    function, args, state = (*content, None)[:3]
+    function, args = content[:2]
+    state: Any = content[2] if len(content) > 2 else None
     value = function(*args)
     if hasattr(value, "__setstate__"):
         value.__setstate__(state)
@@ -86,9 +87,9 @@ def _check_shared(value: Any) -> None:
     is_shared = module.partition(".")[0].lstrip("_") in _SHARED | _SHARED_MORE
     if not is_shared or "<" in name:
         raise LensError(
-            f"Asked to send {name} of {module} to the model's process, which does not have it. Recipes, edits "
-            "and fitted lenses cross; a function or a class of your own is given to the model where it is "
-            "loaded: lw.connect(address, function_that_loads)."
+            f"Asked to send {name} of {module} to the model's process, which does not have it. Recipes, "
+            "edits and fitted lenses cross; a function or class of your own is given to the model where it "
+            "is loaded: lw.connect(address, function_that_loads)."
         )
 
 
@@ -106,4 +107,3 @@ def _tensor(data: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """On the CPU."""
     own = np.array(data, copy=True)  # which may be written to
     return torch.from_numpy(own).view(dtype).reshape(shape)
-

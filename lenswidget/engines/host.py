@@ -1,4 +1,4 @@
-"""The process that has a model: answers several clients one after the other, and keeps what each was given."""
+"""The process that has a model: answers its clients one after the other, keeps what each has."""
 
 import contextlib
 import time
@@ -159,8 +159,9 @@ class Host:
             "works": sum(len(guest.works) for guest in guests),
         }
 
-    def ping(self) -> bool:
-        """Whether the model is there; answered beside the work."""
+    @property
+    def is_loaded(self) -> bool:
+        """Whether there is a model."""
         return self._failed is None
 
     # --- the life of clients

@@ -25,14 +25,14 @@ class RayHost(Host):
     def tend_by_ray(self) -> None:
         """`tend` until there is no client any more; then the actor ends."""
 
-        def is_there(lease: str) -> bool:
+        def has_job(lease: str) -> bool:
             found = ray.util.placement_group_table().get(lease)
             return found is not None and found["state"] != "REMOVED"
 
-        self.tend(is_there, self._me.leave.remote)
+        self.tend(has_job, self._me.leave.remote)
         ray.kill(self._me)
 
     @ray.method(concurrency_group=WATCH)
-    def ping(self) -> bool:
-        """As `Host.ping`, beside the requests."""
-        return super().ping()
+    def is_there(self) -> bool:
+        """Whether the model is; answered beside the requests."""
+        return self.is_loaded

@@ -102,7 +102,8 @@ class RemoteMap:
 
     def slices(self) -> Generator[tuple[int, int], None, CausalMap]:
         """Measure it; yields `(cells done, cells in all)`."""
-        for step, self.value in self._slices:
+        for step, value in self._slices:
+            self.value = value
             yield step
         return self.value
 

@@ -60,7 +60,7 @@ class RemoteModel:
             TraceError: always.
         """
         raise TraceError(
-            f"Asked to trace {self.engine.info().name}, which is in another process: the body of a trace runs "
+            f"Asked to trace {self.engine.info().name}, which is in another process: a trace's body runs "
             "where the model is. Declare edits=[lw.Edit(...)], or load the model here: lw.LanguageModel(...)."
         )
 

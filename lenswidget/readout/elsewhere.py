@@ -17,9 +17,7 @@ class Elsewhere(Protocol):
         """What a function of this package returns there; runs and the model are sent by name."""
         ...
 
-    def slices(
-        self, function: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Generator[Any, None, Any]:
+    def slices(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Generator[Any, None, Any]:
         """What a generator function of this package yields and returns there."""
         ...
 

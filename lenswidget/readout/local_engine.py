@@ -4,7 +4,7 @@ import functools
 import uuid
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -189,9 +189,8 @@ class LocalEngine:
 
 def engine_of(model: ReadableModel | HasEngine) -> Engine:
     """A model's own engine, or that of a model in this process."""
-    if isinstance(model, ReadableModel) or not isinstance(model, HasEngine):
-        return LocalEngine(model)
-    return model.engine
+    own: Any = None if isinstance(model, ReadableModel) else getattr(model, "engine", None)
+    return own if isinstance(own, Engine) else LocalEngine(cast(Any, model))
 
 
 def _fidelity(tail: Tail, last: Tensor, own: Tensor, decoded: Tensor | None) -> Fidelity:

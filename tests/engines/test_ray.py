@@ -13,7 +13,15 @@ import lenswidget as lw
 from lenswidget.errors import EngineLostError, TraceError
 
 PROMPT = "The Eiffel Tower is in the city of"
-NUMBERS = ("ids", "log_probs", "entropy_nats", "kl_from_final", "agrees", "tracked_log_probs", "tracked_ranks")
+NUMBERS = (
+    "ids",
+    "log_probs",
+    "entropy_nats",
+    "kl_from_final",
+    "agrees",
+    "tracked_log_probs",
+    "tracked_ranks",
+)
 # A client that reads some prompts over and over, and says what it has read.
 OTHER = """import gc, json, sys, torch
 import ray_cluster, lenswidget as lw
@@ -107,7 +115,11 @@ def test_the_widget_works_as_with_a_model_here(far, near):
         w.edits = [lw.Edit("zero", layers=3, positions=4)]
         said = [w.run["edited"]["proof"]["text"], w.run["edited"]["effect"], w.generate(3), w.decoded["ids"]]
         w.prompt = "The Louvre Tower is in the town of"
-        said += [w.run["fidelity"], w.readout(k=2).log_probs.tolist(), w.readout(show="lift").shown_ids.tolist()]
+        said += [
+            w.run["fidelity"],
+            w.readout(k=2).log_probs.tolist(),
+            w.readout(show="lift").shown_ids.tolist(),
+        ]
         answer = w.causal_map(PROMPT, answer=" Paris", foil=" Rome")
         said.append(np.asarray(answer.estimate).tolist())
         grids.append(said)
@@ -209,3 +221,48 @@ def test_an_actor_that_nobody_uses_ends(far, address):
 def test_a_model_that_cannot_be_loaded_is_refused_in_its_own_words(far):
     with pytest.raises(lw.LensError, match="could not load '/no-such-model'"):
         lw.connect(None, "/no-such-model", resources=ray_cluster.HAS_MODEL)
+
+
+def test_a_survey_by_workers_is_the_local_one_row_by_row_though_one_is_lost(far, near, tmp_path, monkeypatch):
+    import ray
+
+    monkeypatch.setattr("lenswidget.engines.remote_workers.ROWS", 4)
+    rows = [
+        {
+            "prompt": f"{PROMPT} {n},",
+            "target": " Paris",
+            "foil": " Rome",
+            "group": "even" if n % 2 == 0 else "odd",
+        }
+        for n in range(14)
+    ]
+    rows[5]["prompt"] = ""  # which the model refuses
+    columns = {"foil": "foil", "group": "group", "progress": False}
+    edits = lw.Edit("zero", layers=3, positions=2)
+    expected = lw.survey(near, rows, **columns, edits=edits)
+    workers = lw.connect_workers(None, ray_cluster.demo, 1, resources=ray_cluster.HAS_MODEL)
+    (actor,) = workers._actors
+    killed = []
+
+    def kill(done, _total):
+        if done == 4 and not killed:
+            killed.append(ray.kill(actor, no_restart=False))
+
+    found = lw.survey(workers, rows, **{**columns, "progress": kill}, edits=edits, out=tmp_path / "out.jsonl")
+    assert killed
+    assert_same(found, expected)
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + 2 * len(rows)  # nothing lost, nothing doubled
+    half = "\n".join(lines[:12]) + "\n" + lines[12][:40]  # as one that was killed leaves it
+    (tmp_path / "half.jsonl").write_text(half, encoding="utf-8")
+    assert_same(lw.survey(workers, rows, **columns, edits=edits, out=tmp_path / "half.jsonl"), expected)
+    workers.close()
+
+
+def assert_same(found, expected):
+    assert len(found.measured) == len(expected.measured)
+    for one, other in zip(found.measured, expected.measured, strict=True):
+        for name in ("row", "group", "prompt", "model", "condition", "error"):
+            assert getattr(one, name) == getattr(other, name)
+        for name in ("layers", "log_probs", "ranks", "foil_log_probs"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))

@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on this machine, reached through Ray Client on loopback, and a client in a process."""
+"""A Ray cluster of two nodes on this machine, reached through Ray Client, and a client in a process."""
 
 import contextlib
 import os
@@ -46,7 +46,13 @@ def cluster(*, n_cpus=2):
     """The address of a cluster of a head and another node; all its processes are gone afterwards."""
     port, client_port = free_port(), free_port()
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: sockets have long names below it
-    common = ["--object-store-memory", str(80 << 20), "--disable-usage-stats", "--node-ip-address", "127.0.0.1"]
+    common = [
+        "--object-store-memory",
+        str(80 << 20),
+        "--disable-usage-stats",
+        "--node-ip-address",
+        "127.0.0.1",
+    ]
     head = [f"--port={port}", f"--ray-client-server-port={client_port}", "--include-dashboard=false"]
     head += ["--head", "--num-cpus=1", f"--temp-dir={folder}"]
     other = [f"--address=127.0.0.1:{port}", f"--num-cpus={n_cpus}", '--resources={"has_model": 8}']
@@ -94,7 +100,12 @@ def listens(port, patience_s=60):
 def client(code):
     """A process of its own that runs some code; `said` waits for its lines."""
     # a client that is lost may come back for so many seconds
-    env = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", "RAY_CLIENT_RECONNECT_GRACE_PERIOD": "1"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": PATHS,
+        "OMP_NUM_THREADS": "1",
+        "RAY_CLIENT_RECONNECT_GRACE_PERIOD": "1",
+    }
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=env
     )
