@@ -15,8 +15,9 @@ from lenswidget.language_model import LanguageModel
 from lenswidget.versions import import_ray
 
 NAMESPACE = "lenswidget"
-# Of a cluster's resources, what stands for a client; Ray takes it back when the client's job ends.
-LEASE = {"CPU": 0.001}
+# Of a cluster's resources, what stands for a client; Ray takes it back when the client's job ends. No part of
+# a CPU: the rest of that might be too little for an actor.
+LEASE = {"node:__internal_head__": 0.0001}
 
 
 def connect(

@@ -220,7 +220,7 @@ def test_an_actor_that_nobody_uses_ends(far, address):
 
 def test_a_model_that_cannot_be_loaded_is_refused_in_its_own_words(far):
     with pytest.raises(lw.LensError, match="could not load '/no-such-model'"):
-        lw.connect(None, "/no-such-model", resources=ray_cluster.HAS_MODEL)
+        lw.connect(None, "/no-such-model", resources=ray_cluster.HAS_MODEL, wait_s=120)
 
 
 def test_a_survey_by_workers_is_the_local_one_row_by_row_though_one_is_lost(far, near, tmp_path, monkeypatch):
@@ -240,7 +240,7 @@ def test_a_survey_by_workers_is_the_local_one_row_by_row_though_one_is_lost(far,
     columns = {"foil": "foil", "group": "group", "progress": False}
     edits = lw.Edit("zero", layers=3, positions=2)
     expected = lw.survey(near, rows, **columns, edits=edits)
-    workers = lw.connect_workers(None, ray_cluster.demo, 1, resources=ray_cluster.HAS_MODEL)
+    workers = lw.connect_workers(None, ray_cluster.demo, 1, resources=ray_cluster.HAS_MODEL, wait_s=120)
     (actor,) = workers._actors
     killed = []
 

@@ -42,7 +42,7 @@ def small(n_layer=4):
 
 
 @contextlib.contextmanager
-def cluster(*, n_cpus=2):
+def cluster(*, n_cpus=3):
     """The address of a cluster of a head and another node; all its processes are gone afterwards."""
     port, client_port = free_port(), free_port()
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: sockets have long names below it
@@ -78,7 +78,7 @@ def connected(address, load=demo, **options):
 
     for is_last in (False, False, True):
         with contextlib.suppress(*() if is_last else (lw.LensError,)):
-            return lw.connect(address, load, resources=HAS_MODEL, **{"keep_s": 60, **options})
+            return lw.connect(address, load, resources=HAS_MODEL, **{"keep_s": 60, "wait_s": 120, **options})
     return None
 
 
