@@ -1,4 +1,4 @@
-"""A model in a Ray actor on this machine beside one in this process: clicks, the sides taking turns; and surveys.
+"""A model in a Ray actor on this machine beside one in this process: clicks, in turns; and surveys.
 
     python benchmarks/remote.py
     python benchmarks/remote.py --survey     # one worker and two, on two cores

@@ -2,8 +2,8 @@
 
     python scripts/torture_ray.py --times 20 --only coordinator client worker
 
-Prints a table (kind, kills, failures) for `docs/scale.md`, a line as soon as it is known. A cluster of two nodes
-on this machine is started for it, and reached through Ray Client.
+Prints a table (kind, kills, failures) for `docs/scale.md`, a line as soon as it is known. A cluster of
+two nodes on this machine is started for it, and reached through Ray Client.
 """
 
 import argparse
