@@ -15,8 +15,9 @@ ROOT = Path(__file__).parent.parent.parent
 # Where a Python process finds this package and these helpers.
 PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
 START = [sys.executable, "-W", "ignore", "-m", "ray.scripts.scripts", "start", "--block"]
-# Who has no token is not let in. Ray reads these when it is first imported, and by itself takes a token that
-# it finds in the home folder for the cluster, and none for a client.
+# Who has no token is not let in: a node that is told 127.0.0.1 listens on the machine's own address all the
+# same. Ray reads these when it is first imported; by itself it takes a token that it finds in the home folder
+# for a cluster, and none for a client.
 AUTH = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
 # The second node has what the model needs, so that it is not on the head.
 HAS_MODEL = {"has_model": 1}
