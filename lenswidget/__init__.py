@@ -1,6 +1,7 @@
 """See what a language model would say at every layer and token."""
 
 from lenswidget.demo import demo_model
+from lenswidget.engines.connect import connect, connect_workers
 from lenswidget.errors import LensError
 from lenswidget.host_check import check_host
 from lenswidget.interventions.causal_map import causal_map
@@ -55,6 +56,8 @@ __all__ = [
     "causal_map",
     "check_host",
     "compare",
+    "connect",
+    "connect_workers",
     "decode",
     "demo_model",
     "fit_background",

@@ -68,5 +68,9 @@ class NotReachedError(TraceError):
     """A read of a module that did not run in this forward."""
 
 
+class EngineLostError(LensError, RuntimeError):
+    """A model in another process that does not answer any more."""
+
+
 class Cancelled(LensError):
     """A readout that was stopped before its end."""

@@ -1,6 +1,7 @@
 """The versions of this package and of those that it works with."""
 
 import sys
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -28,3 +29,20 @@ def import_pandas() -> Any:
     except ImportError:
         raise LensError("to_dataframe() needs pandas, which is not installed: pip install pandas.") from None
     return pandas
+
+
+def import_ray() -> Any:
+    """Ray, which is optional, and is not imported before it is asked for.
+
+    Raises:
+        LensError: it is not installed.
+    """
+    try:
+        ray: Any = import_module("ray")
+        import_module("ray.util")
+    except ImportError:
+        raise LensError(
+            "Asked for a model in a Ray cluster, and Ray is not installed here. Install it: "
+            "pip install 'lenswidget[ray]'."
+        ) from None
+    return ray

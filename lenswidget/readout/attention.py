@@ -15,6 +15,7 @@ from lenswidget.models.hf_model import text_config
 from lenswidget.models.token_bytes import token_text
 from lenswidget.readout.attribute import attended_to
 from lenswidget.readout.cells import Cells
+from lenswidget.readout.elsewhere import at_the_run
 from lenswidget.readout.parts_forward import read_parts
 from lenswidget.readout.run import Run
 from lenswidget.versions import import_pandas
@@ -89,6 +90,7 @@ class Attention:
         return "\n".join(lines)
 
 
+@at_the_run
 def attention(run: Run, layer: int, position: int) -> Attention:
     """The attention weights of one cell, `[heads, seq]`: one row, never `[heads, seq, seq]`.
 

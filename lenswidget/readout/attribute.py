@@ -18,6 +18,7 @@ from lenswidget.readout.attribution import Attribution
 from lenswidget.readout.card import decode
 from lenswidget.readout.cell_direction import CellDirection
 from lenswidget.readout.cells import Cells
+from lenswidget.readout.elsewhere import at_the_run
 from lenswidget.readout.parts_forward import LayerParts, read_parts
 from lenswidget.readout.run import EMBED_SITE, Run
 from lenswidget.tolerances import ATTENTION_ROW, STREAM_SUM, largest, within
@@ -29,6 +30,7 @@ _UNITS = {"head": ("heads", "attn"), "source": ("heads", "attn"), "neuron": ("ne
 N_NEURONS = 32
 
 
+@at_the_run
 def attribute(
     run: Run,
     layer: int,
@@ -47,7 +49,7 @@ def attribute(
     block adds. Through a lens, part `i` at layer `l` counts `J_l c_i`.
 
     Args:
-        run: a `Run` of a model in this process.
+        run: a `Run`.
         layer: -1 (embedding) to `n_layers - 1`, of the residual stream.
         position: 0 to `seq - 1`.
         token, foil: ids, or texts that are one token; the cell's own best token unless given, and no foil.
@@ -61,7 +63,7 @@ def attribute(
         CellError: a cell, token or layer that is not there.
         AnatomyError: the way from the stream to the logits cannot be taken apart.
         UnknownLensError: a lens that is not affine.
-        ModelError: the model has changed since the run, or is not in this process.
+        ModelError: the model has changed since the run.
         LensError: `by` is something else.
     Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; nostalgebraist 2020.
     """

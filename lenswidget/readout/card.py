@@ -15,6 +15,7 @@ from lenswidget.checks import check_temperature
 from lenswidget.lenses.lens import LensLike
 from lenswidget.readout import reading
 from lenswidget.readout.cells import Cells
+from lenswidget.readout.elsewhere import at_the_run
 from lenswidget.readout.query import CheckedQuery, Query, rows
 from lenswidget.readout.run import EMBED_SITE, Run
 from lenswidget.readout.top_k import top_k
@@ -89,6 +90,7 @@ def decode(
     return decode_query(Query(run, Cells([layer], [position]), lens, site, k, track), temperature)
 
 
+@at_the_run
 def decode_query(query: Query, temperature: float = 1.0) -> Card:
     """`decode`, for a query of one cell."""
     temperature = check_temperature(temperature)

@@ -4,7 +4,7 @@ import functools
 import uuid
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,12 +25,21 @@ from lenswidget.readout import reading
 from lenswidget.readout.capture import Capture
 from lenswidget.readout.card import Card, decode_query
 from lenswidget.readout.continuing import continued, held_as_it_is
+from lenswidget.readout.engine import Engine
 from lenswidget.readout.query import Query
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import EMBED_SITE, ModelInfo, Run, RunSpec
 from lenswidget.readout.streams import as_streams
 from lenswidget.readout.taking_over import Grown, grow
 from lenswidget.readout.unembed import Unembed, full_float32
+
+
+@runtime_checkable
+class HasEngine(Protocol):
+    """A model that brings its own engine: one in another process."""
+
+    @property
+    def engine(self) -> Engine: ...
 
 
 class LocalEngine:
@@ -177,6 +186,12 @@ class LocalEngine:
     def let_go(self) -> None:
         """Keep the model no longer. IPython's `Out` keeps every widget that a cell ever showed."""
         self._kept = None
+
+
+def engine_of(model: ReadableModel | HasEngine) -> Engine:
+    """A model's own engine, or that of a model in this process."""
+    own: Any = None if isinstance(model, ReadableModel) else getattr(model, "engine", None)
+    return own if isinstance(own, Engine) else LocalEngine(cast(Any, model))
 
 
 def _fidelity(tail: Tail, last: Tensor, own: Tensor, decoded: Tensor | None) -> Fidelity:

@@ -6,6 +6,7 @@ import numpy as np
 
 from lenswidget.interventions.places import reached_cells
 from lenswidget.readout.cells import Cells
+from lenswidget.readout.elsewhere import at_the_run
 from lenswidget.readout.engine import Engine
 from lenswidget.readout.query import Query
 from lenswidget.readout.readout import Readout
@@ -62,6 +63,7 @@ class Effect:
     control: float | None
 
 
+@at_the_run
 def prove(run: Run, base: Run) -> Proof:
     """The cells that the edits of `run` cannot reach, against those of `base`, a run of the same prompt."""
     edits = run.spec.active_edits

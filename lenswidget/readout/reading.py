@@ -16,6 +16,7 @@ from lenswidget.errors import Cancelled, FidelityWarning, LensError
 from lenswidget.lenses.lens import LensLike
 from lenswidget.progress import Progress, drain, reporting
 from lenswidget.readout.background import Background
+from lenswidget.readout.elsewhere import slices_at_the_run
 from lenswidget.readout.metrics import Tile, measure
 from lenswidget.readout.query import CellsLike, CheckedQuery, Query
 from lenswidget.readout.readout import Readout
@@ -118,6 +119,7 @@ def read_query(
     return readout
 
 
+@slices_at_the_run
 def read_slices(
     query: Query, *, tile_bytes: int = TILE_BYTES, slice_s: float = 0.1
 ) -> Generator[tuple[int, int], None, Readout]:

@@ -20,6 +20,7 @@ from lenswidget.errors import CellError, ModelError
 from lenswidget.interventions.recipe import EMBED_SITE, RunSpec
 from lenswidget.models.facts import held
 from lenswidget.readout.cells import Cells
+from lenswidget.readout.elsewhere import Elsewhere
 from lenswidget.readout.kept import Kept
 from lenswidget.readout.reuse import WHOLE, Reuse
 from lenswidget.readout.streams import Streams
@@ -90,6 +91,11 @@ class Run:
     reuse: Reuse = WHOLE
     kept: Kept | None = None
     _model: ReadableModel | None = None
+
+    @property
+    def elsewhere(self) -> Elsewhere | None:
+        """The process that has the states; None for this one."""
+        return None
 
     @functools.cached_property
     def fidelity(self) -> Fidelity:

@@ -1,5 +1,6 @@
 """The rows of a survey, out of whatever holds them: one prompt each, with the answers that are looked for."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,12 @@ class SurveyRow:
     targets: tuple[Form, ...]
     foils: tuple[Form, ...] = ()
     group: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides a row's numbers, to know it again in a file."""
+        told = json.dumps([self.prompt, self.targets, self.foils, self.group], sort_keys=True, default=repr)
+        return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def survey_rows(

@@ -1,10 +1,8 @@
 """Many prompts, one question: how early, how surely and where a model has the answer."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,7 +13,7 @@ from lenswidget.interventions.recipe import Edit, RunSpec, check_edits
 from lenswidget.lenses.lens import Lens, LensLike, as_lens
 from lenswidget.progress import Progress, reporting
 from lenswidget.readout.engine import Engine
-from lenswidget.readout.local_engine import LocalEngine
+from lenswidget.readout.local_engine import engine_of
 from lenswidget.readout.run import EMBED_SITE
 from lenswidget.survey.answers import read_answer
 from lenswidget.survey.result_file import ResultFile
@@ -24,8 +22,15 @@ from lenswidget.survey.table import Measured, Survey, measured_of, to_state
 from lenswidget.versions import __version__
 
 
+@runtime_checkable
+class Surveys(Protocol):
+    """What makes a survey by itself: workers in other processes."""
+
+    def survey(self, rows: Rows, **asked: Any) -> Survey: ...
+
+
 def survey(
-    model: ReadableModel | Mapping[str, ReadableModel],
+    model: "ReadableModel | Surveys | Mapping[str, ReadableModel]",
     rows: Rows,
     *,
     prompt: str = "prompt",
@@ -45,7 +50,8 @@ def survey(
     bytes each). A prompt that the model cannot take is kept with its error, and the others go on.
 
     Args:
-        model: a `LanguageModel`, or several by name, to compare.
+        model: a `LanguageModel`, or several by name, to compare; one of `lw.connect`; or the workers of
+            `lw.connect_workers`, which share the rows.
         rows: mappings with the columns below, or pairs (prompt, target); a DataFrame of pandas or polars; a
             `datasets.Dataset`; or the path of a file of JSON lines.
         prompt: the column with text, token ids or a chat.
@@ -68,6 +74,10 @@ def survey(
         PromptError: a row that lacks a column, or holds something else there.
         EditError: an edit that is not complete.
     """
+    if isinstance(model, Surveys):
+        columns = {"prompt": prompt, "target": target, "foil": foil, "group": group}
+        asked: dict[str, Any] = {"lens": lens, "site": site, "k": k, "edits": edits}
+        return model.survey(rows, **columns, **asked, out=out, progress=progress)
     engines = _engines(model)
     lenses = _lenses(lens, engines)
     given = check_edits(edits)
@@ -98,7 +108,7 @@ def _into_file(file: ResultFile, work: "_Work", listed: Iterator[SurveyRow]) -> 
     found: list[Measured] = []
     with file:
         for row in listed:
-            digest = _digest(row)
+            digest = row.digest
             for name, condition in work.conditions():
                 had = kept.pop((digest, row.index, name, condition), None)
                 if had is not None:
@@ -181,8 +191,8 @@ def _engines(model: Any) -> dict[str, Engine]:
     if isinstance(model, Mapping):
         if not model or not all(isinstance(name, str) for name in model):
             raise LensError("Asked to survey models without names; pass a mapping {name: model}.")
-        return {name: LocalEngine(each) for name, each in model.items()}
-    engine = LocalEngine(model)
+        return {name: engine_of(each) for name, each in model.items()}
+    engine = engine_of(model)
     return {engine.info().name: engine}
 
 
@@ -208,9 +218,3 @@ def _told_lens(lens: Lens) -> str:
     provenance = getattr(lens, "provenance", None)
     texts = getattr(provenance, "texts", "")
     return f"{lens.name} {texts[:16]}".strip()
-
-
-def _digest(row: SurveyRow) -> str:
-    """Of all that decides a row's numbers, to know it again in a file."""
-    told = json.dumps([row.prompt, row.targets, row.foils, row.group], sort_keys=True, default=repr)
-    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:16]

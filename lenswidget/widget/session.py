@@ -269,6 +269,11 @@ class Session:
                 return self.encode(prompt, **options)
             raise
 
+    def engine_state(self) -> str:
+        """Whether the model answers: "live"; of one in another process, also "connecting" or "lost"."""
+        state = getattr(self._engine, "state", None)
+        return "live" if state is None else state()
+
     @property
     def is_current(self) -> bool:
         """Whether the run that is shown is of the model as it is now."""
@@ -439,7 +444,10 @@ class Session:
 
     def background(self, lens: Lens, site: str, *, lift: bool = True) -> Generator[Any, None, Background]:
         """What a lens usually says and what it says of nothing, in slices; fitted once."""
-        return background_slices(self._engine, self.run.tail.hf_model, lens, site, lift=lift)
+        engine: Any = self._engine
+        if self.run.elsewhere is not None:
+            return engine.background(lens, site, lift=lift)
+        return background_slices(engine, self.run.tail.hf_model, lens, site, lift=lift)
 
     def has_background(self, lens: str, site: str) -> bool:
         """Whether what is usual through a lens is known, so that the lift can be read at once."""

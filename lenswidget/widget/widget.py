@@ -10,7 +10,7 @@ import traitlets as t
 
 from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.checks import is_text
-from lenswidget.errors import Cancelled, LensError, PromptError
+from lenswidget.errors import Cancelled, EngineLostError, LensError, PromptError
 from lenswidget.files import file_at, write_beside
 from lenswidget.interventions.recipe import Edit, RunSpec, check_edits
 from lenswidget.interventions.recipe_state import edits_of_state, sampling_of_state
@@ -18,11 +18,12 @@ from lenswidget.lenses.lens import LensLike
 from lenswidget.models.encoded_prompt import prompt_of_state
 from lenswidget.models.prompts import Prompt
 from lenswidget.progress import drain
-from lenswidget.readout.local_engine import LocalEngine
+from lenswidget.readout.local_engine import HasEngine, engine_of
 from lenswidget.readout.query import CellsLike
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run
 from lenswidget.widget import cell_outputs, csv_table, export, html_table
+from lenswidget.widget.engine_watch import IDLE, EngineWatch
 from lenswidget.widget.growing import GrowingWidget
 from lenswidget.widget.host import takes_turns
 from lenswidget.widget.messages import n_columns_at_first
@@ -37,18 +38,17 @@ from lenswidget.widget.view_traits import SHARED, EditsTrait, PromptTrait, as_st
 
 # of the event loop, for a cancel to be read and handled even behind a few other messages
 TURNS_AFTER_A_RUN = 3
-IDLE = {"state": "idle", "text": "", "done": 0, "total": 0}
 # How a prompt is encoded; see `encode_prompt`.
 PROMPT_OPTIONS = frozenset(
     {"add_special_tokens", "decoder", "images", "add_generation_prompt", "enable_thinking"}
 )
 
 
-class LensWidget(GrowingWidget, PatchTraits, PageState):
+class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
     """What every layer would predict at every token, with each cell a click from its live decode.
 
     Args:
-        model: a `LanguageModel`.
+        model: a `LanguageModel`, or one of `lw.connect`.
         prompt: text, ids, an encoding of one prompt, a chat, or the recipe of a run (`run.spec`). None with a
             `state` runs the recipe in it.
         lens: how mid-layer states are carried to the tail: a `Lens`, a callable, or the name of one that the
@@ -78,7 +78,7 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
 
     def __init__(
         self,
-        model: ReadableModel,
+        model: ReadableModel | HasEngine,
         prompt: Prompt | RunSpec | None = None,
         *,
         lens: LensLike | str = None,
@@ -92,7 +92,7 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
         options = {name: begin.pop(name) for name in PROMPT_OPTIONS & begin.keys()}
         recipe = begin.pop("recipe", None)
         self._check_choices(begin)
-        session = Session(LocalEngine(model), lens, lenses, strict=strict)
+        session = Session(engine_of(model), lens, lenses, strict=strict)
         if prompt is None and state is None:
             raise PromptError("No prompt was given. Write model.lens(prompt), or state= with w.state.")
         if prompt is None:
@@ -258,7 +258,7 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
         try:
             runs = self._session.execute(spec)
         finally:
-            self.set_trait("status", IDLE)
+            self.set_trait("status", self._status_at_rest)
         self._latest = runs.run.id
         return runs
 
@@ -426,6 +426,8 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
             self.send({"id": request_id, "value": value.header}, buffers=value.buffers)
         else:
             self.send({"id": request_id, **({"error": error} if error else {"value": value})})
+        if error and error["type"] == EngineLostError.__name__:
+            self._on_engine_lost()
 
     def _progress(self, request_id: Any, done: int, total: int) -> None:
         self.send({"kind": "progress", "id": request_id, "done": done, "total": total})

@@ -316,7 +316,8 @@ export interface Trajectory {
 }
 
 export interface Status {
-  readonly state: "idle" | "working" | "error" | "offline";
+  /** The last two are of a model in another process: it comes back by itself, or not. */
+  readonly state: "idle" | "working" | "error" | "offline" | "connecting" | "lost";
   readonly text: string;
   readonly done: number;
   readonly total: number;

@@ -257,7 +257,8 @@ function activity(state: State): { text: string; kind: string } {
   if (connection === "waiting") return { text: "Waiting for the kernel", kind: "busy" };
   if (traits.status.state === "working")
     return { text: `${traits.status.text || "Working"}${amount}`, kind: "busy" };
-  if (traits.status.state === "error") return { text: traits.status.text, kind: "off" };
+  if (["error", "connecting", "lost"].includes(traits.status.state))
+    return { text: traits.status.text, kind: "off" };
   return { text: "Live", kind: "idle" };
 }
 
