@@ -18,9 +18,11 @@ from lenswidget.readout.engine import Engine
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.run import EMBED_SITE
 from lenswidget.survey.answers import read_answer
+from lenswidget.survey.measured import Measured, measured_of, to_state
+from lenswidget.survey.opener import Opener
 from lenswidget.survey.result_file import ResultFile
 from lenswidget.survey.rows import Rows, SurveyRow, survey_rows
-from lenswidget.survey.table import Measured, Survey, measured_of, to_state
+from lenswidget.survey.table import Survey
 from lenswidget.versions import __version__
 
 
@@ -89,7 +91,9 @@ def survey(
     if not found:
         raise LensError("Asked to survey no rows; pass at least one prompt with its answer.")
     names = {each.name for each in lenses.values()}
-    return Survey(int(k), " and ".join(sorted(names)), site, tuple(found))
+    return Survey(
+        int(k), " and ".join(sorted(names)), site, tuple(found), Opener(engines, lenses, conditions)
+    )
 
 
 def _into_file(file: ResultFile, work: "_Work", listed: Iterator[SurveyRow]) -> list[Measured]:
@@ -154,6 +158,7 @@ class _Work:
             "prompt": row.prompt,
             "model": name,
             "condition": condition,
+            "targets": row.targets,
         }
         try:
             run = engine.run(RunSpec(engine.encode(row.prompt), edits=self._edits[condition]))
