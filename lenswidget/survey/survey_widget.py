@@ -29,7 +29,8 @@ class OpenRequest:
 
     @classmethod
     def parse(cls, message: Mapping[str, Any]) -> "OpenRequest":
-        column, strip, layer = (message.get(name) for name in ("column", "strip", "layer"))
+        given: list[Any] = [message.get(name) for name in ("column", "strip", "layer")]
+        column, strip, layer = given
         if not (is_integer(column) and is_integer(strip) and (layer is None or is_integer(layer))):
             raise CellError(f"The page asked to open {message!r:.120}. Send integers as column and strip.")
         return cls(int(column), int(strip), None if layer is None else int(layer))
