@@ -14,7 +14,7 @@ import { CURVE_NAMES, type Series, surveyChart, surveyTable } from "./surveyChar
 import { type StripCell, SurveyStrip } from "./surveyStrip.ts";
 
 /** The widths that a column can have. */
-const WIDTHS = [1, 2, 3, 4, 6, 8, 12, 16, 24];
+const WIDTHS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
 /** Left of the columns are the layers' names, in line with those of the chart. */
 const GUTTER_PX = 58;
 const CONTRASTS: Record<Contrast, string> = {
@@ -26,9 +26,9 @@ const CONTRASTS: Record<Contrast, string> = {
 export class SurveyView {
   readonly element = div("lw-survey");
   readonly #top = div("lw-survey-top");
-  readonly #strips = div("lw-strips");
+  readonly #strips = div("lw-columns");
   readonly #below = div("lw-survey-below");
-  readonly #tip = div("lw-tooltip lw-strip-tip");
+  readonly #tip = div("lw-tooltip lw-columns-of-tip");
   readonly #model: HostModel;
   readonly #app: App;
   #views: SurveyStrip[] = [];
@@ -293,7 +293,7 @@ export class SurveyView {
   /** The chosen width of a column, or the largest at which all are in view. */
   #widthOf(n: number): number {
     const room = this.#width_px - GUTTER_PX;
-    return this.#column_px ?? WIDTHS.filter((px) => px <= 16 && px * n <= room).at(-1) ?? 2;
+    return this.#column_px ?? WIDTHS.filter((px) => px <= 24 && px * n <= room).at(-1) ?? 2;
   }
 
   #newStrip(index: number): SurveyStrip {
@@ -347,7 +347,7 @@ export class SurveyView {
     tip.hidden = !cell || !event;
     if (cell && event) {
       const [prompt, ...facts] = this.#describe(strip, cell);
-      patch(tip, [h("bdi.lw-strip-prompt", prompt), facts.map((fact) => h("div", { key: fact }, fact))]);
+      patch(tip, [h("bdi.lw-columns-of-prompt", prompt), facts.map((fact) => h("div", { key: fact }, fact))]);
       const box = this.element.getBoundingClientRect();
       const left = clamp(event.clientX - box.left + 14, 0, Math.max(0, box.width - tip.offsetWidth));
       const above = event.clientY - box.top - tip.offsetHeight - 12;
