@@ -74,9 +74,13 @@ class SurveyWidget(LensWidget):
         begin = {"lens": session.first_lens, "site": found.site, **choices}
         self._next: dict[str, int] | None = {"column": column, "strip": strip}
         self._begin(session, runs, begin, is_cell_given="selection" in choices)
+        try:
+            self._add_curves()
+        except BaseException:  # one that is refused is not left open
+            self.close()
+            raise
         with self.hold_sync():
             self.set_trait("survey", self._picture.packed())
-            self._add_curves()
             self._mark(measured)
 
     def open_row(self, row: int, *, model: str | None = None, condition: str = "plain") -> None:
