@@ -56,13 +56,13 @@ function bytesOf(name: ScaleName, theme: Theme): Uint8ClampedArray {
 export class SurveyStrip {
   readonly element = div("lw-columns-of");
   readonly #name = document.createElement("h4");
-  readonly #gutter = div("lw-columns-of-gutter");
-  readonly #scroll = div("lw-columns-of-scroll", "slider");
-  readonly #room = div("lw-columns-of-room");
+  readonly #gutter = div("lw-columns-gutter");
+  readonly #scroll = div("lw-columns-scroll", "slider");
+  readonly #room = div("lw-columns-room");
   readonly #canvas = document.createElement("canvas");
   readonly #small = document.createElement("canvas");
-  readonly #openedMark = div("lw-columns-of-mark is-opened");
-  readonly #focusMark = div("lw-columns-of-mark is-focused");
+  readonly #openedMark = div("lw-columns-mark is-opened");
+  readonly #focusMark = div("lw-columns-mark is-focused");
   readonly #events: StripEvents;
   #props: StripProps | null = null;
   #drawn: readonly unknown[] = [];
@@ -72,12 +72,12 @@ export class SurveyStrip {
   constructor(events: StripEvents, signal: AbortSignal) {
     this.#events = events;
     const scroll = this.#scroll;
-    this.#name.className = "lw-columns-of-name";
+    this.#name.className = "lw-columns-name";
     scroll.tabIndex = 0;
     this.#gutter.ariaHidden = "true";
     this.#room.append(this.#canvas, this.#openedMark, this.#focusMark);
     scroll.append(this.#room);
-    const body = div("lw-columns-of-body");
+    const body = div("lw-columns-body");
     body.append(this.#gutter, scroll);
     this.element.append(this.#name, body);
     on(scroll, "scroll", () => this.#scrolled(), signal, { passive: true });
@@ -128,7 +128,7 @@ export class SurveyStrip {
       this.#gutter,
       ticks.map(({ layer, row }) =>
         h(
-          "span.lw-columns-of-tick",
+          "span.lw-columns-tick",
           { key: row, style: { top: `${this.#top() + (top - row + 0.5) * row_px}px` } },
           layerName(layer),
         ),

@@ -1,4 +1,4 @@
-import { type Child, delegate, div, h, patch } from "../base/dom.ts";
+import { type Child, div, h, patch } from "../base/dom.ts";
 import { on, whenClosed } from "../base/events.ts";
 import { MOST_RANK, type Shown, Surveyed } from "../cells/surveyed.ts";
 import type { Contrast, Curve, CurveMetric, SurveyTraits } from "../kernel/surveyTraits.ts";
@@ -22,13 +22,16 @@ const CONTRASTS: Record<Contrast, string> = {
   models: "each model − the first",
 };
 
-/** The picture of a survey: curves, and a strip of prompts for each model and condition. */
+/**
+ * The picture of a survey: curves, and a strip of prompts for each model and condition. It stands inside the widget's
+ * root, which hands clicks and changes to the handlers of nodes here too.
+ */
 export class SurveyView {
   readonly element = div("lw-survey");
   readonly #top = div("lw-survey-top");
   readonly #strips = div("lw-columns");
   readonly #below = div("lw-survey-below");
-  readonly #tip = div("lw-tooltip lw-columns-of-tip");
+  readonly #tip = div("lw-tooltip lw-columns-tip");
   readonly #model: HostModel;
   readonly #app: App;
   #views: SurveyStrip[] = [];
@@ -54,7 +57,6 @@ export class SurveyView {
     this.#tip.hidden = true;
     this.#tip.ariaHidden = "true";
     this.element.append(this.#top, this.#strips, this.#below, this.#tip);
-    delegate(this.element, ["click", "change"], signal);
     for (const name of SURVEY_TRAITS) {
       const heard = () => this.draw();
       model.on(`change:${name}`, heard);
@@ -347,7 +349,7 @@ export class SurveyView {
     tip.hidden = !cell || !event;
     if (cell && event) {
       const [prompt, ...facts] = this.#describe(strip, cell);
-      patch(tip, [h("bdi.lw-columns-of-prompt", prompt), facts.map((fact) => h("div", { key: fact }, fact))]);
+      patch(tip, [h("bdi.lw-columns-prompt", prompt), facts.map((fact) => h("div", { key: fact }, fact))]);
       const box = this.element.getBoundingClientRect();
       const left = clamp(event.clientX - box.left + 14, 0, Math.max(0, box.width - tip.offsetWidth));
       const above = event.clientY - box.top - tip.offsetHeight - 12;
