@@ -92,20 +92,20 @@ def test_keys_move_over_the_prompts_and_say_each(shown):
 
 def test_curves_groups_and_differences_follow_what_is_chosen(shown):
     survey = shown.root.get_by_role("region", name="Survey", exact=True)
-    survey.get_by_label("Curves", exact=True).last.select_option("log_prob")
+    survey.get_by_role("combobox", name="Curves", exact=True).select_option("log_prob")
     shown.becomes("w.curve", "log_prob")
     chart = survey.locator(".lw-survey-chart")
     mean = shown.value("found.curves('log_prob')['mean'].iloc[-1]")
     survey.locator("summary").click()
     expect(survey.locator(".lw-survey-table tbody tr").first).to_contain_text(f"{mean:.2f}".replace("-", "−"))
-    survey.get_by_label("Difference").select_option("edits")
+    survey.get_by_role("combobox", name="Difference", exact=True).select_option("edits")
     shown.becomes("w.contrast", "edits")
     expect(chart.locator(".lw-band-area")).to_have_count(2)
     survey.get_by_role("button", name="opposite").click()
     expect(chart.locator(".lw-band-area")).to_have_count(1)
     expect(strip(shown, "SmolLM2-135M-Instruct, edited − plain")).to_have_attribute("aria-valuemax", "3")
     survey.get_by_role("button", name="opposite").click()
-    survey.get_by_label("Difference").select_option("")
+    survey.get_by_role("combobox", name="Difference", exact=True).select_option("")
     survey.locator("summary").click()
     shown.becomes("w.contrast", None)
 
@@ -133,7 +133,7 @@ def test_a_saved_file_shows_the_picture_without_a_kernel(shown, watched, tmp_pat
     columns = page.get_by_role("slider").first
     expect(columns).to_have_attribute("aria-valuemax", "5")
     assert columns.locator("canvas").evaluate(PAINTED) > 0.5
-    page.get_by_label("Curves", exact=True).last.select_option("rank")
+    page.get_by_role("combobox", name="Curves", exact=True).select_option("rank")
     expect(page.locator(".lw-survey-chart .lw-band-area")).to_have_count(4)
     columns.click(position={"x": 2, "y": 30})
     expect(page.locator(".lw-survey-said")).not_to_be_empty()
