@@ -99,7 +99,8 @@ export function surveyChart({ series, metric, contrast, width_px, layer }: Surve
   const x = (at: number) => LEFT + ((at - first) * (width_px - LEFT - RIGHT)) / Math.max(1, last - first);
   const every = Math.max(1, Math.ceil((last - first + 1) / Math.max(1, Math.floor(width_px / 64))));
   const named = Array.from({ length: last - first + 1 }, (_, i) => first + i).filter(
-    (at) => at === first || at === last || (at % every === 0 && at > first && at < last - every / 2),
+    (at) =>
+      at === first || at === last || (at % every === 0 && at - first >= every / 2 && at < last - every / 2),
   );
   const points = ({ layers }: Curve, values: readonly (number | null)[]) =>
     layers.map((at, i) => [x(at), values[i] == null ? null : axis.y(values[i])] as const);

@@ -400,8 +400,11 @@ export class SurveyView {
         this.#scale(surveyed),
         h("span.lw-dim", "Columns are prompts by the layer from which the answer holds; a click opens one."),
         h("span.lw-gap"),
-        zoom("−", "Narrower columns", -1, WIDTHS[0]),
-        zoom("+", "Wider columns", 1, WIDTHS.at(-1)),
+        h(
+          "span.lw-survey-zoom",
+          zoom("−", "Narrower columns", -1, WIDTHS[0]),
+          zoom("+", "Wider columns", 1, WIDTHS.at(-1)),
+        ),
       ),
       h("p.lw-survey-said", { role: "status" }, this.#said || this.#openedText(surveyed)),
     ];
