@@ -10,8 +10,10 @@ from lenswidget.errors import LensError
 from lenswidget.interventions.recipe import RunSpec
 from lenswidget.lenses.lens import Lens
 from lenswidget.models.encoded_prompt import EncodedPrompt
+from lenswidget.models.facts import held
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.local_engine import LocalEngine
+from lenswidget.readout.model_info import ModelInfo
 from lenswidget.readout.query import Query
 from lenswidget.readout.unembed import Unembed
 from lenswidget.survey.answers import (
@@ -72,11 +74,16 @@ class Batches:
         self._unembed: Unembed | None = None
         self.is_exact: bool | None = None
 
-    def job(self, row: SurveyRow) -> Job | None:
-        """A row as sequences of ids; None where it is more than ids, or cannot be taken."""
-        info = self._engine.info()
-        if info.predicts != "next":
-            return None
+    def jobs(self, rows: Sequence[SurveyRow]) -> list[Job]:
+        """Rows as sequences of ids, without those that are more than ids, or cannot be taken."""
+        # asked once: whether the model is what it was is looked up each time
+        with held(self._engine.model.hf_model):
+            info = self._engine.info()
+            if info.predicts != "next":
+                return []
+            return [job for row in rows if (job := self._job(row, info)) is not None]
+
+    def _job(self, row: SurveyRow, info: ModelInfo) -> Job | None:
         try:
             prompt = self._engine.encode(row.prompt)
             if not is_plain(prompt):
@@ -128,7 +135,8 @@ class Batches:
             return [self._alone(sequel) for sequel in sequels]
         model = self._engine.model
         try:
-            states = states_together(model, sequels, self._site)
+            with held(model.hf_model):
+                states = states_together(model, sequels, self._site)
         except (RuntimeError, ValueError, TypeError, IndexError):
             if self.is_exact:
                 raise
@@ -138,8 +146,9 @@ class Batches:
             self.is_exact = self._is_as_alone(sequels, states)
             if not self.is_exact:
                 return self._read(sequels)
-        self._unembed = self._unembed or Unembed(model.tail)
-        return read_together(model, self._unembed, sequels, states, self._lens, self._site)
+        with held(model.hf_model):
+            self._unembed = self._unembed or Unembed(model.tail)
+            return read_together(model, self._unembed, sequels, states, self._lens, self._site)
 
     def _alone(self, sequel: Sequel) -> Found:
         run = self._engine.run(RunSpec(sequel.prompt), reuse=False)

@@ -70,9 +70,8 @@ class Work:
         batches = self._batches.get(name)
         done: set[int] = set()
         if batches is not None and not self._edits[condition] and needed:
-            jobs = [job for job in map(batches.job, rows) if job is not None]
             try:
-                for job in batches.measured(jobs, needed):
+                for job in batches.measured(batches.jobs(rows), needed):
                     done.add(job.row.index)
                     yield self._told(job.row, name, condition, job.answers())
             except LensError:
