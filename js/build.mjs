@@ -1,4 +1,4 @@
-// Builds ../lenswidget/static/widget.{js,css} with esbuild alone and prints their sizes. The same input gives the
+// Builds ../lenswidget/static/{widget,survey}.{js,css} with esbuild alone and prints their sizes. The same input gives the
 // same bytes: no hashes, no dates, no source map. `--watch` rebuilds on every change, with an inline source map.
 import { mkdir, writeFile } from "node:fs/promises";
 import { basename } from "node:path";
@@ -17,16 +17,26 @@ const shared = {
   legalComments: "none",
   absWorkingDir: new URL(".", import.meta.url).pathname,
 };
+const script = (entry, name) => ({
+  ...shared,
+  entryPoints: [entry],
+  format: "esm",
+  target: "es2022",
+  outfile: `${outdir}${name}.js`,
+});
+// chrome 111 knows color-mix and container queries; light-dark() must stay as written
+const style = (entry, name) => ({
+  ...shared,
+  entryPoints: [entry],
+  target: "chrome123",
+  outfile: `${outdir}${name}.css`,
+});
+// the widget of a survey has a bundle of its own, which holds the other: no other widget carries its picture
 const parts = [
-  {
-    ...shared,
-    entryPoints: ["src/index.ts"],
-    format: "esm",
-    target: "es2022",
-    outfile: `${outdir}widget.js`,
-  },
-  // chrome 111 knows color-mix and container queries; light-dark() must stay as written
-  { ...shared, entryPoints: ["src/style/index.css"], target: "chrome123", outfile: `${outdir}widget.css` },
+  script("src/index.ts", "widget"),
+  style("src/style/index.css", "widget"),
+  script("src/survey.ts", "survey"),
+  style("src/style/survey.css", "survey"),
 ];
 
 async function watch() {
@@ -69,7 +79,7 @@ async function buildAll() {
   });
   for (const { path, contents, gzip } of files)
     console.log(`${basename(path).padEnd(10)} ${kilobytes(contents.length)} raw, ${kilobytes(gzip)} gzip`);
-  const [script] = files;
+  const [script] = files; // the widget's
   if (script.contents.length > MOST_RAW || script.gzip > MOST_GZIP) {
     console.error(
       `widget.js is over its budget of ${kilobytes(MOST_RAW)} raw and ${kilobytes(MOST_GZIP)} gzip. Nothing was written.`,

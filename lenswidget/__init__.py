@@ -25,6 +25,7 @@ from lenswidget.readout.reading import read
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run
 from lenswidget.survey.survey import survey
+from lenswidget.survey.survey_widget import SurveyWidget
 from lenswidget.survey.table import Survey
 from lenswidget.tracing.traced_model import TracedModel
 from lenswidget.versions import __version__ as __version__
@@ -49,6 +50,7 @@ __all__ = [
     "Readout",
     "Run",
     "Survey",
+    "SurveyWidget",
     "TracedModel",
     "TunedLens",
     "attention",

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NEEDED = {"lenswidget/static/widget.js", "lenswidget/static/widget.css", "lenswidget/py.typed"}
+BUNDLES = {f"lenswidget/static/{name}" for name in ("widget.js", "widget.css", "survey.js", "survey.css")}
+NEEDED = {*BUNDLES, "lenswidget/py.typed"}
 
 SMOKE = """
 import sys

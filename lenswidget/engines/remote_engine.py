@@ -17,6 +17,7 @@ from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.query import Query
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import ModelInfo, Run, RunSpec
+from lenswidget.tracing.locks import ModelLock
 
 
 class RemoteEngine:
@@ -25,6 +26,7 @@ class RemoteEngine:
     def __init__(self, calls: RayCalls) -> None:
         self._calls = calls
         calls.engine = self
+        self.lock = ModelLock()
 
     def info(self) -> ModelInfo:
         """What the model says of itself."""

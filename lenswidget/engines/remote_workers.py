@@ -12,14 +12,15 @@ from lenswidget.interventions.recipe import Edit, check_edits
 from lenswidget.lenses.lens import LensLike, as_lens
 from lenswidget.progress import Progress, reporting
 from lenswidget.readout.run import EMBED_SITE
+from lenswidget.survey.measured import measured_of
 from lenswidget.survey.result_file import ResultFile
 from lenswidget.survey.rows import Rows, SurveyRow, survey_rows
-from lenswidget.survey.survey import measured_of
 from lenswidget.survey.table import Survey
+from lenswidget.survey.work import WINDOW
 from lenswidget.versions import __version__, import_ray
 
-# Rows that a worker is given at a time; and how many such shares are ahead of the first that is not done.
-ROWS = 32
+# How many shares of rows are ahead of the first that is not done. A share is a window of `survey`: which rows
+# are run together, and with that the last bits, hangs on it.
 AHEAD = 3
 Results = list[dict[str, Any]]
 
@@ -95,7 +96,7 @@ class RemoteWorkers:
         self, rows: Iterator[SurveyRow], asked: dict[str, Any], had: Mapping[Any, Any], conditions: list[str]
     ) -> Iterator[tuple[list[SurveyRow], Results]]:
         """Shares of rows with their results, in the order of the rows; what a file had is not measured."""
-        shares = enumerate(iter(lambda: list(islice(rows, ROWS)), []))
+        shares = enumerate(iter(lambda: list(islice(rows, WINDOW)), []))
         busy: dict[Any, tuple[Any, int, list[SurveyRow]]] = {}
         done: dict[int, tuple[list[SurveyRow], Results]] = {}
         next_one, is_more = 0, True

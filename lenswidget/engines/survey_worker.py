@@ -5,8 +5,9 @@ from typing import Any
 
 from lenswidget.lenses.lens import as_lens
 from lenswidget.readout.local_engine import LocalEngine
+from lenswidget.survey.measured import to_state
 from lenswidget.survey.rows import SurveyRow
-from lenswidget.survey.survey import survey, to_state
+from lenswidget.survey.survey import survey
 from lenswidget.versions import __version__
 
 COLUMNS = {"prompt": "prompt", "target": "target", "foil": "foil", "group": "group"}

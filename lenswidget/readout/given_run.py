@@ -36,8 +36,8 @@ class GivenRunEngine:
             LensError: always.
         """
         raise LensError(
-            "Asked to run another prompt in a comparison of two runs. Compare a model and two prompts, or "
-            "two models and a prompt."
+            "Asked to run another prompt where only a run was given. Give the model and a prompt, or two "
+            "models and a prompt."
         )
 
     def run(
@@ -52,7 +52,8 @@ class GivenRunEngine:
         Raises:
             LensError: another recipe than its own.
         """
-        if spec is not self._run.spec:
+        own = self._run.spec
+        if spec.prompt is not own.prompt or spec.edits != own.edits:
             self.encode(spec)
         return self._run
 

@@ -6,18 +6,12 @@ import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
-import torch
-from torch import Tensor
-
-from lenswidget.anatomy.fidelity import Fidelity, compare
 from lenswidget.anatomy.protocol import ReadableModel, check_is_model
-from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensError
 from lenswidget.interventions.changes import Change, make_changes
 from lenswidget.interventions.growing_map import GrowingMap
 from lenswidget.interventions.recipe import Edit, check_edits
 from lenswidget.lenses.lens import Lens, as_lens, check_lens
-from lenswidget.lenses.provenance import model_name
 from lenswidget.models.encoded_prompt import EncodedPrompt, encode_prompt
 from lenswidget.models.facts import facts_of
 from lenswidget.models.prompts import Prompt
@@ -26,12 +20,13 @@ from lenswidget.readout.capture import Capture
 from lenswidget.readout.card import Card, decode_query
 from lenswidget.readout.continuing import continued, held_as_it_is
 from lenswidget.readout.engine import Engine
+from lenswidget.readout.last_row import last_row_fidelity
+from lenswidget.readout.model_info import ModelInfo, describe
 from lenswidget.readout.query import Query
 from lenswidget.readout.readout import Readout
-from lenswidget.readout.run import EMBED_SITE, ModelInfo, Run, RunSpec
+from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.readout.streams import as_streams
 from lenswidget.readout.taking_over import Grown, grow
-from lenswidget.readout.unembed import Unembed, full_float32
 
 
 @runtime_checkable
@@ -74,7 +69,7 @@ class LocalEngine:
 
     def info(self) -> ModelInfo:
         """What the model says of itself."""
-        return _describe(self.model)
+        return describe(self.model)
 
     def encode(self, prompt: Any, **options: Any) -> EncodedPrompt:
         """One prompt as the model takes it: see `encode_prompt`, which explains the options."""
@@ -140,7 +135,7 @@ class LocalEngine:
         return Run(
             id=uuid.uuid4().hex,
             spec=spec,
-            model=_describe(model),
+            model=describe(model),
             tail=tail,
             lock=model.lock,
             _changes=lambda values: facts.fingerprint(values=values),
@@ -149,7 +144,7 @@ class LocalEngine:
             _streams={EMBED_SITE: grown.streams},
             _capture=lambda site: Capture(model, spec.prompt, self._place, changes())(site).streams,
             _own=grown.own,
-            _check=functools.partial(_fidelity, tail, last, grown.own),
+            _check=functools.partial(last_row_fidelity, tail, last, grown.own),
             reuse=grown.reuse,
             kept=grown.kept,
             _model=model,
@@ -192,46 +187,3 @@ def engine_of(model: ReadableModel | HasEngine) -> Engine:
     """A model's own engine, or that of a model in this process."""
     own: Any = None if isinstance(model, ReadableModel) else getattr(model, "engine", None)
     return own if isinstance(own, Engine) else LocalEngine(cast(Any, model))
-
-
-def _fidelity(tail: Tail, last: Tensor, own: Tensor, decoded: Tensor | None) -> Fidelity:
-    """The last block's states `[seq, d_model]` decoded as readouts do, against the model's own logits.
-
-    Args:
-        own: `[n, d_vocab]`, of the last positions.
-        decoded: the same positions', where a readout has decoded them; else they are decoded now.
-    """
-    unembed = Unembed(tail)
-    # the coarser of the two: a model stored in 16 bits may give float32 logits, and one of float32, under
-    # autocast, 16 bits
-    own = own.to(max(unembed.stored_dtype or own.dtype, own.dtype, key=lambda dtype: torch.finfo(dtype).eps))
-    if decoded is None:
-        with full_float32(unembed.device):
-            decoded = unembed(unembed.prepare(last[-len(own) :]))
-    return compare(decoded.to(own.device), own)
-
-
-def _describe(model: ReadableModel) -> ModelInfo:
-    hf_model: Any = model.hf_model
-    config = getattr(hf_model, "config", None)
-    quantised = getattr(config, "quantization_config", None)
-    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
-    method = getattr(method, "quant_method", method)
-    lengths = (
-        getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")
-    )
-    return ModelInfo(
-        name=model_name(model),
-        dtype=str(getattr(hf_model, "dtype", "")).removeprefix("torch."),
-        quantization=None if method is None else str(getattr(method, "value", method)),
-        max_length=next((length for length in lengths if length is not None), None),
-        n_layers=model.anatomy.n_layers,
-        d_vocab=model.anatomy.d_vocab,
-        sites=model.layers.offered,
-        tokenizer=model.tokenizer,
-        source=model.source,
-        class_name=type(hf_model).__name__,
-        is_causal=model.anatomy.is_causal,
-        predicts=model.anatomy.predicts,
-        rows=model.anatomy.rows if model.anatomy.is_looped else (),
-    )

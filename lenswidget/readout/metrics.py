@@ -1,7 +1,7 @@
 """Numbers of a tile of logits: the k best, log-probs, entropy, divergences, ranks. Float32 throughout."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -76,7 +76,7 @@ class Normed:
 def measure(
     tile: Tile,
     k: int,
-    track: Int[Tensor, " tracked"],
+    track: Int[Tensor, "*cells tracked"],
     metrics: frozenset[str],
     *,
     logits: bool = False,
@@ -89,16 +89,18 @@ def measure(
 
     Args:
         k: 1 to `d_vocab`.
-        track: token ids `[tracked]` whose log-prob and rank are wanted.
+        track: token ids `[tracked]` whose log-prob and rank are wanted; or `[cells, tracked]`, where each
+            cell has its own and there are no references.
         metrics: of `entropy`, `kl`, `agrees`, and, where there are references, `js`.
         logits: whether the logits of the k best are wanted too.
         chooser: chooses what stands in a cell, where that is not the top token.
     """
     x, n = tile.logits, tile.n_cells
-    listed = track.tolist()  # the ids as they are kept: no waiting for a device
+    # the ids as they are kept: no waiting for a device
+    listed = track.tolist() if track.ndim == 1 else track.to(x.device).unbind(1)
+    track = track.to(x.device)
     ranks = _ranks(x[:n], listed)
     their_ranks = None if tile.references is None else _ranks(x[tile.references], listed)
-    track = track.to(x.device)
     ids, top = _best(tile, k)
     shown, best_of_all = ids, top
     if tile.n_tokens is not None:
@@ -192,8 +194,12 @@ def _scores(tile: Tile, ids: Tensor) -> Tensor:
     return tile.exact(torch.cat([ids, rest]))[: len(ids)]
 
 
-def _ranks(x: Tensor, ids: list[int]) -> Tensor:
-    """How many logits of each row are strictly above each of the ids; `[cells, ids]`."""
+def _ranks(x: Tensor, ids: Sequence[int | Tensor]) -> Tensor:
+    """How many logits of each row are strictly above each of the ids; `[cells, ids]`.
+
+    Args:
+        ids: each the same for all rows, or `[cells]`.
+    """
     ranks = torch.zeros(len(x), len(ids), dtype=torch.int64, device=x.device)
     if not ids:
         return ranks
@@ -201,9 +207,15 @@ def _ranks(x: Tensor, ids: list[int]) -> Tensor:
     for start in range(0, len(x), len(scratch)):
         part = x[start : start + len(scratch)]
         above = scratch[: len(part)]
+        rows = slice(start, start + len(part))
         for j, token_id in enumerate(ids):
+            own = (
+                part.gather(1, token_id[rows, None])
+                if isinstance(token_id, Tensor)
+                else part[:, token_id, None]
+            )
             # as float: a sum of booleans is ten times slower, and counts below 2**24 are exact
-            ranks[start : start + len(part), j] = torch.gt(part, part[:, token_id, None], out=above).sum(-1)
+            ranks[rows, j] = torch.gt(part, own, out=above).sum(-1)
     return ranks
 
 

@@ -1,65 +1,36 @@
 """A run: its recipe, and the residual streams that one forward of it left."""
 
 import functools
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lenswidget.anatomy.anatomy import Row
 from lenswidget.anatomy.fidelity import Fidelity
 from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.anatomy.tail import Tail
 from lenswidget.checks import check_ids, is_integer
 from lenswidget.errors import CellError, ModelError
 from lenswidget.interventions.recipe import EMBED_SITE, RunSpec
-from lenswidget.models.facts import held
+from lenswidget.models.facts import facts_of, held
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.elsewhere import Elsewhere
 from lenswidget.readout.kept import Kept
+from lenswidget.readout.last_row import last_row_fidelity
+from lenswidget.readout.model_info import ModelInfo, describe
 from lenswidget.readout.reuse import WHOLE, Reuse
+from lenswidget.readout.sent_states import sent_states
 from lenswidget.readout.streams import Streams
 from lenswidget.readout.unembed import Unembed
-from lenswidget.tracing.locks import ModelLock
+from lenswidget.tracing.locks import ModelLock, lock_of
 
 __all__ = ["EMBED_SITE", "ModelInfo", "Run", "RunSpec"]
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What the page, copied code and tables say of a model; what a model does not say is None.
-
-    Attributes:
-        name: what it was loaded from, else its class.
-        dtype: "float32" say; empty where the model does not say.
-        max_length: tokens that its positions reach.
-        sites: what can be read of its layers.
-        tokenizer: the model's, or None.
-        source: the code that loads it again; None if unknown.
-        class_name: of the transformers model.
-        is_causal: whether what is said at a position depends on that token and those before it alone.
-        predicts: which token a position speaks of: the "next" one, or the "same" in a masked language model.
-        rows: the call of a block that each layer is, where blocks run in a loop; else empty.
-    """
-
-    name: str
-    dtype: str
-    quantization: str | None
-    max_length: int | None
-    n_layers: int
-    d_vocab: int
-    sites: tuple[str, ...]
-    tokenizer: Any
-    source: str | None
-    class_name: str
-    is_causal: bool = True
-    predicts: Literal["next", "same"] = "next"
-    rows: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -96,6 +67,58 @@ class Run:
     def elsewhere(self) -> Elsewhere | None:
         """The process that has the states; None for this one."""
         return None
+
+    @classmethod
+    def from_states(
+        cls,
+        ids: Any,
+        states: Any,
+        tail: ReadableModel | Tail,
+        *,
+        logits: Any = None,
+        layers: Iterable[int] | None = None,
+    ) -> "Run":
+        """States that another system captured, as a run: to be read, and shown by `LensWidget(run)`.
+
+        The last block's states are decoded and compared with `logits`; layers that are off by one, states
+        that are normed already or ids of another prompt show in `fidelity`.
+
+        Args:
+            ids: token ids `[seq]`; None takes those of the file.
+            states: the residual stream after each block, `[rows, seq, d_model]`, a list of `[seq, d_model]`
+                or `[1, seq, d_model]`, or a mapping from layer to such; or the path of a safetensors file
+                with `hidden_states`, `[seq, rows, d_model]` as vLLM writes it beside `token_ids`, or with
+                `states`, `[rows, seq, d_model]`.
+            tail: the model that they are of, or its tail.
+            logits: the other system's own, `[d_vocab]` of the last position, or `[n, d_vocab]` of the last n;
+                None takes the file's `logits`, or else runs the model itself.
+            layers: what the rows are, -1 for the embedding; unless given, all blocks, with the embedding
+                first where there is one row more. vLLM's layer `j` is layer `j - 1` here.
+        Raises:
+            LensError: shapes that do not fit, or states without the last block's.
+            CellError: an id that the vocabulary does not have.
+        """
+        sent = sent_states(ids, states, tail, logits=logits, layers=layers)
+        info, facts = describe(tail), facts_of(tail.hf_model)
+        tail = tail.tail if isinstance(tail, ReadableModel) else tail
+
+        def missing(site: str) -> Tensor:
+            raise CellError(f"Asked for {site!r:.40} of states that were sent: {EMBED_SITE} alone was.")
+
+        return cls(
+            id=uuid.uuid4().hex,
+            spec=RunSpec(sent.prompt),
+            model=replace(info, sites=(EMBED_SITE,)),
+            tail=tail,
+            lock=lock_of(tail.hf_model),
+            _changes=lambda values: facts.fingerprint(values=values),
+            _has_stale_unembed=facts.has_stale_unembed,
+            _n_changes=facts.fingerprint(values=True),
+            _streams={EMBED_SITE: sent.stream},
+            _capture=missing,
+            _own=sent.own,
+            _check=functools.partial(last_row_fidelity, tail, sent.stream[-1], sent.own),
+        )
 
     @functools.cached_property
     def fidelity(self) -> Fidelity:

@@ -1,8 +1,8 @@
 """One answer in one run, layer by layer: its exact log-probability and its rank."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,12 @@ from lenswidget.readout.engine import Engine
 from lenswidget.readout.query import Query, rows
 from lenswidget.readout.run import Run
 from lenswidget.survey.rows import Form
+from lenswidget.survey.together import Found, Wanted, is_plain
 
 Floats = npt.NDArray[np.float64]
 Ranks = npt.NDArray[np.int64]
-# What a prompt may consist of so that ids can be added to its end.
-_PLAIN_INPUTS = {"input_ids", "attention_mask", "position_ids"}
+# The tokens of one form of an answer.
+Ids: TypeAlias = tuple[int, ...]
 
 
 class Answer(NamedTuple):
@@ -56,42 +57,88 @@ def form_ids(form: Form, tokenizer: Any, d_vocab: int) -> list[int]:
     return ids
 
 
-def read_answer(engine: Engine, run: Run, forms: Sequence[Form], lens: Lens, site: str) -> Answer:
-    """An answer at the end of a run's prompt, through a lens.
+def all_ids(forms: Sequence[Form], tokenizer: Any, d_vocab: int) -> list[Ids]:
+    """The token ids of each form that differs from those before it."""
+    return list(dict.fromkeys(tuple(form_ids(form, tokenizer, d_vocab)) for form in forms))
+
+
+def by_beginning(answers: Iterable[Sequence[Ids]]) -> dict[Ids, list[Ids]]:
+    """Forms by all their tokens but the last: those of one beginning are read in one run of prompt and it."""
+    found: dict[Ids, list[Ids]] = {}
+    for ids in dict.fromkeys(ids for forms in answers for ids in forms):
+        found.setdefault(ids[:-1], []).append(ids)
+    return found
+
+
+def wanted_by(forms: Sequence[Ids], first: int) -> Wanted:
+    """What forms of one beginning look for in a run of prompt and beginning.
+
+    Args:
+        first: the prompt's last column.
+    """
+    return tuple(dict.fromkeys((first + j, token) for ids in forms for j, token in enumerate(ids)))
+
+
+def answer_of(ids: Ids, first: int, wanted: Wanted, found: Found) -> Answer:
+    """One form, of what was found for all of its beginning."""
+    places = [wanted.index((first + j, token)) for j, token in enumerate(ids)]
+    return Answer(found.layers, found.log_probs[:, places].sum(-1), found.ranks[:, places].max(-1))
+
+
+def joined(forms: Sequence[Answer]) -> Answer:
+    """Forms of one answer: the sum of their probabilities, the best of their ranks."""
+    log_probs = np.logaddexp.reduce([each.log_probs for each in forms])
+    return Answer(forms[0].layers, log_probs, np.min([each.ranks for each in forms], axis=0))
+
+
+def read_answers(
+    engine: Engine, run: Run, answers: Sequence[Sequence[Form]], lens: Lens, site: str
+) -> list[Answer]:
+    """Answers at the end of a run's prompt, given by the forms of each; see `read_ids`."""
+    listed = [all_ids(forms, run.tokenizer, run.d_vocab) for forms in answers]
+    return read_ids(engine, run, listed, lens, site)
+
+
+def read_ids(
+    engine: Engine, run: Run, listed: Sequence[Sequence[Ids]], lens: Lens, site: str
+) -> list[Answer]:
+    """Answers at the end of a run's prompt, through a lens.
 
     Each form of n tokens above one takes another run, of the prompt and its first n - 1 tokens. The edits of
     the run are made in that too, at the same columns of the prompt.
 
+    Args:
+        listed: the forms of each answer, as token ids.
     Raises:
         PromptError: a form of several tokens after a prompt that is more than token ids.
     """
-    found = [
-        _read_form(engine, run, ids, lens, site)
-        for ids in dict.fromkeys(tuple(form_ids(form, run.tokenizer, run.d_vocab)) for form in forms)
-    ]
-    log_probs = np.logaddexp.reduce([each.log_probs for each in found])
-    return Answer(found[0].layers, log_probs, np.min([each.ranks for each in found], axis=0))
+    first, found = run.answer_position, dict[Ids, Answer]()
+    for beginning, forms in by_beginning(listed).items():
+        longer = engine.run(_longer(engine, run, beginning), reuse=False) if beginning else run
+        wanted = wanted_by(forms, first)
+        told = read_wanted(engine, longer, wanted, lens, site)
+        found |= {ids: answer_of(ids, first, wanted, told) for ids in forms}
+    return [joined([found[ids] for ids in forms]) for forms in listed]
 
 
-def _read_form(engine: Engine, run: Run, ids: tuple[int, ...], lens: Lens, site: str) -> Answer:
-    first = run.answer_position
-    if len(ids) > 1:
-        run = engine.run(_longer(engine, run, ids[:-1]))
-    layers, n = rows(run, site, lens), len(ids)
-    cells = Cells.grid(layers, range(first, first + n))
-    readout = engine.read(Query(run, cells, lens=lens, site=site, track=ids))
-    shape = (len(layers), n, len(readout.tracked_ids))
-    columns = [readout.tracked_ids.tolist().index(each) for each in ids]
-    log_probs = readout.tracked_log_probs.reshape(shape)[:, range(n), columns].astype(np.float64)
-    ranks = readout.tracked_ranks.reshape(shape)[:, range(n), columns].astype(np.int64)
-    return Answer(np.array(layers), log_probs.sum(-1), ranks.max(-1))
+def read_wanted(engine: Engine, run: Run, wanted: Wanted, lens: Lens, site: str) -> Found:
+    """Pairs of a column and a token, in every layer that the lens carries."""
+    columns = sorted({column for column, _ in wanted})
+    layers, tokens = rows(run, site, lens), list(dict.fromkeys(token for _, token in wanted))
+    readout = engine.read(Query(run, Cells.grid(layers, columns), lens=lens, site=site, track=tokens))
+    tracked = readout.tracked_ids.tolist()
+    shape = (len(layers), len(columns), len(tracked))
+    at = ([columns.index(column) for column, _ in wanted], [tracked.index(token) for _, token in wanted])
+    return Found(
+        np.array(layers),
+        readout.tracked_log_probs.reshape(shape)[:, at[0], at[1]].astype(np.float64),
+        readout.tracked_ranks.reshape(shape)[:, at[0], at[1]].astype(np.int64),
+    )
 
 
 def _longer(engine: Engine, run: Run, ids: Sequence[int]) -> RunSpec:
     """The recipe of a run with more tokens at the end of its prompt."""
-    prompt = run.spec.prompt
-    is_plain = set(prompt.model_inputs) <= _PLAIN_INPUTS and prompt.columns is None
-    if not is_plain or run.answer_position != run.seq - 1 or run.model.predicts != "next":
+    if not is_plain(run.spec.prompt) or run.answer_position != run.seq - 1 or run.model.predicts != "next":
         raise PromptError(
             f"The answer has {len(ids) + 1} tokens, and they cannot be added to a prompt that is more than "
             "token ids to be continued. Give an answer of one token."

@@ -1,24 +1,25 @@
 """Many prompts, one question: how early, how surely and where a model has the answer."""
 
 from collections.abc import Iterator, Mapping, Sequence, Sized
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
 
 from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.checks import is_integer
 from lenswidget.errors import LensError
-from lenswidget.interventions.recipe import Edit, RunSpec, check_edits
+from lenswidget.interventions.recipe import Edit, check_edits
 from lenswidget.lenses.lens import Lens, LensLike, as_lens
 from lenswidget.progress import Progress, reporting
 from lenswidget.readout.engine import Engine
 from lenswidget.readout.local_engine import engine_of
 from lenswidget.readout.run import EMBED_SITE
-from lenswidget.survey.answers import read_answer
+from lenswidget.survey.measured import Measured, measured_of, to_state
+from lenswidget.survey.opener import Opener
 from lenswidget.survey.result_file import ResultFile
 from lenswidget.survey.rows import Rows, SurveyRow, survey_rows
-from lenswidget.survey.table import Measured, Survey, measured_of, to_state
+from lenswidget.survey.table import Survey
+from lenswidget.survey.work import Work, windows
 from lenswidget.versions import __version__
 
 
@@ -46,8 +47,10 @@ def survey(
 ) -> Survey:
     """Read every prompt at its end and say, layer by layer, how probable its answer is and what its rank.
 
-    Prompts are run one at a time, so memory does not grow with their number but for the results (some 600
-    bytes each). A prompt that the model cannot take is kept with its error, and the others go on.
+    Prompts of one length are run together, in batches of bounded size, where the first such batch gave what
+    runs of single prompts give; with edits, and where it did not, they are run one at a time. Memory does not
+    grow with their number but for the results (some 600 bytes each). A prompt that the model cannot take is
+    kept with its error, and the others go on.
 
     Args:
         model: a `LanguageModel`, or several by name, to compare; one of `lw.connect`; or the workers of
@@ -83,108 +86,56 @@ def survey(
     given = check_edits(edits)
     if not is_integer(k) or k < 1:
         raise LensError(f"Asked for the top k={k!r:.40}. Pass an integer, 1 or more.")
-    conditions = {"plain": (), **({"edited": given} if given else {})}
-    work = _Work(engines, lenses, conditions, site)
+    conditions: dict[str, tuple[Edit, ...]] = {"plain": (), **({"edited": given} if given else {})}
+    work = Work(engines, lenses, conditions, site)
     columns = {"prompt": prompt, "target": target, "foil": foil, "group": group}
     asked = {**columns, "site": site, **work.identity(), "lenswidget": __version__}
     listed = survey_rows(rows, prompt, target, foil, group)
     if isinstance(rows, str):
         rows = Path(rows)
     total = len(rows) if isinstance(rows, Sized) else None
-    with reporting(progress, "Survey", "prompt") as report:
-        if out is None:
-            found = [each for row in _told(listed, report, total) for each in work.measure(row)]
-        else:
-            found = _into_file(ResultFile(out, asked), work, _told(listed, report, total))
+    file = nullcontext() if out is None else ResultFile(out, asked)
+    with reporting(progress, "Survey", "prompt") as report, file as kept:
+        found = _measured(work, listed, kept, report, total)
     if not found:
         raise LensError("Asked to survey no rows; pass at least one prompt with its answer.")
     names = {each.name for each in lenses.values()}
-    return Survey(int(k), " and ".join(sorted(names)), site, tuple(found))
+    opener = Opener(engines, lenses, conditions)
+    return Survey(int(k), " and ".join(sorted(names)), site, tuple(found), opener)
 
 
-def _into_file(file: ResultFile, work: "_Work", listed: Iterator[SurveyRow]) -> list[Measured]:
+def _measured(
+    work: Work, listed: Iterator[SurveyRow], file: ResultFile | None, report: Any, total: int | None
+) -> list[Measured]:
     """Every result, those that the file had included, by prompt."""
-    kept = {(each["digest"], each["row"], each["model"], each["condition"]): each for each in file.found()}
-    found: list[Measured] = []
-    with file:
-        for row in listed:
-            digest = row.digest
-            for name, condition in work.conditions():
-                had = kept.pop((digest, row.index, name, condition), None)
-                if had is not None:
-                    found.append(measured_of(had))
-                    continue
-                measured = work.measure_one(row, name, condition)
-                file.append({**to_state(measured), "digest": digest})
-                found.append(measured)
-    return found
+    had = {} if file is None else {_key(each): each for each in file.found()}
+    conditions = work.conditions()
+    results: list[Measured] = []
+    report(0, total or 1)
+    for window in windows(listed):
+        digests = {row.index: row.digest for row in window}
+        found: dict[tuple[int, str, str], Measured] = {}
+        for name, condition in conditions:
+            for row in window:
+                known = had.pop((digests[row.index], row.index, name, condition), None)
+                if known is not None:
+                    found[row.index, name, condition] = measured_of(known)
+        for name, condition in conditions:
+            needed = {row.index for row in window if (row.index, name, condition) not in found}
+            for each in work.measure(window, name, condition, needed):
+                if file is not None:
+                    file.append({**to_state(each), "digest": digests[each.row]})
+                found[each.row, name, condition] = each
+                done = (len(results) + len(found)) // len(conditions)
+                report(done, max(total or 0, done))
+        results += [found[row.index, name, condition] for row in window for name, condition in conditions]
+    n = len(results) // len(conditions)
+    report(n, max(n, 1))
+    return results
 
 
-class _Work:
-    """The models, lenses and conditions that each prompt is measured with."""
-
-    def __init__(
-        self,
-        engines: Mapping[str, Engine],
-        lenses: Mapping[str, Lens],
-        edits: Mapping[str, tuple[Edit, ...]],
-        site: str,
-    ) -> None:
-        self._engines, self._lenses, self._edits, self._site = engines, lenses, edits, site
-        for name, engine in engines.items():
-            engine.check_lens(lenses[name])
-            sites = engine.info().sites
-            if site not in sites:
-                raise LensError(f"Asked to survey {site!r:.40}. {name} has the sites {', '.join(sites)}.")
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the numbers, as JSON, as far as it can be told by name."""
-        return {
-            "models": list(self._engines),
-            "lenses": {name: _told_lens(lens) for name, lens in self._lenses.items()},
-            "edits": {name: [repr(edit) for edit in edits] for name, edits in self._edits.items()},
-        }
-
-    def conditions(self) -> Iterator[tuple[str, str]]:
-        """Each model's name with each condition."""
-        for name in self._engines:
-            for condition in self._edits:
-                yield name, condition
-
-    def measure(self, row: SurveyRow) -> list[Measured]:
-        """One prompt under every condition."""
-        return [self.measure_one(row, name, condition) for name, condition in self.conditions()]
-
-    def measure_one(self, row: SurveyRow, name: str, condition: str) -> Measured:
-        """One prompt under one condition; what the model refuses is told, not raised."""
-        engine, lens = self._engines[name], self._lenses[name]
-        told: dict[str, Any] = {
-            "row": row.index,
-            "group": row.group,
-            "prompt": row.prompt,
-            "model": name,
-            "condition": condition,
-        }
-        try:
-            run = engine.run(RunSpec(engine.encode(row.prompt), edits=self._edits[condition]))
-            answer = read_answer(engine, run, row.targets, lens, self._site)
-            foil = read_answer(engine, run, row.foils, lens, self._site) if row.foils else None
-        except LensError as error:
-            none = np.empty(0)
-            return Measured(
-                **told,
-                layers=none.astype(np.int64),
-                log_probs=none,
-                ranks=none.astype(np.int64),
-                error=str(error),
-            )
-        return Measured(
-            **told,
-            layers=answer.layers,
-            log_probs=answer.log_probs,
-            ranks=answer.ranks,
-            foil_log_probs=None if foil is None else foil.log_probs,
-        )
+def _key(kept: Mapping[str, Any]) -> tuple[str, int, str, str]:
+    return kept["digest"], kept["row"], kept["model"], kept["condition"]
 
 
 def _engines(model: Any) -> dict[str, Engine]:
@@ -202,19 +153,3 @@ def _lenses(lens: Any, engines: Mapping[str, Engine]) -> dict[str, Lens]:
     if missing := [name for name in engines if name not in lens]:
         raise LensError(f"The lenses name no {', '.join(missing)}; pass one for each model, or one for all.")
     return {name: as_lens(lens[name]) for name in engines}
-
-
-def _told(rows: Iterator[SurveyRow], report: Any, total: int | None) -> Iterator[SurveyRow]:
-    done = 0
-    for row in rows:
-        report(done, max(total or 0, done + 1))
-        yield row
-        done += 1
-    report(done, done)
-
-
-def _told_lens(lens: Lens) -> str:
-    """A lens's name, and the digest of the texts that it was fitted on where it has one."""
-    provenance = getattr(lens, "provenance", None)
-    texts = getattr(provenance, "texts", "")
-    return f"{lens.name} {texts[:16]}".strip()

@@ -1,72 +1,19 @@
 """What a survey found: a table of prompts, and curves over layers with bands."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lenswidget.errors import LensError
 from lenswidget.files import file_at, write_beside
+from lenswidget.survey.curves import curves_of, parts_of
+from lenswidget.survey.measured import Measured
+from lenswidget.survey.opener import Opener
+from lenswidget.survey.survey_widget import SurveyWidget
 from lenswidget.versions import import_pandas
-
-Floats = npt.NDArray[np.float64]
-METRICS = ("pass", "log_prob", "foil_difference", "rank")
-N_RESAMPLES, RESAMPLES_AT_ONCE = 1000, 50
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """One prompt under one condition.
-
-    Attributes:
-        row, group, prompt: which; the prompt as it was given, where it is text or ids.
-        model, condition: the model's name, and "plain" or "edited".
-        layers: `[rows]` int64; -1 is the embedding.
-        log_probs: `[rows]` float64, nats, of the answer; `ranks` `[rows]` int64, 0 is the top.
-        foil_log_probs: `[rows]` float64; None without a foil.
-        error: why there are no numbers; empty where there are.
-    """
-
-    row: int
-    group: str
-    prompt: Any
-    model: str
-    condition: str
-    layers: npt.NDArray[np.int64]
-    log_probs: Floats
-    ranks: npt.NDArray[np.int64]
-    foil_log_probs: Floats | None = None
-    error: str = ""
-
-    @property
-    def is_right(self) -> bool:
-        """Whether the last layer has the answer on top."""
-        return not self.error and bool(self.ranks[-1] == 0)
-
-    def first_layer(self, k: int) -> int | None:
-        """The lowest layer that has the answer among its `k` top tokens; None where no layer has."""
-        found = np.flatnonzero(self.ranks < k)
-        return int(self.layers[found[0]]) if len(found) else None
-
-    def holds_from(self, k: int) -> int | None:
-        """The lowest layer from which on all have the answer among their `k` top tokens; None for none."""
-        lacking = np.flatnonzero(self.ranks >= k)
-        start = int(lacking[-1]) + 1 if len(lacking) else 0
-        return int(self.layers[start]) if start < len(self.layers) else None
-
-    def values(self, metric: str, k: int) -> Floats:
-        """`[rows]` float64: what a curve is the mean of."""
-        if metric == "pass":
-            return (self.ranks < k).astype(np.float64)
-        if metric == "rank":
-            return self.ranks.astype(np.float64)
-        if metric == "log_prob":
-            return self.log_probs
-        assert self.foil_log_probs is not None
-        return self.log_probs - self.foil_log_probs
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -77,12 +24,14 @@ class Survey:
         k: a layer *has* an answer whose rank is below this.
         lens, site: where it was read.
         measured: a `Measured` per prompt and condition, by prompt.
+        opener: runs a prompt of the survey again; None where the models are not at hand.
     """
 
     k: int
     lens: str
     site: str
     measured: Sequence[Measured] = field(default_factory=tuple)
+    opener: Opener | None = None
 
     def __len__(self) -> int:
         return len({each.row for each in self.measured})
@@ -91,7 +40,7 @@ class Survey:
         n_failed = len({each.row for each in self.measured if each.error})
         failed = f", {n_failed} of them failed" if n_failed else ""
         lines = [f"{len(self)} prompts{failed}, {self.lens} lens, {self.site}"]
-        for (model, condition, group), found in self._parts():
+        for (model, condition, group), found in parts_of(self.measured).items():
             arrivals = [layer for each in found if (layer := each.holds_from(self.k)) is not None]
             name = " ".join(
                 part for part in (group, model, condition if condition != "plain" else "") if part
@@ -168,7 +117,13 @@ class Survey:
         return target
 
     def curves(
-        self, metric: str = "pass", *, k: int | None = None, only_right: bool = False, seed: int = 0
+        self,
+        metric: str = "pass",
+        *,
+        k: int | None = None,
+        only_right: bool = False,
+        contrast: str | None = None,
+        seed: int = 0,
     ) -> Any:
         """Means over prompts by layer, each with a 95 % band, as a DataFrame.
 
@@ -179,36 +134,30 @@ class Survey:
                 `foil_difference` (nats) or `rank`.
             k: another one than the survey's.
             only_right: leave out prompts that the plain model does not answer rightly at its end.
+            contrast: "edits" for the edited condition minus the plain one, "models" for each model minus the
+                first; both prompt by prompt, so the band is that of the mean difference.
         Returns:
             `model`, `condition`, `group`, `layer`, `mean`, `low`, `high`, `n`.
         Raises:
-            LensError: a metric that is not known, or differences from a foil where there was none.
+            LensError: a metric or contrast that is not known, or that this survey does not have.
         """
+        k = self.k if k is None else k
+        curves = curves_of(self.measured, metric, k, only_right=only_right, contrast=contrast, seed=seed)
         pd = import_pandas()
-        if metric not in METRICS:
-            raise LensError(f"Asked for curves of {metric!r:.40}. Name one of {', '.join(METRICS)}.")
-        rows: list[dict[str, Any]] = []
-        for (model, condition, group), found in self._parts(only_right):
-            if metric == "foil_difference" and any(each.foil_log_probs is None for each in found):
-                raise LensError(
-                    "Asked for differences from a foil, but there was none: survey(..., foil=column)."
-                )
-            values = np.stack([each.values(metric, self.k if k is None else k) for each in found])
-            low, high = _band(values, seed)
-            for place, layer in enumerate(found[0].layers):
-                rows.append(
-                    {
-                        "model": model,
-                        "condition": condition,
-                        "group": group,
-                        "layer": int(layer),
-                        "mean": float(values[:, place].mean()),
-                        "low": float(low[place]),
-                        "high": float(high[place]),
-                        "n": len(found),
-                    }
-                )
-        return pd.DataFrame(rows)
+        parts = [
+            pd.DataFrame(
+                {
+                    **each.part._asdict(),
+                    "layer": each.layers,
+                    "mean": each.mean,
+                    "low": each.low,
+                    "high": each.high,
+                    "n": each.n,
+                }
+            )
+            for each in curves
+        ]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     def arrivals(self, *, only_right: bool = False) -> Any:
         """How many prompts have their answer from which layer on, as a DataFrame.
@@ -218,52 +167,20 @@ class Survey:
         """
         pd = import_pandas()
         counts: list[dict[str, Any]] = []
-        for (model, condition, group), found in self._parts(only_right):
+        for part, found in parts_of(self.measured, only_right=only_right).items():
             arrived = [each.holds_from(self.k) for each in found]
             known = sorted({layer for layer in arrived if layer is not None})
             for layer in (*known, *([None] if None in arrived else [])):
-                part = {"model": model, "condition": condition, "group": group}
-                counts.append({**part, "layer": layer, "n": arrived.count(layer)})
+                counts.append({**part._asdict(), "layer": layer, "n": arrived.count(layer)})
         table = pd.DataFrame(counts)
         return table.astype({"layer": "Int64"}) if counts else table
 
-    def _parts(self, only_right: bool = False) -> Iterator[tuple[tuple[str, str, str], list[Measured]]]:
-        """Those that have numbers, by model, condition and group, in the order of their first prompts."""
-        right = {
-            (each.row, each.model) for each in self.measured if each.condition == "plain" and each.is_right
-        }
-        parts: dict[tuple[str, str, str], list[Measured]] = {}
-        for each in self.measured:
-            if not each.error and (not only_right or (each.row, each.model) in right):
-                parts.setdefault((each.model, each.condition, each.group), []).append(each)
-        yield from parts.items()
+    def widget(self, **choices: Any) -> SurveyWidget:
+        """The picture of the survey: curves, a column per prompt, and the live grid of one that is clicked.
 
-
-def measured_of(kept: Mapping[str, Any]) -> Measured:
-    """The inverse of `to_state`."""
-    foils = kept["foil_log_probs"]
-    return Measured(
-        **{name: kept[name] for name in ("row", "group", "prompt", "model", "condition", "error")},
-        layers=np.array(kept["layers"], dtype=np.int64),
-        log_probs=np.array(kept["log_probs"], dtype=np.float64),
-        ranks=np.array(kept["ranks"], dtype=np.int64),
-        foil_log_probs=None if foils is None else np.array(foils, dtype=np.float64),
-    )
-
-
-def to_state(measured: Measured) -> dict[str, Any]:
-    """One result as JSON can hold it, arrays aside; floats of Python come back bit for bit."""
-    return {name: getattr(measured, name) for name in Measured.__dataclass_fields__}
-
-
-def _band(values: Floats, seed: int) -> tuple[Floats, Floats]:
-    """The 2.5th and 97.5th percentile of the mean over resampled prompts; of `values` `[n, rows]`."""
-    generator, n = np.random.default_rng(seed), len(values)
-    means: list[Floats] = []
-    for start in range(0, N_RESAMPLES, RESAMPLES_AT_ONCE):
-        size = min(RESAMPLES_AT_ONCE, N_RESAMPLES - start)
-        # how often each prompt is drawn, instead of which: no copy of the values for each resample
-        counts = generator.multinomial(n, np.full(n, 1 / n), size=size)
-        means.append(counts @ values / n)
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5], axis=0)
-    return low, high
+        Args:
+            choices: traits of a `SurveyWidget` or `LensWidget`, `curve="log_prob"` say.
+        Raises:
+            LensError: no prompt has numbers, or the survey was not made in this process.
+        """
+        return SurveyWidget(self, **choices)

@@ -103,7 +103,7 @@ def static_state(
     if not is_integer(k) or not 1 <= k <= 100:
         raise LensError(f"Asked to store the {k!r} best tokens of each cell: choose k from 1 to 100.")
     names = (name for name in widget.trait_names(sync=True) if not name.startswith("_"))
-    state = {name: getattr(widget, name) for name in names if name not in NOT_SHOWN}
+    state = {name: _storable(getattr(widget, name)) for name in names if name not in NOT_SHOWN}
     # the token of the metric "rank", which must be there for the colours to be chosen
     edited = state["run"]["edited"]
     answer = state["run"]["next"]["id"] if edited is None else edited["effect"]["id"]
@@ -119,15 +119,22 @@ def static_state(
     return {
         **state,
         "k": k,
-        "snapshot": _as_text(packed),
-        "source_snapshot": _as_text(source) if source else {},
+        "snapshot": _stored(packed),
+        "source_snapshot": _stored(source) if source else {},
         "status": OFFLINE,
     }
 
 
-def _as_text(packed: Packed) -> dict[str, Any]:
-    buffers = [base64.b64encode(buffer).decode("ascii") for buffer in packed.buffers]
-    return {"header": packed.header, "buffers": buffers}
+def _stored(packed: Packed) -> dict[str, Any]:
+    return _storable({"header": packed.header, "buffers": packed.buffers})
+
+
+def _storable(value: Any) -> Any:
+    """A trait as JSON can hold it: the buffers of one that has them become base64 text."""
+    if not isinstance(value, Mapping) or "buffers" not in value:
+        return value
+    given: Mapping[str, Any] = value
+    return {**given, "buffers": [base64.b64encode(buffer).decode("ascii") for buffer in given["buffers"]]}
 
 
 def page(state: Mapping[str, Any], *, esm: str, css: str, table: str = "") -> str:

@@ -18,6 +18,7 @@ from lenswidget.lenses.lens import LensLike
 from lenswidget.models.encoded_prompt import prompt_of_state
 from lenswidget.models.prompts import Prompt
 from lenswidget.progress import drain
+from lenswidget.readout.given_run import GivenRunEngine
 from lenswidget.readout.local_engine import HasEngine, engine_of
 from lenswidget.readout.query import CellsLike
 from lenswidget.readout.readout import Readout
@@ -48,7 +49,8 @@ class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
     """What every layer would predict at every token, with each cell a click from its live decode.
 
     Args:
-        model: a `LanguageModel`, or one of `lw.connect`.
+        model: a `LanguageModel`, or one of `lw.connect`; or a run alone, `Run.from_states(...)` say, to be
+            shown as it is.
         prompt: text, ids, an encoding of one prompt, a chat, or the recipe of a run (`run.spec`). None with a
             `state` runs the recipe in it.
         lens: how mid-layer states are carried to the tail: a `Lens`, a callable, or the name of one that the
@@ -78,7 +80,7 @@ class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
 
     def __init__(
         self,
-        model: ReadableModel | HasEngine,
+        model: ReadableModel | HasEngine | Run,
         prompt: Prompt | RunSpec | None = None,
         *,
         lens: LensLike | str = None,
@@ -92,7 +94,10 @@ class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
         options = {name: begin.pop(name) for name in PROMPT_OPTIONS & begin.keys()}
         recipe = begin.pop("recipe", None)
         self._check_choices(begin)
-        session = Session(engine_of(model), lens, lenses, strict=strict)
+        if isinstance(model, Run):
+            prompt = model.spec if prompt is None else prompt
+        engine = GivenRunEngine(model) if isinstance(model, Run) else engine_of(model)
+        session = Session(engine, lens, lenses, strict=strict)
         if prompt is None and state is None:
             raise PromptError("No prompt was given. Write model.lens(prompt), or state= with w.state.")
         if prompt is None:

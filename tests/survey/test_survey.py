@@ -12,8 +12,9 @@ import lenswidget as lw
 from lenswidget.errors import LensError, PromptError
 from lenswidget.lenses.lens import LogitLens
 from lenswidget.readout.local_engine import LocalEngine
-from lenswidget.survey.answers import _read_form, form_ids, read_answer
-from lenswidget.survey.table import Measured, Survey
+from lenswidget.survey.answers import form_ids, read_ids
+from lenswidget.survey.measured import Measured
+from lenswidget.survey.table import Survey
 
 N_LAYERS = 4
 ROWS = [([5, 17, 40], 7), ([9, 3, 3, 8], [11, 12])]
@@ -79,14 +80,14 @@ def test_text_of_several_tokens_counts_with_its_exact_log_probability(model):
     assert form_ids("4 9 2", Words(), 64) == [4, 9, 2]
     engine, prompt, answer = LocalEngine(model), [5, 17, 40], (4, 9, 2)
     run = engine.run(prompt)
-    found = _read_form(engine, run, answer, LogitLens(), "resid_post")
+    found = read_ids(engine, run, [[answer]], LogitLens(), "resid_post")[0]
     whole = log_probs(model, [*prompt, *answer])
     parts = np.stack([whole[:, 2 + j, token] for j, token in enumerate(answer)])
     ranks = np.stack([(whole[:, 2 + j] > whole[:, 2 + j, [token]]).sum(-1) for j, token in enumerate(answer)])
     assert found.log_probs == pytest.approx(parts.sum(0), abs=3e-5)
     assert found.ranks.tolist() == ranks.max(0).tolist()
     # forms of one answer: the sum of their probabilities, the best of their ranks
-    both = read_answer(engine, run, [7, 11], LogitLens(), "resid_post")
+    both = read_ids(engine, run, [[(7,), (11,)]], LogitLens(), "resid_post")[0]
     last = log_probs(model, prompt)[:, -1]
     assert both.log_probs == pytest.approx(np.log(np.exp(last[:, [7, 11]]).sum(-1)), abs=1e-5)
     assert both.ranks.tolist() == np.minimum(*((last > last[:, [i]]).sum(-1) for i in (7, 11))).tolist()
@@ -124,7 +125,7 @@ def test_edits_stay_at_the_prompts_columns_where_an_answer_follows(model, positi
     prompt, answer = [5, 17, 40], (4, 9)
     edit = lw.Edit("zero", site="mlp_out", layers=1, positions=positions)
     engine = LocalEngine(model)
-    found = _read_form(engine, engine.run(prompt, edits=edit), answer, LogitLens(), "resid_post")
+    found = read_ids(engine, engine.run(prompt, edits=edit), [[answer]], LogitLens(), "resid_post")[0]
     whole = lw.read(
         model.run([*prompt, answer[0]], edits=lw.Edit("zero", site="mlp_out", layers=1, positions=columns)),
         track=answer,

@@ -493,6 +493,13 @@ export interface MapRequest {
 export type Empty = Record<string, never>;
 
 /** The kinds of requests; each request gets exactly one reply. On the wire: `{id, kind, ...request}`. */
+/** A prompt of a survey, by its column and strip, and the layer to open a card of. */
+export interface OpenRequest {
+  readonly column: number;
+  readonly strip: number;
+  readonly layer: number | null;
+}
+
 export interface Requests {
   read: { request: ReadRequest; reply: ReadoutHeader };
   floor: { request: FloorRequest; reply: Floor };
@@ -505,6 +512,8 @@ export interface Requests {
   code: { request: CodeRequest; reply: CodeReply };
   why: { request: WhyRequest; reply: Why };
   cancel: { request: CancelRequest; reply: Empty };
+  /** Of a survey's widget alone. */
+  open: { request: OpenRequest; reply: RunReply };
   ping: { request: Empty; reply: Empty };
 }
 

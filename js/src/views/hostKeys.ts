@@ -41,7 +41,7 @@ export function isUsed(event: KeyboardEvent, target: Element): boolean {
   }
   if (target.closest("[role=grid]"))
     return (key === "Enter" && !isChord) || (isMove && (!isChord || key === "Home" || key === "End"));
-  if (target.matches("button, a, summary, [role=button]")) return key === "Enter" && !isChord;
+  if (target.matches("button, a, summary, [role=button], [role=slider]")) return key === "Enter" && !isChord;
   // what else has the focus scrolls
   return isMove && !isChord;
 }

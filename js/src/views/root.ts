@@ -51,6 +51,7 @@ export class Root {
   readonly #kept = div("lw-kept");
   readonly #below = div("lw-below");
   readonly #over = div("lw-over");
+  readonly #page = div("lw-page");
   #width_px = 0;
   readonly #memo = new Memo();
   #gridInputs: readonly unknown[] = [];
@@ -74,7 +75,7 @@ export class Root {
     this.#source = new SourceView(app, this.grid);
     left.append(this.grid.overview.element, this.grid.element, line, this.#source.element);
     main.append(left, this.#side, this.#source.drag.element);
-    const page = div("lw-page");
+    const page = this.#page;
     page.append(this.#top, this.#over, main, this.#kept, this.#below);
     element.append(page, this.#tooltip.element);
     delegate(element, EVENTS, signal);
@@ -102,6 +103,11 @@ export class Root {
     };
     followTheme(element, wear, signal);
     scrollInLowParent(element, page, signal);
+  }
+
+  /** Put something above the widget, inside its theme. */
+  lead(element: HTMLElement): void {
+    this.#page.prepend(element);
   }
 
   #listen(signal: AbortSignal): void {
