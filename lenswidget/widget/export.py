@@ -64,7 +64,8 @@ def save(
     """Write a widget to one self-contained HTML file, which opens from disk.
 
     The grid, its colours, pins and trajectories work there; cards show what was stored for their cell, `k`
-    tokens; what needs a kernel says so. Token text is data in the file: nothing is evaluated from it.
+    tokens; of the selected cell and of cards that are kept open, *Why* is stored too. What needs a kernel
+    says so. Token text is data in the file: nothing is evaluated from it.
 
     Args:
         widget: a `LensWidget`; its site, lens, pins and looks are kept.
@@ -114,7 +115,8 @@ def static_state(
         n_cells = len(packed.header["layers"]) * len(packed.header["positions"])
         progress(n_cells, n_cells)
     buffers = [base64.b64encode(buffer).decode("ascii") for buffer in packed.buffers]
-    return {**state, "k": k, "snapshot": {"header": packed.header, "buffers": buffers}, "status": OFFLINE}
+    snapshot = {"header": packed.header, "buffers": buffers}
+    return {**state, "k": k, "snapshot": snapshot, "status": OFFLINE, "whys": widget.stored_whys()}
 
 
 def page(state: Mapping[str, Any], *, esm: str, css: str, table: str = "") -> str:

@@ -17,11 +17,12 @@ from lenswidget.readout.given_run import GivenRunEngine
 from lenswidget.readout.pair import Pair
 from lenswidget.readout.paired_reading import scatter
 from lenswidget.readout.query import Query
-from lenswidget.readout.run import Run, RunSpec
+from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.widget.messages import CardMessage, RunMessage, run_message
 from lenswidget.widget.paired_grid import PairedGrid
-from lenswidget.widget.requests import DecodeRequest, ReadRequest
+from lenswidget.widget.requests import DecodeRequest, ReadRequest, WhyRequest
 from lenswidget.widget.session import Runs, Session, Slices
+from lenswidget.widget.why import WhyMessage, why
 
 
 class PairedSession(Session):
@@ -258,6 +259,26 @@ class PairedSession(Session):
                 "other side's, and run it within hf_model.disable_adapter()."
             )
         return super().code(grid.in_run(side, request))
+
+    def why(self, request: WhyRequest) -> WhyMessage:
+        """What a cell of the grid is made of in its run; positions that were read are told as columns."""
+        grid = self._grid_of(request.run_id)
+        side = grid.side(request.run_id)
+        of_layer = request.of_layer
+        if of_layer is not None:
+            of_layer = grid.layer(side, of_layer, EMBED_SITE)
+        column_of = {position: column for column, position in enumerate(grid.columns[:, side].tolist())}
+        own = replace(
+            request,
+            layer=grid.layer(side, request.layer, EMBED_SITE),
+            position=grid.position(side, request.position),
+            of_layer=of_layer,
+        )
+        found = why(own, self.run_of(request.run_id), None, self.lens(request.lens), self.labels)
+        for term in found["terms"]:
+            if term["kind"] == "source":
+                term["unit"] = column_of[term["unit"]]
+        return {**found, "layer": request.layer, "position": request.position}
 
     def _grid_of(self, run_id: str) -> PairedGrid[Any]:
         self.spec_of(run_id)

@@ -56,7 +56,7 @@ from lenswidget.widget.requests import (
     SearchRequest,
     WhyRequest,
 )
-from lenswidget.widget.why import WhyMessage, why
+from lenswidget.widget.why import WhyMessage, stored_whys, why
 
 Slices = Generator[tuple[int, int], None, Any]
 # Runs that are kept beside the one that is shown, so that a late request for an earlier one is answered.
@@ -394,6 +394,11 @@ class Session:
         is_shown = runs is not None and runs.run.id == run.id
         base = runs.base if runs is not None and is_shown else None
         return why(request, run, base, self.lens(request.lens), self.labels)
+
+    def stored_whys(self, cell: DecodeRequest, pins: Sequence[int]) -> list[WhyMessage]:
+        """What a file keeps of why a cell says what it says: of the pinned tokens, else of its best."""
+        tokens = list(pins) or self.decode(cell)["ids"][:1]
+        return stored_whys(self.why, cell, tokens) if tokens else []
 
     def readout(self, cells: Any, **options: Any) -> Readout:
         """`lenswidget.read` of the run that is shown; `lens` may be a name among the lenses."""

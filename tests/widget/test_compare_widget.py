@@ -145,6 +145,26 @@ def test_copied_code_of_either_side_gives_its_card():
         assert there["top"].indices.tolist() == card["value"]["ids"]
 
 
+def test_why_of_either_side_is_of_its_own_column():
+    model = tiny.language_model(tiny.llama)
+    page = Page(w := lw.CompareWidget(model, A, B))
+    columns = lw.compare(model, A, B).alignment.columns
+    at = int(np.flatnonzero((columns >= 0).all(1) & (columns[:, 0] != columns[:, 1]))[-1])
+    fields = {"layer": 2, "position": at, "lens": "logit", "token": 7, "foil": None, "of_layer": None}
+    for side, run_id in enumerate((w.run["compared"]["base"]["id"], w.run["id"])):
+        reply, _ = page.ask("why", run_id=run_id, by="source", **fields)
+        own = model.run((A, B)[side])
+        expected = lw.attribute(own, 2, int(columns[at, side]), token=7, by="source")
+        terms = reply["value"]["terms"]
+        assert [term["predicted"] for term in terms] == pytest.approx(expected.predicted.tolist(), abs=1e-6)
+        read = [columns[term["unit"], side] for term in terms if term["kind"] == "source"]
+        assert read == [
+            unit for unit, kind in zip(expected.units, expected.kinds, strict=True) if kind == "source"
+        ]
+        assert reply["value"]["position"] == at
+        assert reply["value"]["before"] is None
+
+
 def test_another_prompt_runs_the_second_side_and_the_first_stays():
     model = tiny.language_model()
     page = Page(w := lw.CompareWidget(model, A, B))

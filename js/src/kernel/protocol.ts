@@ -423,6 +423,8 @@ export interface CodeRequest extends CellRef, Reading {
   readonly k: number;
   readonly temperature: number;
   readonly track: readonly number[];
+  /** What the card explains, and the layer that it has opened there. */
+  readonly why: { token: number; foil: number | null; of_layer: number | null } | null;
 }
 
 export interface CodeReply {

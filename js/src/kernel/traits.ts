@@ -12,6 +12,7 @@ import type {
   Status,
   Trajectory,
   View,
+  Why,
 } from "./protocol.ts";
 
 /** The synced traits of `LensWidget`. `run` and `snapshot` are empty objects until they are set. */
@@ -52,6 +53,8 @@ export interface Traits {
   /** The run that patches are taken from, and the map of what each does; empty objects where there is none. */
   readonly source_run: RunInfo | Record<string, never>;
   readonly causal: CausalInfo | Record<string, never>;
+  /** Of a saved file alone: why the cells with a card say what they say. The kernel has no such trait. */
+  readonly whys: readonly Why[];
 }
 
 const IDLE: Status = { state: "idle", text: "", done: 0, total: 0 };
@@ -92,6 +95,7 @@ export const DEFAULTS: Traits = {
   status: IDLE,
   source_run: {},
   causal: {},
+  whys: [],
 };
 
 export const TRAIT_NAMES = Object.keys(DEFAULTS) as readonly (keyof Traits)[];
@@ -105,6 +109,7 @@ const KERNEL_ONLY: ReadonlySet<string> = new Set([
   "prompt",
   "source_run",
   "causal",
+  "whys",
 ]);
 
 /** The traits that a view keeps as they come. It makes its runs, its cells and its cards of the other three. */

@@ -4,7 +4,7 @@
  * They are kept here, beside the state of the view they belong to: they are large, and drawn only while they are open.
  */
 
-import type { EditRequest, Why, WhyTerm } from "../kernel/protocol.ts";
+import type { CodeRequest, EditRequest, Why, WhyRequest, WhyTerm } from "../kernel/protocol.ts";
 import type { App } from "./context.ts";
 import { cardOf, drawnId, isOffline, keptEdits, shownRun } from "./selectors.ts";
 import type { CardState } from "./state.ts";
@@ -46,6 +46,9 @@ const CLOSED: WhyState = {
   asked: "",
 };
 
+const NOT_STORED =
+  "Why is stored of the cells whose cards were open when this file was saved. This needs a kernel.";
+
 const opened = new WeakMap<App, Map<string, WhyState>>();
 
 /** The open explanation of a card; null while it is closed. */
@@ -75,8 +78,13 @@ export function chooseTarget(app: App, key: string, target: string): void {
   followWhy(app);
 }
 
-/** What a card can be asked about: pinned tokens, their differences, and the cell's best tokens. */
+/** What a card can be asked about: pinned tokens, their differences, and the cell's best tokens; in a file, what it has. */
 export function targets(app: App, state: CardState): { value: string; ids: readonly number[] }[] {
+  if (isOffline(app.get()))
+    return storedOf(app, state)
+      .filter(({ by }) => by === "part")
+      .map(({ token, foil }) => (foil ? [token.id, foil.id] : [token.id]))
+      .map((ids) => ({ value: ids.join("-"), ids }));
   const pins = app.traits().pins.map(({ ids }) => ids[0] ?? -1);
   const pairs = pins.flatMap((one, i) => pins.flatMap((other, j) => (i === j ? [] : [[one, other]])));
   const best = (state.card?.ids ?? []).slice(0, 5);
@@ -92,13 +100,48 @@ export function targetOf(app: App, state: CardState, { target }: WhyState): read
   return chosen?.ids ?? null;
 }
 
+/** What a file has of a cell. */
+function storedOf(
+  app: App,
+  { layer, position, lens }: Pick<CardState, "layer" | "position" | "lens">,
+): Why[] {
+  const run_id = drawnId(app.get());
+  return app
+    .traits()
+    .whys.filter(
+      (why) => why.run_id === run_id && why.layer === layer && why.position === position && why.lens === lens,
+    );
+}
+
+/** The answer to a request as a file has it, or why there is none. */
+function stored(app: App, request: Target, by: string, of_layer: number | null): Why | string {
+  const all = storedOf(app, request);
+  const isAsked = ({ token, foil }: Why) => token.id === request.token && (foil?.id ?? null) === request.foil;
+  const why = all.find((each) => each.by === by && isAsked(each));
+  if (!why) return all.length ? "not stored for this token" : NOT_STORED;
+  if (of_layer === null) return why;
+  const terms = why.terms.filter(({ layer }) => layer === of_layer);
+  return by === "neuron" && !terms.length ? "none is among the strongest of all layers" : { ...why, terms };
+}
+
+/** What copied code is to explain too; null while that is closed. */
+export function whyCoded(app: App, key: string): CodeRequest["why"] {
+  const [open, card] = [whyOf(app, key), cardOf(app.get(), key)];
+  const ids = open && card && targetOf(app, card, open);
+  return ids ? { token: ids[0] ?? 0, foil: ids[1] ?? null, of_layer: open.layer } : null;
+}
+
 /** Ask for what the open explanations lack; called after every action. A card's own numbers come first. */
 export function followWhy(app: App): void {
   for (const [key, open] of opened.get(app) ?? []) {
     const card = cardOf(app.get(), key);
     const ids = card && targetOf(app, card, open);
     const run_id = drawnId(app.get());
-    if (!card?.card || card.isPending || !ids || run_id === null || isOffline(app.get())) continue;
+    if (!card?.card || card.isPending || run_id === null) continue;
+    const off = isOffline(app.get());
+    if (!ids && off && open.error !== NOT_STORED)
+      change(app, key, { why: null, error: NOT_STORED, asked: "" });
+    if (!ids) continue;
     const { layer, position, lens, site } = card;
     if (site !== "resid_post") continue;
     const request = { run_id, layer, position, lens, token: ids[0] ?? 0, foil: ids[1] ?? null };
@@ -113,15 +156,27 @@ async function ask(app: App, key: string, asked: string, request: Target): Promi
   const before = whyOf(app, key);
   const stays = before?.layer !== undefined && before.layer !== null && before.layer <= request.layer;
   opened.get(app)?.set(key, { ...(before ?? CLOSED), asked, isPending: true, pieces: {} });
-  const found = await app.transport
-    .request("why", { ...request, by: "part", of_layer: null })
-    .reply.then(({ value }) => ({ why: value, error: null }))
-    .catch(({ message }: Error) => ({ why: null, error: message }));
+  const why = await answer(app, request, "part", null);
+  const found = typeof why === "string" ? { why: null, error: why } : { why, error: null };
   // closed meanwhile, or about another cell by now
   if (whyOf(app, key)?.asked !== asked) return;
   change(app, key, { ...found, isPending: false });
   const layer = whyOf(app, key)?.layer;
   if (stays && layer !== null && layer !== undefined) void split(app, key, layer);
+}
+
+/** The kernel's answer, or the stored one, or in words why there is none. */
+async function answer(
+  app: App,
+  request: Target,
+  by: WhyRequest["by"],
+  of_layer: number | null,
+): Promise<Why | string> {
+  if (isOffline(app.get())) return stored(app, request, by, of_layer);
+  return app.transport
+    .request("why", { ...request, by, of_layer })
+    .reply.then(({ value }): Why | string => value)
+    .catch(({ message }: Error) => message);
 }
 
 /** Split the parts of a layer, or fold them again. */
@@ -140,10 +195,7 @@ async function split(app: App, key: string, of_layer: number): Promise<void> {
   if (!begun?.asked) return;
   const request = JSON.parse(begun.asked) as Target;
   for (const by of PIECES) {
-    const piece = await app.transport
-      .request("why", { ...request, by, of_layer })
-      .reply.then(({ value }): Why | string => value)
-      .catch(({ message }: Error) => message);
+    const piece = await answer(app, request, by, of_layer);
     const now = whyOf(app, key);
     if (now?.asked !== begun.asked || now.layer !== of_layer) return;
     change(app, key, { pieces: { ...now.pieces, [by]: piece } });

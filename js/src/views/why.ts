@@ -302,9 +302,6 @@ export function whySection(app: App, key: string, state: CardState, run: RunInfo
       select("Logit of", ids?.join("-") ?? "", options, (value) => chooseTarget(app, key, value)),
     isElsewhere &&
       h("p.lw-facts lw-dim", { key: "site" }, "Only cells of resid_post are sums of what blocks add."),
-    isOffline(app.get()) &&
-      !open.why &&
-      h("p.lw-facts lw-dim", { key: "offline" }, "This needs a kernel, and none is connected."),
     open.error && h("p.lw-error", { key: "error", role: "alert" }, open.error),
     open.isPending && !open.why && h("p.lw-facts lw-dim", { key: "pending" }, "taking it apart…"),
     !isElsewhere && open.why && body(app, key, open, open.why, run),
