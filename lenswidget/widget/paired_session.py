@@ -20,9 +20,9 @@ from lenswidget.readout.query import Query
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.widget.messages import CardMessage, RunMessage, run_message
 from lenswidget.widget.paired_grid import PairedGrid
-from lenswidget.widget.requests import DecodeRequest, ReadRequest, WhyRequest
+from lenswidget.widget.requests import AttentionRequest, DecodeRequest, ReadRequest, WhyRequest
 from lenswidget.widget.session import Runs, Session, Slices
-from lenswidget.widget.why import WhyMessage, why
+from lenswidget.widget.why import AttentionMessage, WhyMessage, why
 
 
 class PairedSession(Session):
@@ -279,6 +279,22 @@ class PairedSession(Session):
             if term["kind"] == "source":
                 term["unit"] = column_of[term["unit"]]
         return {**found, "layer": request.layer, "position": request.position}
+
+    def attention(self, request: AttentionRequest) -> AttentionMessage:
+        """Where a cell of the grid looks in its run, by column."""
+        grid = self._grid_of(request.run_id)
+        side = grid.side(request.run_id)
+        layer = grid.layer(side, request.layer, EMBED_SITE)
+        own = replace(request, layer=layer, position=grid.position(side, request.position))
+        found = super().attention(own)
+        columns = grid.columns[:, side].tolist()
+        return {
+            "layer": request.layer,
+            "position": request.position,
+            "weights": [grid.at_columns(side, row, 0.0) for row in found["weights"]],
+            "read": grid.at_columns(side, found["read"], 0.0),
+            "sinks": [columns.index(position) for position in found["sinks"]],
+        }
 
     def _grid_of(self, run_id: str) -> PairedGrid[Any]:
         self.spec_of(run_id)

@@ -126,6 +126,19 @@ class WhyRequest:
 
 
 @dataclass(frozen=True)
+class AttentionRequest:
+    """The page asks where the attention of a cell looks."""
+
+    run_id: str
+    layer: int
+    position: int
+
+    @classmethod
+    def parse(cls, message: Mapping[str, Any]) -> "AttentionRequest":
+        return cls(_text(message, "run_id"), _integer(message, "layer"), _integer(message, "position"))
+
+
+@dataclass(frozen=True)
 class FloorRequest:
     """The page asks what a cell of each layer must exceed to say more than noise."""
 

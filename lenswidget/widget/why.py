@@ -5,6 +5,7 @@ from typing import Any, TypedDict
 
 from lenswidget.errors import LensError
 from lenswidget.lenses.lens import Lens
+from lenswidget.readout.attention import Attention
 from lenswidget.readout.attribute import attribute
 from lenswidget.readout.attribution import Attribution
 from lenswidget.readout.run import Run
@@ -45,6 +46,34 @@ class WhyMessage(TypedDict):
     cap: float | None
     before: float | str | None
     notes: list[str]
+
+
+class AttentionMessage(TypedDict):
+    """The reply to `attention`; `Attention` in `protocol.ts`.
+
+    `weights` is `[heads, seq]`; `read` `[seq]` is what was read from each position, as a share of all: by the
+    size of what the heads add from there, or by their weights where something is multiplied in between.
+    """
+
+    layer: int
+    position: int
+    weights: list[list[float]]
+    read: list[float]
+    sinks: list[int]
+
+
+def attention_message(found: Attention) -> AttentionMessage:
+    """What a page draws of where a cell's attention looks: numbers to four digits."""
+    sizes = found.weights if found.value_weighted is None else found.value_weighted
+    read = sizes.sum(0)
+    total = read.sum()
+    return {
+        "layer": found.layer,
+        "position": found.position,
+        "weights": found.weights.round(4).tolist(),
+        "read": (read / total if total > 0 else read).round(4).tolist(),
+        "sinks": found.sinks,
+    }
 
 
 def why(request: WhyRequest, run: Run, base: Run | None, lens: Lens, labels: Labels) -> WhyMessage:

@@ -470,6 +470,14 @@ export interface Why extends CellRef {
   readonly notes: readonly string[];
 }
 
+/** Where a cell's attention looks: the weights of each head, and the share of all that was read from each position. */
+export interface Attention extends CellRef {
+  readonly weights: readonly (readonly number[])[];
+  readonly read: readonly number[];
+  /** Positions that take much of every head's weight, whatever stands there. */
+  readonly sinks: readonly number[];
+}
+
 /** Stop the request with this id. */
 export interface CancelRequest {
   readonly target: string;
@@ -503,6 +511,7 @@ export interface Requests {
   search: { request: SearchRequest; reply: SearchReply };
   code: { request: CodeRequest; reply: CodeReply };
   why: { request: WhyRequest; reply: Why };
+  attention: { request: CellRef & { readonly run_id: string }; reply: Attention };
   cancel: { request: CancelRequest; reply: Empty };
   ping: { request: Empty; reply: Empty };
 }

@@ -4,10 +4,20 @@
  * They are kept here, beside the state of the view they belong to: they are large, and drawn only while they are open.
  */
 
-import type { CodeRequest, EditRequest, Why, WhyRequest, WhyTerm } from "../kernel/protocol.ts";
+import { sameItems } from "../base/memo.ts";
+import type {
+  Attention,
+  CellRef,
+  CodeRequest,
+  EditRequest,
+  Why,
+  WhyRequest,
+  WhyTerm,
+} from "../kernel/protocol.ts";
 import type { App } from "./context.ts";
 import { cardOf, drawnId, isOffline, keptEdits, shownRun } from "./selectors.ts";
-import type { CardState } from "./state.ts";
+import { type CardState, MAIN } from "./state.ts";
+import { NOT_STORED, stored, storedOf, type Target } from "./storedWhy.ts";
 
 /** What splits a layer's parts, in the order in which it is asked for. */
 export const PIECES = ["head", "source", "neuron"] as const;
@@ -30,6 +40,11 @@ export interface WhyState {
   /** The layer whose parts are split, and its pieces as far as they are here. */
   readonly layer: number | null;
   readonly pieces: Readonly<Partial<Record<Piece, Why | string>>>;
+  /** Where the attention of that layer looks; null until it is here, and where it cannot be seen. */
+  readonly attention: Attention | null;
+  /** The head that is pointed at, and the one that was pressed. */
+  readonly hovered: number | null;
+  readonly held: number | null;
   readonly switched: Switched | null;
   /** What was asked for last. */
   readonly asked: string;
@@ -42,12 +57,15 @@ const CLOSED: WhyState = {
   isPending: false,
   layer: null,
   pieces: {},
+  attention: null,
+  hovered: null,
+  held: null,
   switched: null,
   asked: "",
 };
 
-const NOT_STORED =
-  "Why is stored of the cells whose cards were open when this file was saved. This needs a kernel.";
+/** Of a layer that is not open. */
+const FOLDED = { pieces: {}, attention: null, hovered: null, held: null };
 
 const opened = new WeakMap<App, Map<string, WhyState>>();
 
@@ -100,30 +118,6 @@ export function targetOf(app: App, state: CardState, { target }: WhyState): read
   return chosen?.ids ?? null;
 }
 
-/** What a file has of a cell. */
-function storedOf(
-  app: App,
-  { layer, position, lens }: Pick<CardState, "layer" | "position" | "lens">,
-): Why[] {
-  const run_id = drawnId(app.get());
-  return app
-    .traits()
-    .whys.filter(
-      (why) => why.run_id === run_id && why.layer === layer && why.position === position && why.lens === lens,
-    );
-}
-
-/** The answer to a request as a file has it, or why there is none. */
-function stored(app: App, request: Target, by: string, of_layer: number | null): Why | string {
-  const all = storedOf(app, request);
-  const isAsked = ({ token, foil }: Why) => token.id === request.token && (foil?.id ?? null) === request.foil;
-  const why = all.find((each) => each.by === by && isAsked(each));
-  if (!why) return all.length ? "not stored for this token" : NOT_STORED;
-  if (of_layer === null) return why;
-  const terms = why.terms.filter(({ layer }) => layer === of_layer);
-  return by === "neuron" && !terms.length ? "none is among the strongest of all layers" : { ...why, terms };
-}
-
 /** What copied code is to explain too; null while that is closed. */
 export function whyCoded(app: App, key: string): CodeRequest["why"] {
   const [open, card] = [whyOf(app, key), cardOf(app.get(), key)];
@@ -150,12 +144,10 @@ export function followWhy(app: App): void {
   }
 }
 
-type Target = Pick<Why, "run_id" | "layer" | "position" | "lens"> & { token: number; foil: number | null };
-
 async function ask(app: App, key: string, asked: string, request: Target): Promise<void> {
   const before = whyOf(app, key);
   const stays = before?.layer !== undefined && before.layer !== null && before.layer <= request.layer;
-  opened.get(app)?.set(key, { ...(before ?? CLOSED), asked, isPending: true, pieces: {} });
+  opened.get(app)?.set(key, { ...(before ?? CLOSED), asked, isPending: true, ...FOLDED });
   const why = await answer(app, request, "part", null);
   const found = typeof why === "string" ? { why: null, error: why } : { why, error: null };
   // closed meanwhile, or about another cell by now
@@ -183,9 +175,9 @@ async function answer(
 export function openLayer(app: App, key: string, layer: number): void {
   const open = whyOf(app, key);
   if (!open?.why) return;
-  if (open.layer === layer) change(app, key, { layer: null, pieces: {} });
+  if (open.layer === layer) change(app, key, { layer: null, ...FOLDED });
   else {
-    change(app, key, { layer, pieces: {} });
+    change(app, key, { layer, ...FOLDED });
     void split(app, key, layer);
   }
 }
@@ -199,7 +191,57 @@ async function split(app: App, key: string, of_layer: number): Promise<void> {
     const now = whyOf(app, key);
     if (now?.asked !== begun.asked || now.layer !== of_layer) return;
     change(app, key, { pieces: { ...now.pieces, [by]: piece } });
+    if (by === "head") void look(app, key, begun.asked, of_layer);
   }
+}
+
+/** Ask where the attention of the open layer looks. */
+async function look(app: App, key: string, asked: string, layer: number): Promise<void> {
+  if (isOffline(app.get())) return;
+  const { run_id, position } = JSON.parse(asked) as Target;
+  const attention = await app.transport
+    .request("attention", { run_id, layer, position })
+    .reply.then(({ value }) => value)
+    .catch(() => null); // the list of what it reads says why
+  const now = whyOf(app, key);
+  if (now?.asked === asked && now.layer === layer) change(app, key, { attention });
+}
+
+/** Point at a head, or at none. */
+export function hoverHead(app: App, key: string, hovered: number | null): void {
+  const open = whyOf(app, key);
+  if (open && open.hovered !== hovered) change(app, key, { hovered });
+}
+
+/** Hold what a head reads on the grid, or let it go. */
+export function holdHead(app: App, key: string, head: number): void {
+  change(app, key, { held: whyOf(app, key)?.held === head ? null : head });
+}
+
+/** What the grid marks as read. */
+export interface Reads extends CellRef {
+  /** Of one head; null for all. */
+  readonly head: number | null;
+  /** By position, of what was read or of the head's weight. */
+  readonly shares: readonly number[];
+  readonly sinks: readonly number[];
+}
+
+let last: { readonly from: readonly unknown[]; readonly reads: Reads } | null = null;
+
+/** What the grid of a view marks as read: by the attention of the layer that is open in its main card, or by a head. */
+export function readsOf(app: App): Reads | null {
+  const open = whyOf(app, MAIN);
+  const attention = open?.attention;
+  const card = cardOf(app.get(), MAIN);
+  if (!open || !attention || attention.position !== card?.position || open.isPending) return null;
+  const head = open.hovered ?? open.held;
+  const { layer, position, sinks } = attention;
+  const shares = (head !== null && attention.weights[head]) || attention.read;
+  const from = [attention, head];
+  // the same object while nothing changes: a grid is drawn again for a new one
+  if (!last || !sameItems(from, last.from)) last = { from, reads: { layer, position, head, shares, sinks } };
+  return last.reads;
 }
 
 const SITES: Readonly<Record<string, string>> = {
