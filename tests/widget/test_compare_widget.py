@@ -162,6 +162,12 @@ def test_why_of_either_side_is_of_its_own_column():
             unit for unit, kind in zip(expected.units, expected.kinds, strict=True) if kind == "source"
         ]
         assert reply["value"]["position"] == at
+        looks, _ = page.ask("attention", run_id=run_id, layer=2, position=at)
+        looks = looks["value"]
+        seen = lw.attention(own, 2, int(columns[at, side])).weights
+        for column, position in enumerate(columns[:, side].tolist()):
+            weights = [row[column] for row in looks["weights"]]
+            assert weights == pytest.approx([0] * len(seen) if position < 0 else seen[:, position].tolist(), abs=1e-4)
         assert reply["value"]["before"] is None
 
 

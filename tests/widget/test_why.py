@@ -163,3 +163,17 @@ def test_a_file_of_a_model_that_cannot_be_taken_apart_has_none():
     w = LensWidget(lw.LanguageModel(tiny_model(tiny_config(hf.BertConfig))), [11, 12, 13])
     w.selection = {"layer": 1, "position": 1}
     assert w.stored_whys() == []
+
+
+def test_the_page_gets_where_the_attention_looks(page):
+    reply, _ = page.ask("attention", run_id=page.widget.run["id"], layer=2, position=3)
+    found = reply["value"]
+    json.dumps(found, allow_nan=False)
+    own = lw.attention(page.widget._session.run, 2, 3)
+    assert found["weights"] == own.weights.round(4).tolist()
+    assert found["sinks"] == own.sinks
+    sizes = own.value_weighted.sum(0)
+    assert found["read"] == pytest.approx((sizes / sizes.sum()).tolist(), abs=1e-4)
+    assert sum(found["read"]) == pytest.approx(1, abs=1e-3)
+    reply, _ = page.ask("attention", run_id=page.widget.run["id"], layer=-1, position=3)
+    assert "embedding, which has none" in reply["error"]["message"]
