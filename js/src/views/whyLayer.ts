@@ -152,7 +152,11 @@ export function layerTable(app: App, key: string, open: WhyState, why: Why, run:
       h(
         "tr",
         h("th", { scope: "col" }, layerPhrase(layer, run)),
-        h("th", { scope: "col", title: "By column, up to this one; sinks are hatched" }, "reads"),
+        h(
+          "th",
+          { scope: "col", title: "By column, up to this one; sinks are grey" },
+          open.attention ? "reads" : h("span.lw-hidden", "Reads"),
+        ),
         h(
           "th.lw-num",
           { scope: "col", title: "Its term in the logit, norms held at this cell's scale" },
