@@ -166,6 +166,12 @@ PATCHED_ROWS = Tolerance(
     share=1e-5,
 )
 
+ONE_COLUMN = Tolerance(
+    "One column through one block, from its own state, on keys that are kept: kernels sum in another order. "
+    "A share of the state's norm.",
+    spacings=8.0,
+)
+
 SPLIT_FORWARD = Tolerance(
     "A forward in two parts: kernels sum in another order in each layer. A share of a state's norm.",
     spacings=8.0,

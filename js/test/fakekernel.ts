@@ -169,6 +169,15 @@ export class FakeKernel implements HostModel {
       }
       case "why":
         return { value: fakeWhy(message as never) };
+      case "attention": {
+        const { layer, position } = message as unknown as { layer: number; position: number };
+        const row = Array.from({ length: this.run.tokens.length }, (_, i) =>
+          i > position ? 0 : i ? 0.1 : 0.5,
+        );
+        return {
+          value: { layer, position, weights: [row, row.map((x) => x / 2)], read: row, sinks: [0] },
+        };
+      }
       case "code":
         return { value: { code: "with model.trace(prompt):\n    ..." } };
       default:

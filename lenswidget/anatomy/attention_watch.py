@@ -1,7 +1,7 @@
 """What attention does, seen at the operators that compute it: the same for every model and implementation."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,14 @@ class Attended:
     def head_values(self) -> Tensor:
         """`[heads, keys, d_value]`: each head's own."""
         return self.values.repeat_interleave(self.n_heads // len(self.values), dim=0)
+
+    def up_to(self, n_keys: int, seq: int) -> "Attended":
+        """The same over `seq` positions, where it was over the first `n_keys`; later ones get nothing."""
+        if self.values.shape[-2] != n_keys:
+            return self
+        pad = seq - n_keys
+        weights = functional.pad(self.weights, (0, pad))
+        return replace(self, weights=weights, values=functional.pad(self.values, (0, 0, 0, pad)))
 
     def output(self) -> Tensor:
         """`[heads, d_value]` float64: the weights times the values."""

@@ -17,7 +17,7 @@ from lenswidget.anatomy.isolated_block import IsolatedBlock
 from lenswidget.anatomy.recording import Call, Recording, probe_ids, watch
 from lenswidget.anatomy.stream import Stream, layouts
 from lenswidget.anatomy.tail_chain import TailStep, trace_tail
-from lenswidget.anatomy.units import kept_units
+from lenswidget.anatomy.unit_search import kept_units
 from lenswidget.errors import AnatomyError, LensError
 from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import (

@@ -1,7 +1,7 @@
 """Edits made ready for one prompt of one model: what each does to the states at its layers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -101,6 +101,15 @@ def make_changes(
     """
     makers = [_Maker(edit, model, inputs, is_generation) for edit in edits if edit.is_on]
     return [change for maker in makers for change in maker.changes()]
+
+
+def changes_within(changes: Sequence[Change], start: int, stop: int) -> list[Change]:
+    """The changes of a forward of the columns from `start` up to `stop` alone; those outside are left out."""
+    moved = [
+        replace(change, where=[at[(at >= start) & (at < stop)] - start for at in change.where])
+        for change in changes
+    ]
+    return [change for change in moved if any(len(at) for at in change.where)]
 
 
 def ready_changes(edits: Any) -> list[Change] | None:

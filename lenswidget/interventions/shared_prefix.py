@@ -64,12 +64,21 @@ def _touched(edit: Edit, spec: RunSpec) -> Sequence[int]:
     return [0] if at and is_mean_of_all else at
 
 
+def is_run_alone(spec: RunSpec, position: int) -> bool:
+    """Whether what edits do to a column depends, beside the columns before it, on that column alone."""
+    edits = [edit for edit in spec.active_edits if not _is_row_by_row(edit)]
+    return all(position not in positions_of(edit.positions, spec.prompt.seq) for edit in edits)
+
+
+def _is_row_by_row(edit: Edit) -> bool:
+    is_fixed = (edit.op == "mean" and bool(edit.texts)) or (edit.op == "swap" and edit.is_live)
+    return is_fixed or edit.op in _ROW_BY_ROW
+
+
 def _same_places(edit: Edit, old: RunSpec, new: RunSpec, n: int) -> int:
     """Up to where an edit that both runs have does the same, at most `n`."""
     mine, theirs = _touched(edit, new), _touched(edit, old)
-    is_row_by_row = edit.op in _ROW_BY_ROW or (edit.op == "mean" and bool(edit.texts))
-    is_row_by_row = is_row_by_row or (edit.op == "swap" and edit.is_live)
-    if not is_row_by_row:
+    if not _is_row_by_row(edit):
         # the same columns are edited, and none of them is run again, the last of the prefix included
         is_within = sorted(mine) == sorted(theirs) and all(position < n - 1 for position in mine)
         is_within = is_within and edit.op in ("steer", "patch")

@@ -76,6 +76,11 @@ class ModelFacts:
         finally:
             self._n_pinned -= 1
 
+    @property
+    def is_pinned(self) -> bool:
+        """Whether nothing is compared now."""
+        return self._n_pinned > 0
+
     def has_stale_unembed(self) -> bool:
         """Whether any weight of the unembed differs from what it was when the facts were found.
 
@@ -150,8 +155,12 @@ def facts_of(hf_model: nn.Module) -> ModelFacts:
 @contextmanager
 def held(hf_model: nn.Module) -> Generator[None, None, None]:
     """The model for this thread alone, taken for unchanged, in evaluation mode and without gradients."""
-    with lock_of(hf_model), inference(hf_model), facts_of(hf_model).pinned():
-        yield
+    facts = facts_of(hf_model)
+    with lock_of(hf_model):
+        # what is held already is in evaluation mode: to look at every module again takes its time
+        mode = torch.no_grad() if facts.is_pinned else inference(hf_model)
+        with mode, facts.pinned():
+            yield
 
 
 def _make_up(modules: list[nn.Module]) -> tuple[list[Any], list[Tensor]]:

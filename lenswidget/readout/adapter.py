@@ -29,7 +29,8 @@ class AdapterOffEngine(LocalEngine):
             with model.lock, adapter_off(model.hf_model):
                 return capture(site)
 
-        return replace(run, _capture=without)
+        # what runs the model again would run it with the adapter
+        return replace(run, _capture=without, _model=None)
 
 
 @contextlib.contextmanager

@@ -94,10 +94,11 @@ class Attention:
 def attention(run: Run, layer: int, position: int) -> Attention:
     """The attention weights of one cell, `[heads, seq]`: one row, never `[heads, seq, seq]`.
 
-    Runs the prompt once more, edits included, up to that layer. The weights are those that the model's code
-    multiplies with the values; where torch's fused operator makes them, this row is made again from the
-    queries, keys and mask that it is given. Either way, weights times values must be what the output
-    projection takes. Nothing of the model is set meanwhile.
+    Runs that column once more, edits included, up to that layer, from what the run kept; where that is not
+    verified, the whole prompt. The weights are those that the model's code multiplies with the values; where
+    torch's fused operator makes them, this row is made again from the queries, keys and mask that it is
+    given. Either way, weights times values must be what the output projection takes. Nothing of the model is
+    set meanwhile.
 
     Args:
         run: a `Run` of a model in this process.

@@ -45,8 +45,9 @@ def attribute(
 ) -> Attribution:
     """Take the logit of a token at one cell apart into what the blocks below added there.
 
-    Runs the prompt once more, edits included, up to the cell's layer, and keeps one position of what each
-    block adds. Through a lens, part `i` at layer `l` counts `J_l c_i`.
+    Runs the cell's column once more, edits included, up to the cell's layer, from the states and keys that
+    the run kept; where that is not verified, the whole prompt. Through a lens, part `i` at layer `l` counts
+    `J_l c_i`.
 
     Args:
         run: a `Run`.
@@ -91,19 +92,19 @@ def _attributed(
     check_carried(found, [layer], run.n_layers)
     model = run.local_model
     _ = model.anatomy.units if by != "part" else ()  # found before the model is taken for unchanged
-    ids = _token_ids(run, layer, position, found, token, foil)
-    direction = CellDirection(run, layer, position, found, ids)
-    units, _ = _UNITS.get(by, ((), ""))
-    split = [index for index in range(layer + 1) if layers is None or index in layers]
-    watched = split if by == "source" else ()
-    kept = read_parts(run, layer, position, units=(units,) if units else (), attention=watched)
     with held(model.hf_model):
+        ids = _token_ids(run, layer, position, found, token, foil)
+        direction = CellDirection(run, layer, position, found, ids)
+        units, _ = _UNITS.get(by, ((), ""))
+        split = [index for index in range(layer + 1) if layers is None or index in layers]
+        watched = split if by == "source" else ()
+        kept = read_parts(run, layer, position, units=(units,) if units else (), attention=watched)
         terms = _Splitter(run, layer, position, by, split, direction).terms(kept)
-    removed = torch.stack(terms.vectors)
-    measured = np.full(len(terms.names), np.nan)
-    if is_measured:
-        is_state = np.array([kind != "bias" for kind in terms.kinds])
-        measured[is_state] = direction.measured(removed[torch.from_numpy(is_state)]).numpy()
+        removed = torch.stack(terms.vectors)
+        measured = np.full(len(terms.names), np.nan)
+        if is_measured:
+            is_state = np.array([kind != "bias" for kind in terms.kinds])
+            measured[is_state] = direction.measured(removed[torch.from_numpy(is_state)]).numpy()
     return Attribution(
         run_id=run.id,
         layer=layer,
@@ -176,17 +177,18 @@ class _Splitter:
         self._direction, self._layers = direction, layers
         self._terms = _Terms()
         self._strong: set[tuple[int, int]] = set()
+        self._dtype = torch.float32
 
     def terms(self, kept: list[LayerParts]) -> _Terms:
-        rows = range(-1, self._layer + 1)
-        stream = self._run.states(EMBED_SITE, list(rows), [self._position] * len(rows)).cpu().double()
-        self._add("embed", -1, -1, "embedding", stream[0])
+        embedded = self._run.states(EMBED_SITE, [-1], [self._position])[0]
+        self._dtype = embedded.dtype
+        self._add("embed", -1, -1, "embedding", embedded.cpu().double())
         splits = [self._split(index, parts) for index, parts in enumerate(kept)]
         if self._by == "neuron":
             self._strong = self._strongest(splits)
         for index, (parts, split) in enumerate(zip(kept, splits, strict=True)):
-            self._add_layer(index, parts, split, stream[index : index + 2])
-        zero = torch.zeros_like(stream[0])
+            self._add_layer(index, parts, split)
+        zero = torch.zeros_like(self._terms.vectors[0])
         for name, number in self._direction.constants.items():
             self._terms.add("bias", -1, -1, name, number, zero)
         return self._terms
@@ -194,7 +196,7 @@ class _Splitter:
     def _add(self, kind: str, layer: int, unit: int, name: str, vector: Tensor) -> None:
         self._terms.add(kind, layer, unit, name, float(vector @ self._direction.direction), vector)
 
-    def _add_layer(self, layer: int, parts: LayerParts, split: UnitSplit | None, ends: Tensor) -> None:
+    def _add_layer(self, layer: int, parts: LayerParts, split: UnitSplit | None) -> None:
         _, of_part = _UNITS.get(self._by, ("", ""))
         for name, vector in parts.added.items():
             if name == of_part and split is not None:
@@ -202,12 +204,11 @@ class _Splitter:
             else:
                 kind = name if name in ("attn", "mlp") else "other"
                 self._add(kind, layer, -1, f"L{layer} {name}", vector)
-        change = ends[1] - ends[0]
+        change = parts.left - parts.below
         listed = list(parts.added.values())
         rest = change - torch.stack(listed).sum(0) if listed else change
-        size = ends.abs().sum(0) + sum(vector.abs() for vector in listed)
-        dtype = self._run.states(EMBED_SITE, [0], [0]).dtype
-        if not within(rest, torch.zeros_like(rest), STREAM_SUM, size, dtype):
+        size = parts.below.abs() + parts.left.abs() + sum(vector.abs() for vector in listed)
+        if not within(rest, torch.zeros_like(rest), STREAM_SUM, size, self._dtype):
             name = f"L{layer} rest" if listed else f"L{layer} block"
             self._add("rest", layer, -1, name, rest)
 

@@ -1,14 +1,14 @@
 """Forwards of one prompt, whole or after a prefix, that keep the residual streams."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lenswidget.anatomy.protocol import ReadableModel
-from lenswidget.interventions.changes import Change
+from lenswidget.interventions.changes import Change, changes_within
 from lenswidget.models.encoded_prompt import EncodedPrompt, column_source
 from lenswidget.models.hf_model import evaluation, logits_of, takes, uncached
 from lenswidget.models.split_forward import KeyPart, cache_of, keys_in
@@ -99,7 +99,7 @@ class Capture:
         options: dict[str, Any] = {"use_cache": True} if keep_keys or n_past else uncached(model.hf_model)
         if self._keep:
             options[self._keep] = self._n_checked
-        changes = _after(self._changes, n_past)
+        changes = changes_within(self._changes, n_past, self._prompt.seq) if n_past else self._changes
         edits = {"edits": changes} if changes else {}
         streams: Tensor | None = None
         own: Tensor | None = None
@@ -149,11 +149,3 @@ class Capture:
         is_short = may_be_short and like.nbytes * n_rows > FREE_SHARE * free_bytes(like.device)
         device = torch.device("cpu") if self._place == "cpu" or is_short else like.device
         return torch.full(shape, torch.nan, dtype=like.dtype, device=device)
-
-
-def _after(changes: Sequence[Change], n_past: int) -> Sequence[Change]:
-    """The changes of a forward that begins `n_past` columns later; those that lie before are left out."""
-    if not n_past:
-        return changes
-    moved = [replace(change, where=[at[at >= n_past] - n_past for at in change.where]) for change in changes]
-    return [change for change in moved if any(len(at) for at in change.where)]

@@ -164,11 +164,12 @@ class Run:
         """The model in this process that the run is of.
 
         Raises:
-            ModelError: it is elsewhere, or has changed since this run.
+            ModelError: it is elsewhere, was run without its adapter, or has changed since this run.
         """
         if self._model is None:
             raise ModelError(
-                f"Asked for the model of a run of {self.model.name}, which is not in this process."
+                f"Asked to run {self.model.name} again as it was at this run, but it is not in this process, "
+                "or the run was one without its adapter. Run it here, within hf_model.disable_adapter()."
             )
         self.check_model()
         return self._model

@@ -65,7 +65,8 @@ def save(
     """Write a widget to one self-contained HTML file, which opens from disk.
 
     The grid, its colours, pins and trajectories work there; cards show what was stored for their cell, `k`
-    tokens; what needs a kernel says so. Token text is data in the file: nothing is evaluated from it.
+    tokens; of the selected cell and of cards that are kept open, *Why* is stored too. What needs a kernel
+    says so. Token text is data in the file: nothing is evaluated from it.
 
     Args:
         widget: a `LensWidget`; its site, lens, pins and looks are kept.
@@ -121,6 +122,7 @@ def static_state(
         "k": k,
         "snapshot": _stored(packed),
         "source_snapshot": _stored(source) if source else {},
+        "whys": widget.stored_whys(),
         "status": OFFLINE,
     }
 

@@ -18,14 +18,15 @@ from lenswidget.readout.given_run import GivenRunEngine
 from lenswidget.readout.pair import Pair, tracked_in_both
 from lenswidget.readout.paired_reading import scatter
 from lenswidget.readout.query import Query
-from lenswidget.readout.run import Run, RunSpec
+from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.tracing.locks import ModelLock
 from lenswidget.widget.labels import Labels
 from lenswidget.widget.messages import CardMessage, RunMessage, run_message
 from lenswidget.widget.paired_grid import PairedGrid
-from lenswidget.widget.requests import DecodeRequest, ReadRequest
+from lenswidget.widget.requests import AttentionRequest, DecodeRequest, ReadRequest, WhyRequest
 from lenswidget.widget.session import Runs, Session, Slices
 from lenswidget.widget.shared_ids import SharedIds
+from lenswidget.widget.why import AttentionMessage, WhyMessage, why
 
 
 class PairedSession(Session):
@@ -304,6 +305,56 @@ class PairedSession(Session):
                 "other side's, and run it within hf_model.disable_adapter()."
             )
         return super().code(grid.in_run(side, request))
+
+    def why(self, request: WhyRequest) -> WhyMessage:
+        """What a cell of the grid is made of in its run; positions that were read are told as columns."""
+        grid = self._grid_of(request.run_id)
+        side = grid.side(request.run_id)
+        of_layer = request.of_layer
+        if of_layer is not None:
+            of_layer = grid.layer(side, of_layer, EMBED_SITE)
+        column_of = {position: column for column, position in enumerate(grid.columns[:, side].tolist())}
+        own = replace(
+            request,
+            layer=grid.layer(side, request.layer, EMBED_SITE),
+            position=grid.position(side, request.position),
+            of_layer=of_layer,
+            token=self._own_token(side, request.token),
+            foil=None if request.foil is None else self._own_token(side, request.foil),
+        )
+        found = why(own, self.run_of(request.run_id), None, self.lens(request.lens), self.ids.own[side])
+        for name, asked in (("token", request.token), ("foil", request.foil)):
+            if found[name] is not None:
+                found[name] = {**found[name], "id": asked}
+        for term in found["terms"]:
+            if term["kind"] == "source":
+                term["unit"] = column_of[term["unit"]]
+        return {**found, "layer": request.layer, "position": request.position}
+
+    def _own_token(self, side: int, token: int) -> int:
+        (own,) = self.ids.in_vocabulary(side, [token])
+        if own < 0:
+            raise CellError(
+                f"Asked why {self.labels[token].text!r}, which is no token of {self.pair.names[side]}. Ask "
+                "about one that it has."
+            )
+        return own
+
+    def attention(self, request: AttentionRequest) -> AttentionMessage:
+        """Where a cell of the grid looks in its run, by column."""
+        grid = self._grid_of(request.run_id)
+        side = grid.side(request.run_id)
+        layer = grid.layer(side, request.layer, EMBED_SITE)
+        own = replace(request, layer=layer, position=grid.position(side, request.position))
+        found = super().attention(own)
+        columns = grid.columns[:, side].tolist()
+        return {
+            "layer": request.layer,
+            "position": request.position,
+            "weights": [grid.at_columns(side, row, 0.0) for row in found["weights"]],
+            "read": grid.at_columns(side, found["read"], 0.0),
+            "sinks": [columns.index(position) for position in found["sinks"]],
+        }
 
     def _grid_of(self, run_id: str) -> PairedGrid[Any]:
         self.spec_of(run_id)

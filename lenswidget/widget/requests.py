@@ -45,8 +45,25 @@ class ReadRequest:
 
 
 @dataclass(frozen=True)
+class WhyTarget:
+    """Whose logit a card explains, and the layer whose parts it has split."""
+
+    token: int
+    foil: int | None
+    of_layer: int | None
+
+    @classmethod
+    def parse(cls, message: Mapping[str, Any]) -> "WhyTarget":
+        return cls(_integer(message, "token"), _optional(message, "foil"), _optional(message, "of_layer"))
+
+
+@dataclass(frozen=True)
 class DecodeRequest:
-    """The page asks to decode one cell again, or for the code that does."""
+    """The page asks to decode one cell again, or for the code that does.
+
+    Attributes:
+        why: what the card explains, of which the code is wanted too; None where it explains nothing.
+    """
 
     run_id: str
     layer: int
@@ -57,9 +74,11 @@ class DecodeRequest:
     track: list[int]
     temperature: float = 1.0
     show: str = "top"
+    why: WhyTarget | None = None
 
     @classmethod
     def parse(cls, message: Mapping[str, Any]) -> "DecodeRequest":
+        why = message.get("why")
         return cls(
             run_id=_text(message, "run_id"),
             layer=_integer(message, "layer"),
@@ -70,6 +89,7 @@ class DecodeRequest:
             temperature=check_temperature(message.get("temperature", 1.0)),
             track=_integers(message, "track"),
             show=_text({"show": "top", **message}, "show"),
+            why=None if why is None else WhyTarget.parse(_field("why", dict, why)),
         )
 
 
@@ -99,10 +119,23 @@ class WhyRequest:
             position=_integer(message, "position"),
             lens=_text(message, "lens"),
             token=_integer(message, "token"),
-            foil=None if message.get("foil") is None else _integer(message, "foil"),
+            foil=_optional(message, "foil"),
             by=_text(message, "by"),
-            of_layer=None if message.get("of_layer") is None else _integer(message, "of_layer"),
+            of_layer=_optional(message, "of_layer"),
         )
+
+
+@dataclass(frozen=True)
+class AttentionRequest:
+    """The page asks where the attention of a cell looks."""
+
+    run_id: str
+    layer: int
+    position: int
+
+    @classmethod
+    def parse(cls, message: Mapping[str, Any]) -> "AttentionRequest":
+        return cls(_text(message, "run_id"), _integer(message, "layer"), _integer(message, "position"))
 
 
 @dataclass(frozen=True)
@@ -211,7 +244,7 @@ class MapRequest:
     def parse(cls, message: Mapping[str, Any]) -> "MapRequest":
         return cls(
             answer=_integer(message, "answer"),
-            foil=_integer(message, "foil") if message.get("foil") is not None else None,
+            foil=_optional(message, "foil"),
             site=_text(message, "site"),
             ablate=_text(message, "ablate") if message.get("ablate") is not None else None,
         )
@@ -292,6 +325,10 @@ def _text(message: Mapping[str, Any], name: str) -> str:
 
 def _integer(message: Mapping[str, Any], name: str) -> int:
     return _field(name, int, message.get(name))
+
+
+def _optional(message: Mapping[str, Any], name: str) -> int | None:
+    return None if message.get(name) is None else _integer(message, name)
 
 
 def _list(message: Mapping[str, Any], name: str) -> list[Any]:

@@ -24,6 +24,7 @@ from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.models.token_ids import token_id
 from lenswidget.models.words import word_mask
 from lenswidget.progress import drain
+from lenswidget.readout.attention import attention
 from lenswidget.readout.background import Background
 from lenswidget.readout.background_fit import background_slices, known_background
 from lenswidget.readout.cells import Cells
@@ -50,6 +51,7 @@ from lenswidget.widget.messages import (
 )
 from lenswidget.widget.packing import label_to_list
 from lenswidget.widget.requests import (
+    AttentionRequest,
     DecodeRequest,
     FloorRequest,
     ReadRequest,
@@ -57,7 +59,7 @@ from lenswidget.widget.requests import (
     SearchRequest,
     WhyRequest,
 )
-from lenswidget.widget.why import WhyMessage, why
+from lenswidget.widget.why import AttentionMessage, WhyMessage, attention_message, stored_whys, why
 
 Slices = Generator[tuple[int, int], None, Any]
 # Runs that are kept beside the one that is shown, so that a late request for an earlier one is answered.
@@ -396,6 +398,8 @@ class Session:
                 return self.code(DecodeRequest.parse(message))
             case "why":
                 return self.why(WhyRequest.parse(message))
+            case "attention":
+                return self.attention(AttentionRequest.parse(message))
             case "ping":
                 return {}
             case kind:
@@ -407,6 +411,15 @@ class Session:
         is_shown = runs is not None and runs.run.id == run.id
         base = runs.base if runs is not None and is_shown else None
         return why(request, run, base, self.lens(request.lens), self.labels)
+
+    def attention(self, request: AttentionRequest) -> AttentionMessage:
+        """Where the attention of a cell looks."""
+        return attention_message(attention(self.run_of(request.run_id), request.layer, request.position))
+
+    def stored_whys(self, cell: DecodeRequest, pins: Sequence[int]) -> list[WhyMessage]:
+        """What a file keeps of why a cell says what it says: of the pinned tokens, else of its best."""
+        tokens = list(pins) or self.decode(cell)["ids"][:1]
+        return stored_whys(self.why, cell, tokens) if tokens else []
 
     def readout(self, cells: Any, **options: Any) -> Readout:
         """`lenswidget.read` of the run that is shown; `lens` may be a name among the lenses."""

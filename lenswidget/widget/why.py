@@ -1,14 +1,17 @@
 """Why a cell says what it says, as the page receives it: the terms of a logit with their names."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
+from lenswidget.errors import LensError
 from lenswidget.lenses.lens import Lens
+from lenswidget.readout.attention import Attention
 from lenswidget.readout.attribute import attribute
 from lenswidget.readout.attribution import Attribution
 from lenswidget.readout.run import Run
 from lenswidget.widget.labels import Labels
 from lenswidget.widget.packing import json_number, label_to_list
-from lenswidget.widget.requests import WhyRequest
+from lenswidget.widget.requests import DecodeRequest, WhyRequest
 
 
 class WhyTerm(TypedDict):
@@ -45,6 +48,34 @@ class WhyMessage(TypedDict):
     notes: list[str]
 
 
+class AttentionMessage(TypedDict):
+    """The reply to `attention`; `Attention` in `protocol.ts`.
+
+    `weights` is `[heads, seq]`; `read` `[seq]` is what was read from each position, as a share of all: by the
+    size of what the heads add from there, or by their weights where something is multiplied in between.
+    """
+
+    layer: int
+    position: int
+    weights: list[list[float]]
+    read: list[float]
+    sinks: list[int]
+
+
+def attention_message(found: Attention) -> AttentionMessage:
+    """What a page draws of where a cell's attention looks: numbers to four digits."""
+    sizes = found.weights if found.value_weighted is None else found.value_weighted
+    read = sizes.sum(0)
+    total = read.sum()
+    return {
+        "layer": found.layer,
+        "position": found.position,
+        "weights": found.weights.round(4).tolist(),
+        "read": (read / total if total > 0 else read).round(4).tolist(),
+        "sinks": found.sinks,
+    }
+
+
 def why(request: WhyRequest, run: Run, base: Run | None, lens: Lens, labels: Labels) -> WhyMessage:
     """What a cell's logit is made of.
 
@@ -78,6 +109,53 @@ def why(request: WhyRequest, run: Run, base: Run | None, lens: Lens, labels: Lab
         "before": before,
         "notes": list(found.notes),
     }
+
+
+# How many pieces of each layer a file stores; the page lists as many.
+STORED_PIECES = {"head": 8, "source": 5, "neuron": 5}
+# Of how many pinned tokens.
+STORED_TARGETS = 3
+
+
+def stored_whys(
+    ask: Callable[..., WhyMessage], cell: DecodeRequest, tokens: Sequence[int]
+) -> list[WhyMessage]:
+    """The explanations of a cell for a page without a kernel; none where it cannot be taken apart.
+
+    Of the first token with the strongest pieces of each layer; of the others the parts alone, and the
+    difference of the first to each.
+
+    Args:
+        ask: `Session.why`.
+        tokens: whose logits; at most `STORED_TARGETS` of them are stored.
+    """
+
+    def asked(token: int, foil: int | None = None, by: str = "part") -> WhyMessage:
+        return ask(WhyRequest(cell.run_id, cell.layer, cell.position, cell.lens, token, foil, by, None))
+
+    first, *others = tokens[:STORED_TARGETS]
+    try:
+        found = [asked(first)]
+        for other in others:
+            found += [asked(other), asked(first, other)]
+        for by, n in STORED_PIECES.items():
+            message = asked(first, by=by)
+            found.append({**message, "terms": _strongest_of_each_layer(message["terms"], by, n)})
+    except LensError:
+        return []
+    return found
+
+
+def _strongest_of_each_layer(terms: Sequence[WhyTerm], kind: str, n: int) -> list[WhyTerm]:
+    of_layer: dict[int, list[WhyTerm]] = {}
+    for term in terms:
+        if term["kind"] == kind:
+            of_layer.setdefault(term["layer"], []).append(term)
+    return [
+        term
+        for some in of_layer.values()
+        for term in sorted(some, key=lambda each: -abs(float(each["predicted"])))[:n]
+    ]
 
 
 def _token(token_id: int, labels: Labels) -> dict[str, Any]:

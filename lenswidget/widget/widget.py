@@ -22,7 +22,7 @@ from lenswidget.readout.given_run import GivenRunEngine
 from lenswidget.readout.local_engine import HasEngine, engine_of
 from lenswidget.readout.query import CellsLike
 from lenswidget.readout.readout import Readout
-from lenswidget.readout.run import Run
+from lenswidget.readout.run import EMBED_SITE, Run
 from lenswidget.widget import cell_outputs, csv_table, export, html_table
 from lenswidget.widget.engine_watch import IDLE, EngineWatch
 from lenswidget.widget.growing import GrowingWidget
@@ -236,6 +236,23 @@ class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
                 return drain(self._session.floor(FloorRequest(self.site, self.lens, self.show)))
         except PromptError:
             return {"layers": [], "values": []}
+
+    def stored_whys(self) -> list[Any]:
+        """What a file keeps of why the selected cell, and each card that is kept open, says what it says."""
+        selection: Any = self.selection
+        pins: list[Any] = self.pins
+        cards: list[Any] = [*self.cards]
+        if selection is not None:
+            cards.insert(0, {**selection, "site": self.site, "lens": self.lens})
+        asked = {tuple(card[name] for name in _CELL): None for card in cards if self._has(card)}
+        return [
+            why
+            for cell in asked
+            if cell[2] == EMBED_SITE
+            for why in self._session.stored_whys(
+                DecodeRequest(self._session.shown, *cell, k=1, track=[]), [pin["ids"][0] for pin in pins]
+            )
+        ]
 
     # --- runs
 
@@ -461,6 +478,9 @@ class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
         cell_outputs.note(self)
         data, metadata = super()._repr_mimebundle_(**options) or ({}, {})
         return {**data, "text/html": html_table.table(self.run, self.snapshot)}, metadata
+
+
+_CELL = ("layer", "position", "site", "lens")
 
 
 def _spec(session: Session, prompt: Any, options: dict[str, Any], edits: tuple[Edit, ...]) -> RunSpec:

@@ -1,6 +1,7 @@
 """Where no kernel is: an exported file opened from disk, and nbconvert's HTML with widgets on."""
 
 import html
+import re
 import sys
 from pathlib import Path
 
@@ -66,6 +67,44 @@ def test_an_exported_file_has_the_second_prompts_grid(demo_model, browser, tmp_p
     expect(cell).to_have_text("·Paris")
     expect(source.get_by_role("button", name="Map")).to_have_count(0)
     page.close()
+
+
+def test_an_exported_file_has_why_of_the_cells_with_a_card(demo_model, browser, tmp_path, shot):
+    widget = lw.LensWidget(demo_model, PROMPT)
+    widget.selection = {"layer": 29, "position": 8}
+    widget.track(" Paris")
+    widget.track(" Rome")
+    found = lw.attribute(widget._session.run, 29, 8, token=" Paris", by="head")
+    path = widget.save(tmp_path / "lens.html")
+    assert path.stat().st_size < 1_000_000
+    page = browser.new_context(viewport={"width": 1280, "height": 1400}).new_page()
+    log = PageLog()
+    log.watch(page)
+    page.goto(path.as_uri())
+    lens = Lens(page, N_LAYERS).wait_until_drawn()
+    lens.open_card(29, 8)
+    lens.card.get_by_role("button", name="Why", exact=True).click()
+    section = lens.card.get_by_role("region", name="Why")
+    expect(section.locator(".lw-why").get_by_role("button")).to_have_count(30)
+    expect(section).to_contain_text(f"logit {found.logit:.3f}")
+    assert section.get_by_role("option").all_inner_texts() == ["“␣Paris”", "“␣Rome”", "“␣Paris” − “␣Rome”"]
+    section.get_by_role("button", name=re.compile("^layer 23:")).click()
+    table = section.get_by_role("table", name="What layer 23 adds")
+    term = found.predicted[found.names.index("L23 head 4")]
+    expect(table.get_by_role("row", name=re.compile("head 4"))).to_contain_text(f"{term:+.2f}")
+    expect(table).to_contain_text("iffel")
+    expect(table.get_by_role("button", name="Off")).to_have_count(0)
+    shot(page, "export-why")
+    section.get_by_role("combobox").select_option(label="“␣Paris” − “␣Rome”")
+    expect(section).to_contain_text("not stored for this token")
+    # other cells say what is missing, and the stored one is there again
+    lens.open_card(20, 5)
+    expect(section.get_by_role("alert")).to_contain_text("cards were open when this file was saved")
+    lens.open_card(29, 8)
+    expect(section.locator(".lw-why").get_by_role("button")).to_have_count(30)
+    expect(section.get_by_role("alert")).to_have_count(0)
+    assert (log.outside, log.uncaught, log.console) == ([], [], [])
+    page.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

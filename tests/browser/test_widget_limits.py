@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 from widget_page import CODE, widget_in_lab
 
 STATIC = Path(__file__).parents[2] / "lenswidget" / "static"
 N_CLICKS = 100
+N_PAIRS = 10
 # As a person clicks. Within some 40 ms of the last message the browser puts off its acknowledgement, for
 # which the server (no TCP_NODELAY) waits: every round trip then takes 46 ms, whatever it carries.
 PAUSE_MS = 250
@@ -83,6 +85,21 @@ _rested = [_decode(i) for i in range(40) if not time.sleep(0.25)]
 """
 
 
+def press(widget, i):
+    """Press a cell as a person would, and wait for the `i`-th card that is painted."""
+    box = widget.cell(8 + (i * 7) % 20, (i * 3) % 7).bounding_box()
+    widget.page.mouse.move(box["x"] + 20, box["y"] + 10)
+    widget.page.wait_for_timeout(PAUSE_MS)
+    widget.page.mouse.down()
+    widget.page.mouse.up()
+    widget.page.wait_for_timeout(PAUSE_MS)
+    # not `wait_for_function`, which would keep the page drawing frames meanwhile
+    end = time.monotonic() + 60
+    while widget.page.evaluate("window.painted.length") <= i:
+        assert time.monotonic() < end, f"press {i} painted no card"
+        widget.page.wait_for_timeout(PAUSE_MS)
+
+
 def test_every_click_paints_the_card_that_the_kernel_decoded(browser, lab):
     with widget_in_lab(browser, lab, "latency.ipynb", CODE) as widget:
         widget.page.wait_for_timeout(1500)
@@ -92,17 +109,7 @@ def test_every_click_paints_the_card_that_the_kernel_decoded(browser, lab):
         decode_ms, rested_ms = (statistics.median(widget.value(name)) for name in ("_taken", "_rested"))
         widget.page.evaluate(WATCH, [30])
         for i in range(N_CLICKS):
-            box = widget.cell(8 + (i * 7) % 20, (i * 3) % 7).bounding_box()
-            widget.page.mouse.move(box["x"] + 20, box["y"] + 10)
-            widget.page.wait_for_timeout(PAUSE_MS)
-            widget.page.mouse.down()
-            widget.page.mouse.up()
-            widget.page.wait_for_timeout(PAUSE_MS)
-            # not `wait_for_function`, which would keep the page drawing frames meanwhile
-            end = time.monotonic() + 60
-            while widget.page.evaluate("window.painted.length") <= i:
-                assert time.monotonic() < end, f"press {i} painted no card"
-                widget.page.wait_for_timeout(PAUSE_MS)
+            press(widget, i)
         painted_ms = statistics.median(widget.page.evaluate("window.painted"))
         found = {
             "empty round trip": ping_ms,
@@ -113,6 +120,30 @@ def test_every_click_paints_the_card_that_the_kernel_decoded(browser, lab):
         print("median ms:", json.dumps({name: round(ms, 1) for name, ms in found.items()}))
         # printed, not asserted: on a shared machine the sum measures the neighbours
         assert len(widget.page.evaluate("window.painted")) == N_CLICKS
+
+
+def test_a_card_is_painted_first_and_then_why(browser, lab):
+    with widget_in_lab(browser, lab, "why-latency.ipynb", CODE) as widget:
+        widget.page.wait_for_timeout(1500)
+        widget.execute("_ = w._session._engine.model.anatomy.units")
+        widget.page.evaluate(WATCH, [30])
+        painted = {False: [], True: []}
+        press(widget, 0)
+        for i in range(1, 1 + 2 * N_PAIRS):
+            is_open = i % 2 == 0
+            if (widget.card().locator(".lw-whybox").count() > 0) != is_open:
+                widget.card().get_by_role("button", name="Why", exact=True).click()
+            if is_open:
+                expect(widget.card().locator(".lw-why:not(.is-stale)")).to_be_visible(timeout=60_000)
+            press(widget, i)
+            painted[is_open].append(widget.page.evaluate("window.painted.at(-1)"))
+        expect(widget.card().locator(".lw-why:not(.is-stale)")).to_be_visible(timeout=60_000)
+        without, with_why = (statistics.median(painted[is_open]) for is_open in (False, True))
+        print(
+            f"median ms, press to paint: {without:.0f}, with Why open {with_why:.0f}, "
+            f"ratio {with_why / without:.2f}"
+        )
+        assert len(painted[True]) == N_PAIRS
 
 
 # A page with the committed bundle and a model made of numbers, which answers every read at once.

@@ -110,3 +110,55 @@ def test_by_keyboard_and_without_faults_for_a_screen_reader(widget, shot):
     widget.cell(20, 5).focus()
     widget.page.keyboard.press("w")
     expect(section).to_have_count(0)
+
+
+def test_an_open_layer_marks_what_its_attention_read_and_a_head_has_arcs(widget, shot):
+    widget.page.set_viewport_size({"width": 1400, "height": 2100})
+    section = open_why(widget)
+    section.get_by_role("button", name=re.compile("^layer 23:")).click()
+    thumbs = section.get_by_role("button", name=re.compile(r"^head \d reads "))
+    expect(thumbs).to_have_count(8, timeout=60_000)
+    found = widget.value(
+        "(lambda a, sizes: [a.weights.round(4).tolist(), (sizes / sizes.sum()).tolist(), a.sinks])"
+        "(a := lw.attention(w._session.run, 23, 8), a.value_weighted.sum(0))"
+    )
+    weights, read, sinks = found
+    heads = widget.root.locator(".lw-head .lw-colhead")
+    marked = [i for i, share in enumerate(read) if share >= 0.02]
+    expect(widget.root.locator(".lw-colhead.is-read")).to_have_count(len(marked))
+    assert sinks == [0]
+    expect(heads.nth(0)).to_have_class(re.compile("is-sink"))
+    assert "a sink" in heads.nth(0).get_attribute("title")
+    expect(widget.root.locator(".lw-arcs path")).to_have_count(0)
+    shot(widget.page, "why-reads")
+    # one head, pointed at: its own weights, and arcs from what it read
+    thumb = section.get_by_role("button", name=re.compile("^head 4 reads "))
+    thumb.hover()
+    best = max(range(1, 9), key=lambda i: weights[4][i])
+    assert f"{100 * weights[4][best]:.3g}"[:3] in thumb.get_attribute("aria-label")
+    n_arcs = sum(share >= 0.02 for share in weights[4][:LAST])
+    expect(widget.root.locator(".lw-arcs path")).to_have_count(n_arcs)
+    expect(heads.nth(best)).to_have_attribute(
+        "title", re.compile(f"read by head 4: {100 * weights[4][best]:.0f} %")
+    )
+    shot(widget.page, "why-arcs")
+    section.get_by_role("button", name=re.compile("^layer 5:")).hover()
+    expect(widget.root.locator(".lw-arcs path")).to_have_count(0)
+    # by keyboard, and held by a press; folding the layer takes everything away
+    thumb.focus()
+    expect(widget.root.locator(".lw-arcs path")).to_have_count(n_arcs)
+    widget.page.keyboard.press("Enter")
+    expect(thumb).to_have_attribute("aria-pressed", "true")
+    section.get_by_role("button", name=re.compile("^layer 23:")).focus()
+    expect(widget.root.locator(".lw-arcs path")).to_have_count(n_arcs)
+    # no part of the marks takes a press: the cell under an arc opens
+    widget.page.evaluate(AXE.read_text())
+    for theme in ("Dark", "Light"):
+        widget.notebook.use_theme(f"JupyterLab {theme}")
+        expect(widget.root).to_have_attribute("data-theme", theme.lower())
+        widget.page.wait_for_timeout(300)
+        found = widget.page.evaluate("async () => (await axe.run('.lenswidget')).violations.map((v) => v.id)")
+        assert found == [], theme
+        shot(widget.page, f"why-arcs-{theme.lower()}")
+    section.get_by_role("button", name=re.compile("^layer 23:")).click()
+    expect(widget.root.locator(".is-read, .lw-readcolumn, .lw-arcs")).to_have_count(0)

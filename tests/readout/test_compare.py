@@ -11,6 +11,7 @@ import torch
 import lenswidget as lw
 from lenswidget.errors import CellError, LensError, ModelError, PromptError
 from lenswidget.readout.alignment import align_rows
+from lenswidget.readout.pair import pair_of
 
 A = "The Eiffel Tower is in the city of"
 B = "The Tower is in the heart of France"
@@ -169,6 +170,15 @@ def test_an_adapter_is_compared_off_and_on_without_a_second_copy(peft_model):
         run = model.run(A)
         again = lw.compare(model, A).b
         np.testing.assert_array_equal(again.ids[:, 0], lw.read(run).ids[:, 0])
+
+
+def test_a_run_without_the_adapter_is_not_taken_apart_with_it(peft_model):
+    _, make = peft_model
+    pair = pair_of((lw.LanguageModel(make(["c_attn"]), tiny.tokenizer()), A))
+    with pytest.raises(ModelError, match="without its adapter"):
+        lw.attribute(pair.a, 1, 2, token=5)
+    assert abs(lw.attribute(pair.b, 1, 2, token=5).remainder) < 1e-4
+    assert len(lw.read(pair.a, site="mlp_out", k=1).ids)
 
 
 def test_a_site_that_is_captured_later_is_without_the_adapter_too(peft_model):

@@ -145,6 +145,34 @@ def test_copied_code_of_either_side_gives_its_card():
         assert there["top"].indices.tolist() == card["value"]["ids"]
 
 
+def test_why_of_either_side_is_of_its_own_column():
+    model = tiny.language_model(tiny.llama)
+    page = Page(w := lw.CompareWidget(model, A, B))
+    columns = lw.compare(model, A, B).alignment.columns
+    at = int(np.flatnonzero((columns >= 0).all(1) & (columns[:, 0] != columns[:, 1]))[-1])
+    fields = {"layer": 2, "position": at, "lens": "logit", "token": 7, "foil": None, "of_layer": None}
+    for side, run_id in enumerate((w.run["compared"]["base"]["id"], w.run["id"])):
+        reply, _ = page.ask("why", run_id=run_id, by="source", **fields)
+        own = model.run((A, B)[side])
+        expected = lw.attribute(own, 2, int(columns[at, side]), token=7, by="source")
+        terms = reply["value"]["terms"]
+        assert [term["predicted"] for term in terms] == pytest.approx(expected.predicted.tolist(), abs=1e-6)
+        read = [columns[term["unit"], side] for term in terms if term["kind"] == "source"]
+        assert read == [
+            unit for unit, kind in zip(expected.units, expected.kinds, strict=True) if kind == "source"
+        ]
+        assert reply["value"]["position"] == at
+        looks, _ = page.ask("attention", run_id=run_id, layer=2, position=at)
+        looks = looks["value"]
+        seen = lw.attention(own, 2, int(columns[at, side])).weights
+        for column, position in enumerate(columns[:, side].tolist()):
+            weights = [row[column] for row in looks["weights"]]
+            assert weights == pytest.approx(
+                [0] * len(seen) if position < 0 else seen[:, position].tolist(), abs=1e-4
+            )
+        assert reply["value"]["before"] is None
+
+
 def test_another_prompt_runs_the_second_side_and_the_first_stays():
     model = tiny.language_model()
     page = Page(w := lw.CompareWidget(model, A, B))
@@ -259,6 +287,16 @@ def test_two_vocabularies_stand_on_one_grid_with_one_id_for_a_text_that_both_hav
         np.testing.assert_allclose(told["log_probs"], own.log_probs[0], atol=1e-5)
         tracked = next(each for each in told["tracked"] if each["id"] == common)
         assert tracked["log_prob"] == pytest.approx(float(own.tracked_log_probs[0, 0]), abs=1e-5)
+    # the same token is explained on both sides, each by its own model
+    for side, run_id in enumerate((base["id"], w.run["id"])):
+        asked = {"layer": 2, "position": column, "lens": "logit", "token": common, "foil": None, "by": "part"}
+        told = page.ask("why", run_id=run_id, of_layer=None, **asked)[0]["value"]
+        layer, position = w._session.grid.layer(side, 2, "resid_post"), int(columns[column, side])
+        own = lw.attribute(models[side].run(A), layer, position, token="t")
+        assert (told["token"]["id"], told["token"]["label"][2]) == (common, "t")
+        assert told["logit"] == pytest.approx(own.logit, abs=1e-4)
+    refused = page.ask("why", run_id=w.run["id"], of_layer=None, **{**asked, "token": lone})[0]
+    assert "which is no token of" in refused["error"]["message"]
     # a text is found in either vocabulary, and a file keeps it all
     w.track("t")
     assert w.pins[0]["ids"] == [common]

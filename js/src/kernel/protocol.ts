@@ -426,6 +426,8 @@ export interface CodeRequest extends CellRef, Reading {
   readonly k: number;
   readonly temperature: number;
   readonly track: readonly number[];
+  /** What the card explains, and the layer that it has opened there. */
+  readonly why: { token: number; foil: number | null; of_layer: number | null } | null;
 }
 
 export interface CodeReply {
@@ -471,6 +473,14 @@ export interface Why extends CellRef {
   readonly notes: readonly string[];
 }
 
+/** Where a cell's attention looks: the weights of each head, and the share of all that was read from each position. */
+export interface Attention extends CellRef {
+  readonly weights: readonly (readonly number[])[];
+  readonly read: readonly number[];
+  /** Positions that take much of every head's weight, whatever stands there. */
+  readonly sinks: readonly number[];
+}
+
 /** Stop the request with this id. */
 export interface CancelRequest {
   readonly target: string;
@@ -511,6 +521,7 @@ export interface Requests {
   search: { request: SearchRequest; reply: SearchReply };
   code: { request: CodeRequest; reply: CodeReply };
   why: { request: WhyRequest; reply: Why };
+  attention: { request: CellRef & { readonly run_id: string }; reply: Attention };
   cancel: { request: CancelRequest; reply: Empty };
   /** Of a survey's widget alone. */
   open: { request: OpenRequest; reply: RunReply };

@@ -12,6 +12,7 @@ import type {
   Status,
   Trajectory,
   View,
+  Why,
 } from "./protocol.ts";
 
 /** The synced traits of `LensWidget`. `run` and `snapshot` are empty objects until they are set. */
@@ -53,6 +54,8 @@ export interface Traits {
   readonly source_run: RunInfo | Record<string, never>;
   readonly source_snapshot: Snapshot | Record<string, never>;
   readonly causal: CausalInfo | Record<string, never>;
+  /** Of a saved file alone: why the cells with a card say what they say. The kernel has no such trait. */
+  readonly whys: readonly Why[];
 }
 
 const IDLE: Status = { state: "idle", text: "", done: 0, total: 0 };
@@ -94,6 +97,7 @@ export const DEFAULTS: Traits = {
   source_run: {},
   source_snapshot: {},
   causal: {},
+  whys: [],
 };
 
 export const TRAIT_NAMES = Object.keys(DEFAULTS) as readonly (keyof Traits)[];
@@ -108,6 +112,7 @@ const KERNEL_ONLY: ReadonlySet<string> = new Set([
   "source_run",
   "source_snapshot",
   "causal",
+  "whys",
 ]);
 
 /** The traits that a view keeps as they come. It makes its runs, its cells and its cards of the other three. */

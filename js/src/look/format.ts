@@ -30,6 +30,11 @@ export function fixed(x: number | null | undefined, digits = 2): string {
   return x.toFixed(digits).replace("-", "−");
 }
 
+/** With its sign, "+1.20". */
+export function signed(x: number, digits = 2): string {
+  return x < 0 || Number.isNaN(x) ? fixed(x, digits) : `+${fixed(x, digits)}`;
+}
+
 /** A log-prob as a probability in percent. */
 export function asPercent(log_prob: JsonNumber | undefined): string {
   return percent(Math.exp(toNumber(log_prob)));

@@ -7,7 +7,7 @@ import type { Action } from "./reduce.ts";
 import { boxText, cardOf, drawnId, isFromStore, isOffline, sameCell } from "./selectors.ts";
 import { type CardState, MAIN, type State } from "./state.ts";
 import { Typing } from "./typing.ts";
-import { followWhy } from "./why.ts";
+import { followWhy, whyCoded } from "./why.ts";
 
 const N_MATCHES = 12;
 const FORMS_ASKED = 60;
@@ -261,7 +261,8 @@ export class Effects {
     if (isOffline(state)) return copied(NEEDS_KERNEL);
     const { layer, position, site, lens, k, temperature, tracked: track } = card;
     const { show } = state.traits;
-    const request = { run_id, layer, position, site, lens, k, temperature, track, show };
+    const why = whyCoded(app, key);
+    const request = { run_id, layer, position, site, lens, k, temperature, track, show, why };
     try {
       const { code } = (await app.transport.request("code", request).reply).value;
       // a frame may refuse the clipboard, so the code is also shown

@@ -4,10 +4,20 @@
  * They are kept here, beside the state of the view they belong to: they are large, and drawn only while they are open.
  */
 
-import type { EditRequest, Why, WhyTerm } from "../kernel/protocol.ts";
+import { sameItems } from "../base/memo.ts";
+import type {
+  Attention,
+  CellRef,
+  CodeRequest,
+  EditRequest,
+  Why,
+  WhyRequest,
+  WhyTerm,
+} from "../kernel/protocol.ts";
 import type { App } from "./context.ts";
 import { cardOf, drawnId, isOffline, keptEdits, shownRun } from "./selectors.ts";
-import type { CardState } from "./state.ts";
+import { type CardState, MAIN } from "./state.ts";
+import { NOT_STORED, stored, storedOf, type Target } from "./storedWhy.ts";
 
 /** What splits a layer's parts, in the order in which it is asked for. */
 export const PIECES = ["head", "source", "neuron"] as const;
@@ -30,6 +40,11 @@ export interface WhyState {
   /** The layer whose parts are split, and its pieces as far as they are here. */
   readonly layer: number | null;
   readonly pieces: Readonly<Partial<Record<Piece, Why | string>>>;
+  /** Where the attention of that layer looks; null until it is here, and where it cannot be seen. */
+  readonly attention: Attention | null;
+  /** The head that is pointed at, and the one that was pressed. */
+  readonly hovered: number | null;
+  readonly held: number | null;
   readonly switched: Switched | null;
   /** What was asked for last. */
   readonly asked: string;
@@ -42,9 +57,15 @@ const CLOSED: WhyState = {
   isPending: false,
   layer: null,
   pieces: {},
+  attention: null,
+  hovered: null,
+  held: null,
   switched: null,
   asked: "",
 };
+
+/** Of a layer that is not open. */
+const FOLDED = { pieces: {}, attention: null, hovered: null, held: null };
 
 const opened = new WeakMap<App, Map<string, WhyState>>();
 
@@ -75,8 +96,13 @@ export function chooseTarget(app: App, key: string, target: string): void {
   followWhy(app);
 }
 
-/** What a card can be asked about: pinned tokens, their differences, and the cell's best tokens. */
+/** What a card can be asked about: pinned tokens, their differences, and the cell's best tokens; in a file, what it has. */
 export function targets(app: App, state: CardState): { value: string; ids: readonly number[] }[] {
+  if (isOffline(app.get()))
+    return storedOf(app, state)
+      .filter(({ by }) => by === "part")
+      .map(({ token, foil }) => (foil ? [token.id, foil.id] : [token.id]))
+      .map((ids) => ({ value: ids.join("-"), ids }));
   const pins = app.traits().pins.map(({ ids }) => ids[0] ?? -1);
   const pairs = pins.flatMap((one, i) => pins.flatMap((other, j) => (i === j ? [] : [[one, other]])));
   const best = (state.card?.ids ?? []).slice(0, 5);
@@ -92,13 +118,24 @@ export function targetOf(app: App, state: CardState, { target }: WhyState): read
   return chosen?.ids ?? null;
 }
 
+/** What copied code is to explain too; null while that is closed. */
+export function whyCoded(app: App, key: string): CodeRequest["why"] {
+  const [open, card] = [whyOf(app, key), cardOf(app.get(), key)];
+  const ids = open && card && targetOf(app, card, open);
+  return ids ? { token: ids[0] ?? 0, foil: ids[1] ?? null, of_layer: open.layer } : null;
+}
+
 /** Ask for what the open explanations lack; called after every action. A card's own numbers come first. */
 export function followWhy(app: App): void {
   for (const [key, open] of opened.get(app) ?? []) {
     const card = cardOf(app.get(), key);
     const ids = card && targetOf(app, card, open);
     const run_id = drawnId(app.get());
-    if (!card?.card || card.isPending || !ids || run_id === null || isOffline(app.get())) continue;
+    if (!card?.card || card.isPending || run_id === null) continue;
+    const off = isOffline(app.get());
+    if (!ids && off && open.error !== NOT_STORED)
+      change(app, key, { why: null, error: NOT_STORED, asked: "" });
+    if (!ids) continue;
     const { layer, position, lens, site } = card;
     if (site !== "resid_post") continue;
     const request = { run_id, layer, position, lens, token: ids[0] ?? 0, foil: ids[1] ?? null };
@@ -107,16 +144,12 @@ export function followWhy(app: App): void {
   }
 }
 
-type Target = Pick<Why, "run_id" | "layer" | "position" | "lens"> & { token: number; foil: number | null };
-
 async function ask(app: App, key: string, asked: string, request: Target): Promise<void> {
   const before = whyOf(app, key);
   const stays = before?.layer !== undefined && before.layer !== null && before.layer <= request.layer;
-  opened.get(app)?.set(key, { ...(before ?? CLOSED), asked, isPending: true, pieces: {} });
-  const found = await app.transport
-    .request("why", { ...request, by: "part", of_layer: null })
-    .reply.then(({ value }) => ({ why: value, error: null }))
-    .catch(({ message }: Error) => ({ why: null, error: message }));
+  opened.get(app)?.set(key, { ...(before ?? CLOSED), asked, isPending: true, ...FOLDED });
+  const why = await answer(app, request, "part", null);
+  const found = typeof why === "string" ? { why: null, error: why } : { why, error: null };
   // closed meanwhile, or about another cell by now
   if (whyOf(app, key)?.asked !== asked) return;
   change(app, key, { ...found, isPending: false });
@@ -124,13 +157,27 @@ async function ask(app: App, key: string, asked: string, request: Target): Promi
   if (stays && layer !== null && layer !== undefined) void split(app, key, layer);
 }
 
+/** The kernel's answer, or the stored one, or in words why there is none. */
+async function answer(
+  app: App,
+  request: Target,
+  by: WhyRequest["by"],
+  of_layer: number | null,
+): Promise<Why | string> {
+  if (isOffline(app.get())) return stored(app, request, by, of_layer);
+  return app.transport
+    .request("why", { ...request, by, of_layer })
+    .reply.then(({ value }): Why | string => value)
+    .catch(({ message }: Error) => message);
+}
+
 /** Split the parts of a layer, or fold them again. */
 export function openLayer(app: App, key: string, layer: number): void {
   const open = whyOf(app, key);
   if (!open?.why) return;
-  if (open.layer === layer) change(app, key, { layer: null, pieces: {} });
+  if (open.layer === layer) change(app, key, { layer: null, ...FOLDED });
   else {
-    change(app, key, { layer, pieces: {} });
+    change(app, key, { layer, ...FOLDED });
     void split(app, key, layer);
   }
 }
@@ -140,14 +187,61 @@ async function split(app: App, key: string, of_layer: number): Promise<void> {
   if (!begun?.asked) return;
   const request = JSON.parse(begun.asked) as Target;
   for (const by of PIECES) {
-    const piece = await app.transport
-      .request("why", { ...request, by, of_layer })
-      .reply.then(({ value }): Why | string => value)
-      .catch(({ message }: Error) => message);
+    const piece = await answer(app, request, by, of_layer);
     const now = whyOf(app, key);
     if (now?.asked !== begun.asked || now.layer !== of_layer) return;
     change(app, key, { pieces: { ...now.pieces, [by]: piece } });
+    if (by === "head") void look(app, key, begun.asked, of_layer);
   }
+}
+
+/** Ask where the attention of the open layer looks. */
+async function look(app: App, key: string, asked: string, layer: number): Promise<void> {
+  if (isOffline(app.get())) return;
+  const { run_id, position } = JSON.parse(asked) as Target;
+  const attention = await app.transport
+    .request("attention", { run_id, layer, position })
+    .reply.then(({ value }) => value)
+    .catch(() => null); // the list of what it reads says why
+  const now = whyOf(app, key);
+  if (now?.asked === asked && now.layer === layer) change(app, key, { attention });
+}
+
+/** Point at a head, or at none. */
+export function hoverHead(app: App, key: string, hovered: number | null): void {
+  const open = whyOf(app, key);
+  if (open && open.hovered !== hovered) change(app, key, { hovered });
+}
+
+/** Hold what a head reads on the grid, or let it go. */
+export function holdHead(app: App, key: string, head: number): void {
+  change(app, key, { held: whyOf(app, key)?.held === head ? null : head });
+}
+
+/** What the grid marks as read. */
+export interface Reads extends CellRef {
+  /** Of one head; null for all. */
+  readonly head: number | null;
+  /** By position, of what was read or of the head's weight. */
+  readonly shares: readonly number[];
+  readonly sinks: readonly number[];
+}
+
+let last: { readonly from: readonly unknown[]; readonly reads: Reads } | null = null;
+
+/** What the grid of a view marks as read: by the attention of the layer that is open in its main card, or by a head. */
+export function readsOf(app: App): Reads | null {
+  const open = whyOf(app, MAIN);
+  const attention = open?.attention;
+  const card = cardOf(app.get(), MAIN);
+  if (!open || !attention || attention.position !== card?.position || open.isPending) return null;
+  const head = open.hovered ?? open.held;
+  const { layer, position, sinks } = attention;
+  const shares = (head !== null && attention.weights[head]) || attention.read;
+  const from = [attention, head];
+  // the same object while nothing changes: a grid is drawn again for a new one
+  if (!last || !sameItems(from, last.from)) last = { from, reads: { layer, position, head, shares, sinks } };
+  return last.reads;
 }
 
 const SITES: Readonly<Record<string, string>> = {

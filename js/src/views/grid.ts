@@ -19,11 +19,13 @@ import {
   windowOf,
 } from "../look/layout.ts";
 import type { App } from "../state/context.ts";
+import { type Reads, readsOf } from "../state/why.ts";
 import { lookOf, settledLayers } from "./cellLook.ts";
 import { toggleHead } from "./folding.ts";
 import { type CellNode, fitCells, fitRows, makeRow, paint, type RowNode, writeHead } from "./gridrow.ts";
 import { headOf } from "./heads.ts";
 import { Overview } from "./overview.ts";
+import { ReadsLayer, readHead } from "./reads.ts";
 import { Strips } from "./strips.ts";
 
 type Place = ReturnType<typeof placeOf>;
@@ -34,6 +36,7 @@ export class GridView {
   readonly #body = div("lw-body", "rowgroup");
   readonly #head = makeRow("columnheader");
   readonly #strips: Strips;
+  readonly #readsLayer = new ReadsLayer();
   #rows: RowNode[] = [];
   /** How wide and how tall the grid may be. */
   room_px = 0;
@@ -51,6 +54,8 @@ export class GridView {
   #bar_px = SCROLLBAR_PX;
   #height = 0;
   #drawnKey: unknown[] = [];
+  /** What the heads mark as read. */
+  #readsDrawn: Reads | null = null;
   /** The places of focus and selection in the last drawing. */
   #marked: (Place | null)[] = [];
 
@@ -75,6 +80,7 @@ export class GridView {
     head.element.ariaRowIndex = "1";
     this.#strips = new Strips(app);
     head.element.append(this.#strips.element);
+    body.append(this.#readsLayer.element);
     element.append(head.element, body);
     const { signal } = app;
     on(element, "scroll", () => this.#scrolled(), signal, { passive: true });
@@ -221,9 +227,11 @@ export class GridView {
     const shape = this.#shape as Shape;
     const window = windowOf(shape, this.scroll());
     this.#app.setViewport(viewportOf(shape, this.scroll()));
-    this.#drawHead(run, shape, window);
+    const reads = readsOf(this.#app);
+    this.#drawHead(run, shape, window, reads);
     this.#strips.draw(shape, window, this.#app.theme());
     this.#rows = fitRows(this.#body, this.#rows, window, shape.row_px);
+    this.#readsLayer.draw(reads, shape, window);
     const focus = this.#focusPlace(shape);
     let focused: CellNode | undefined;
     const { traits, version } = state;
@@ -238,6 +246,7 @@ export class GridView {
     for (const row of this.#rows) {
       const cols = touched.filter((place) => place?.row === row.row).map((place) => place?.col);
       const isDue = ({ col, last }: CellNode) => !onlyNew || !last || cols.includes(col);
+      this.#drawRowHead(row, run, shape, reads);
       focused = this.#drawRow(row, cells, shape, window, focus, isDue) ?? focused;
     }
     this.#keepFocus(focused, hadFocus);
@@ -317,14 +326,24 @@ export class GridView {
     this.#head.header.textContent = shape.isAcross ? "layer" : `token · ${run.tokens.length}`;
   }
 
-  #drawHead(run: RunInfo, shape: Shape, window: CellRange): void {
+  #drawHead(run: RunInfo, shape: Shape, window: CellRange, reads: Reads | null): void {
     const theme = this.#app.theme();
+    if (reads !== this.#readsDrawn) for (const cell of this.#head.cells) cell.last = "";
+    this.#readsDrawn = reads;
     fitCells(this.#head, "columnheader", window, shape.col_px);
     for (const cell of this.#head.cells) {
       if (cell.last === theme) continue;
       cell.last = theme;
-      writeHead(cell.element, "lw-colhead", headOf(run, shape, cell.col, !shape.isAcross), theme);
+      const head = headOf(run, shape, cell.col, !shape.isAcross);
+      const marked = shape.isAcross ? readHead(head, reads, shape.cols[cell.col] ?? -1) : head;
+      writeHead(cell.element, "lw-colhead", marked, theme);
     }
+  }
+
+  #drawRowHead(node: RowNode, run: RunInfo, shape: Shape, reads: Reads | null): void {
+    const head = headOf(run, shape, node.row, shape.isAcross);
+    const marked = shape.isAcross ? head : readHead(head, reads, shape.rows[node.row] ?? -1);
+    writeHead(node.header, "lw-rowhead", marked, this.#app.theme());
   }
 
   #drawRow(
@@ -336,12 +355,6 @@ export class GridView {
     isDue: (cell: CellNode) => boolean,
   ): CellNode | undefined {
     const traits = this.#app.traits();
-    writeHead(
-      node.header,
-      "lw-rowhead",
-      headOf(cells.run, shape, node.row, shape.isAcross),
-      this.#app.theme(),
-    );
     fitCells(node, "gridcell", window, shape.col_px);
     let focused: CellNode | undefined;
     for (const cell of node.cells) {

@@ -131,7 +131,7 @@ export function paint(cell: CellNode, look: Look, isFocused: boolean): void {
 
 /** Write the header of a row or a column. Only what changed is written. */
 export function writeHead(element: HTMLElement, name: string, head: Head, theme: Theme): void {
-  const { text, at, title, label, band, color, isFolded } = head;
+  const { text, at, title, label, band, color, isFolded, share } = head;
   const className = `${name} ${head.className}${isFolded === null ? "" : " is-foldable"}`;
   const node = element.firstChild as Text;
   if (node.data !== text) node.data = text;
@@ -141,6 +141,7 @@ export function writeHead(element: HTMLElement, name: string, head: Head, theme:
   if (element.title !== title) element.title = title;
   if ((element.ariaLabel ?? "") !== label) element.ariaLabel = label || null;
   if (color !== null) element.style.setProperty("--lw-band", bandColor(color, theme));
+  if (share !== undefined) element.style.setProperty("--lw-share", share.toFixed(3));
   const expanded = isFolded === null ? null : String(!isFolded);
   if (element.ariaExpanded !== expanded) element.ariaExpanded = expanded;
 }

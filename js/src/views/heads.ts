@@ -19,6 +19,8 @@ export interface Head {
   readonly color: number | null;
   /** Whether it is folded, where a press folds and unfolds it; else null. */
   readonly isFolded: boolean | null;
+  /** Where the columns that an attention read are marked, how much was read here. */
+  readonly share?: number;
 }
 
 const PLAIN: Head = {

@@ -35,7 +35,7 @@ const PAPER_PX = 680;
 const PADDING_PX = 24;
 /** After a scroll, before the list beside the grid is drawn anew. */
 const SETTLE_MS = 150;
-const EVENTS = ["click", "change", "input", "keydown"];
+const EVENTS = ["click", "change", "input", "keydown", "pointerover", "pointerout", "focusin", "focusout"];
 
 /** The whole widget: its sections, and the events that no single section can handle. */
 export class Root {

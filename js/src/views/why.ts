@@ -1,29 +1,14 @@
 import { type Child, h } from "../base/dom.ts";
 import type { RunInfo, Why, WhyTerm } from "../kernel/protocol.ts";
-import { fixed, layerName, layerPhrase, quoted, toNumber } from "../look/format.ts";
+import { fixed, layerName, layerPhrase, quoted, signed, toNumber } from "../look/format.ts";
 import type { App } from "../state/context.ts";
-import { isOffline } from "../state/selectors.ts";
 import type { CardState } from "../state/state.ts";
-import {
-  canSwitch,
-  chooseTarget,
-  openLayer,
-  PIECES,
-  type Piece,
-  switchOff,
-  targetOf,
-  targets,
-  toggleWhy,
-  type WhyState,
-  whyOf,
-} from "../state/why.ts";
-import { button, promptChip, select } from "./elements.ts";
+import { chooseTarget, openLayer, targetOf, targets, toggleWhy, type WhyState, whyOf } from "../state/why.ts";
+import { button, select } from "./elements.ts";
+import { layerTable } from "./whyLayer.ts";
 
-/** How many pieces of a layer are listed. */
-const N_LISTED: Record<Piece, number> = { head: 8, source: 5, neuron: 5 };
 /** A measured end this far from the bar's own, in percent of the width, is drawn. */
 const LEAST_MISS = 0.7;
-const HEADINGS: Record<Piece, string> = { head: "Heads", source: "Reads from", neuron: "Neurons" };
 
 interface Bar {
   readonly term: WhyTerm;
@@ -36,10 +21,6 @@ interface WhyRow {
   readonly name: string;
   readonly bars: readonly Bar[];
   readonly sum: number;
-}
-
-function signed(x: number, digits = 2): string {
-  return x < 0 || Number.isNaN(x) ? fixed(x, digits) : `+${fixed(x, digits)}`;
 }
 
 /** The terms as a waterfall: rows from the embedding up, each beginning where the one below ended. */
@@ -156,85 +137,6 @@ function step(event: KeyboardEvent): void {
   event.stopPropagation();
 }
 
-function pieceName(term: WhyTerm, run: RunInfo): Child {
-  if (term.kind === "source") return [promptChip(run, term.unit), h("span.lw-dim", ` ${term.unit}`)];
-  const text = { attn: "attention", mlp: "MLP" }[term.kind] ?? term.name;
-  return text.replace(/^L\d+ /, "");
-}
-
-function pieceRow(app: App, key: string, term: WhyTerm, run: RunInfo): Child {
-  const measured = toNumber(term.measured);
-  const off = canSwitch(term) && !isOffline(app.get());
-  return h(
-    "tr",
-    { key: `${term.kind} ${term.unit} ${term.name}` },
-    h("th", { scope: "row" }, pieceName(term, run)),
-    h("td.lw-num", signed(toNumber(term.predicted))),
-    h("td.lw-num lw-dim", Number.isFinite(measured) ? signed(measured) : ""),
-    h(
-      "td",
-      off &&
-        h(
-          "button",
-          {
-            type: "button",
-            class: "lw-button lw-small",
-            title: "Switch it off at this position, and run again",
-            "aria-label": `Off: ${term.name}`,
-            on: { click: () => switchOff(app, key, term) },
-          },
-          "Off",
-        ),
-    ),
-  );
-}
-
-function pieces(app: App, key: string, open: WhyState, by: Piece, run: RunInfo): Child {
-  const found = open.pieces[by];
-  const heading = (text: string) =>
-    h(
-      "tr.lw-whyhead",
-      { key: by },
-      h("th", { colspan: 4, scope: "rowgroup" }, HEADINGS[by], h("span.lw-dim", text)),
-    );
-  if (found === undefined) return heading(" …");
-  if (typeof found === "string") return heading(` ${found}`);
-  const terms = found.terms.filter(({ kind }) => kind === by);
-  if (!terms.length) return found.notes.length > 0 && heading(` ${found.notes[0]}`);
-  return [heading(""), terms.slice(0, N_LISTED[by]).map((term) => pieceRow(app, key, term, run))];
-}
-
-/** One layer: its parts whole, and what they consist of; each with a switch. */
-function layerTable(app: App, key: string, open: WhyState, why: Why, run: RunInfo): Child {
-  const { layer } = open;
-  if (layer === null) return null;
-  const whole = why.terms.filter((term) => term.layer === layer && term.kind !== "bias");
-  if (!whole.length) return null;
-  return h(
-    "table.lw-whytable",
-    { key: "layer", "aria-label": `What ${layerPhrase(layer, run)} adds` },
-    h(
-      "thead",
-      h(
-        "tr",
-        h("th", { scope: "col" }, layerPhrase(layer, run)),
-        h(
-          "th.lw-num",
-          { scope: "col", title: "Its term in the logit, norms held at this cell's scale" },
-          "term",
-        ),
-        h("th.lw-num", { scope: "col", title: "What the logit loses without it in this cell" }, "taken out"),
-        h("th", { scope: "col" }, h("span.lw-hidden", "Switch")),
-      ),
-    ),
-    h(
-      "tbody",
-      whole.map((term) => pieceRow(app, key, term, run)),
-      PIECES.map((by) => pieces(app, key, open, by, run)),
-    ),
-  );
-}
-
 /** What a switched term did, once the run with it off is here. */
 function switchedLine({ switched, why }: WhyState): Child {
   if (!switched || !why || why.before === null || why.position !== switched.position) return null;
@@ -302,9 +204,6 @@ export function whySection(app: App, key: string, state: CardState, run: RunInfo
       select("Logit of", ids?.join("-") ?? "", options, (value) => chooseTarget(app, key, value)),
     isElsewhere &&
       h("p.lw-facts lw-dim", { key: "site" }, "Only cells of resid_post are sums of what blocks add."),
-    isOffline(app.get()) &&
-      !open.why &&
-      h("p.lw-facts lw-dim", { key: "offline" }, "This needs a kernel, and none is connected."),
     open.error && h("p.lw-error", { key: "error", role: "alert" }, open.error),
     open.isPending && !open.why && h("p.lw-facts lw-dim", { key: "pending" }, "taking it apart…"),
     !isElsewhere && open.why && body(app, key, open, open.why, run),

@@ -141,3 +141,38 @@ test("an error of the kernel is shown in its words, and no other cell's terms", 
   expect(card().querySelector(".lw-error")?.textContent).toBe("It cannot be taken apart.");
   expect(card().querySelector(".lw-why")).toBeNull();
 });
+
+test("an open layer marks the columns that were read, and a head has arcs while it is pointed at or held", async () => {
+  const { open, click, card, wait } = await openWidget();
+  const root = () => card().closest(".lenswidget") as HTMLElement;
+  const count = (selector: string) => root().querySelectorAll(selector).length;
+  await open(2, 2);
+  await click("Why");
+  expect(count(".is-read")).toBe(0);
+  await click("layer 1:");
+  // without a size only two columns are in the page
+  expect(count(".lw-colhead.is-read")).toBe(2);
+  expect(count(".lw-readcolumn")).toBe(2);
+  expect(count(".lw-colhead.is-sink")).toBe(1);
+  expect(count(".lw-arcs path")).toBe(0);
+  const thumb = () => card().querySelector(".lw-thumb") as HTMLButtonElement;
+  expect(thumb().getAttribute("aria-label")).toMatch(/^head \d reads .*a sink, 50.0 %/);
+  thumb().dispatchEvent(new Event("pointerover", { bubbles: true }));
+  await wait();
+  // not from its own column
+  expect(count(".lw-arcs path")).toBe(2);
+  expect(count(".lw-arcs path.is-sink")).toBe(1);
+  thumb().dispatchEvent(new Event("pointerout", { bubbles: true }));
+  await wait();
+  expect(count(".lw-arcs path")).toBe(0);
+  thumb().click();
+  await wait();
+  expect(thumb().getAttribute("aria-pressed")).toBe("true");
+  expect(count(".lw-arcs path")).toBe(2);
+  // another cell has none of it until it is asked about
+  await open(2, 1);
+  expect(count(".lw-colhead.is-read")).toBe(2);
+  expect(count(".lw-arcs path")).toBe(0);
+  await click("Why");
+  expect(count(".is-read, .lw-readcolumn")).toBe(0);
+});
