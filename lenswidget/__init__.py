@@ -23,6 +23,7 @@ from lenswidget.readout.compared import Comparison
 from lenswidget.readout.reading import read
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run
+from lenswidget.readout.spine import Spine, spine
 from lenswidget.survey.survey import survey
 from lenswidget.survey.table import Survey
 from lenswidget.tracing.traced_model import TracedModel
@@ -47,6 +48,7 @@ __all__ = [
     "LogitLens",
     "Readout",
     "Run",
+    "Spine",
     "Survey",
     "TracedModel",
     "TunedLens",
@@ -60,5 +62,6 @@ __all__ = [
     "fit_background",
     "load_lens",
     "read",
+    "spine",
     "survey",
 ]

@@ -35,6 +35,7 @@ class CompareWidget(LensWidget):
     """
 
     _session: PairedSession
+    has_spine = False  # one text has a spine, and these are two
 
     def __init__(
         self,

@@ -114,6 +114,7 @@ def static_state(
         n_cells = len(packed.header["layers"]) * len(packed.header["positions"])
         progress(n_cells, n_cells)
     buffers = [base64.b64encode(buffer).decode("ascii") for buffer in packed.buffers]
+    state["spine"] = widget.packed_spine()
     return {**state, "k": k, "snapshot": {"header": packed.header, "buffers": buffers}, "status": OFFLINE}
 
 

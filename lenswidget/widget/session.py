@@ -34,6 +34,7 @@ from lenswidget.readout.query import Query, rows
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.readout.shown import SHOWS
+from lenswidget.readout.spine import Spine, spine_slices
 from lenswidget.readout.taking_over import most_shared
 from lenswidget.widget.card_code import cell_code
 from lenswidget.widget.edit_requests import edits_of
@@ -105,6 +106,7 @@ class Session:
         self._strict = strict
         self._runs: dict[str, Run] = {}
         self._specs: dict[str, RunSpec] = {}
+        self._spines: dict[str, Spine] = {}
         self.shown = ""
         self.shown_runs: Runs | None = None
         self.reuse = True
@@ -436,6 +438,22 @@ class Session:
     def has_background(self, lens: str, site: str) -> bool:
         """Whether what is usual through a lens is known, so that the lift can be read at once."""
         return known_background(self.background(self.lens(lens), site)) is not None
+
+    def spine(self, run: Run) -> Generator[tuple[int, int], None, Spine]:
+        """The surprise of a run's tokens, in slices; columns that were taken over have the earlier run's."""
+        found = self._spines.get(run.id)
+        if found is None:
+            earlier = self._spines.get(run.reuse.run_id or "")
+            found = yield from spine_slices(run, self._engine.read_slices, earlier, run.reuse.n_columns)
+            kept = {run_id: each for run_id, each in self._spines.items() if run_id in self._specs}
+            self._spines = {**kept, run.id: found}
+        return found
+
+    def n_without_spine(self, run: Run) -> int:
+        """How many columns of a run `spine` would have to decode."""
+        if run.id in self._spines:
+            return 0
+        return run.seq - (run.reuse.n_columns if run.reuse.run_id in self._spines else 0)
 
     def floor(self, request: FloorRequest) -> Slices:
         """What a cell of each layer must exceed to say more than noise, in slices."""

@@ -31,6 +31,7 @@ from lenswidget.widget.page_state import PageState, source_of
 from lenswidget.widget.patch_traits import PatchTraits
 from lenswidget.widget.requests import DecodeRequest, FloorRequest, GenerateRequest, ReadRequest, RunRequest
 from lenswidget.widget.session import Runs, Session
+from lenswidget.widget.spine_traits import SpineTraits
 from lenswidget.widget.summary import one_line
 from lenswidget.widget.tasks import Answer, Tasks, error_message
 from lenswidget.widget.view_traits import SHARED, EditsTrait, PromptTrait, as_state
@@ -44,7 +45,7 @@ PROMPT_OPTIONS = frozenset(
 )
 
 
-class LensWidget(GrowingWidget, PatchTraits, PageState):
+class LensWidget(GrowingWidget, SpineTraits, PatchTraits, PageState):
     """What every layer would predict at every token, with each cell a click from its live decode.
 
     Args:
@@ -276,6 +277,7 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
             self._keep_recipe(runs.run.spec)
             self._keep_map(runs.run.spec)
             self.set_trait("run", self._session.describe())
+            self._keep_spine(runs.run)
             self._on_reading(None)
 
     def _show_step(self, run: Run, after: Run) -> None:
@@ -284,6 +286,7 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
         with self.hold_sync():
             self._keep_recipe(run.spec)
             self.set_trait("run", self._session.describe())
+            self._keep_spine(run)
             packed = self.packed_grid(newest=1)
             self.set_trait("snapshot", {"header": packed.header, "buffers": packed.buffers})
 
@@ -388,6 +391,8 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
                 return (yield from self._run_in_slices(RunRequest.parse(message)))
             case "generate":
                 return (yield from self._generate_in_slices(GenerateRequest.parse(message)))
+            case "spine":
+                return (yield from self._spine_in_slices())
             case "source" | "map":
                 return (yield from self._answer_patching(message))
             case "decode" if message.get("select", True):

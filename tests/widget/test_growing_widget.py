@@ -173,3 +173,38 @@ def test_edits_go_on_at_generated_positions_and_are_compared_at_the_end():
     base = w._session.run_of(w.run["edited"]["base_id"])
     assert base.token_ids.tolist() == w.run["tokens"]
     assert not base.spec.active_edits
+
+
+# --- the spine
+
+
+def test_the_spine_is_there_while_it_is_open_and_follows_each_token(model):
+    w = model.lens(PROMPT)
+    assert w.spine == {}
+    w.show_spine = True
+    n = len(w.run["tokens"])
+    assert w.spine["run_id"] == w.run["id"]
+    before = w.spine["surprise"]
+    w.generate(2)
+    assert w.spine["run_id"] == w.run["id"]
+    assert w.spine["surprise"][:n] == before
+    whole = lw.spine(model.run(w.prompt, reuse=False))
+    np.testing.assert_allclose(w.spine["surprise"][1:], whole.surprise_nats[1:], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(w.spine["entropy"][1:], whole.entropy_nats[1:], rtol=0, atol=1e-3)
+    # a prompt that differs in the middle: its first columns have the numbers that they had
+    w.prompt = [*w.run["tokens"][: n - 2], 9, 9]
+    assert w.spine["surprise"][: n - 2] == before[: n - 2]
+    again = model.lens(state=json.loads(json.dumps(w.state)))
+    np.testing.assert_allclose(again.spine["surprise"][1:], w.spine["surprise"][1:], rtol=0, atol=1e-3)
+
+
+def test_the_page_asks_for_the_spine_of_a_long_prompt_and_a_file_has_it(model, tmp_path):
+    w = model.lens(list(range(3, 53)), show_spine=True)
+    assert w.spine == {}
+    reply, _ = Page(w).ask("spine")
+    assert reply["value"] == {}
+    assert len(w.spine["surprise"]) == 50
+    assert w.spine["surprise"][0] is None
+    w.show_spine = False
+    text = w.save(tmp_path / "file.html").read_text(encoding="utf-8")
+    assert json.dumps(w.spine["surprise"][1:4], separators=(",", ":"))[1:-1] in text
