@@ -83,8 +83,8 @@ def check_has_spine(run: Any) -> None:
         )
     if not has_spine(run.model):
         raise LensError(
-            f"Asked for the surprise of tokens in {run.model.name}, whose prediction has seen the token that it "
-            'is asked about. Read its cells: read(run, metrics=("surprise",)).'
+            f"Asked for the surprise of tokens in {run.model.name}, whose prediction has seen the token that "
+            'it is asked about. Read its cells: read(run, metrics=("surprise",)).'
         )
 
 

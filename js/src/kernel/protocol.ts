@@ -112,6 +112,13 @@ export interface Reused {
   readonly text: string;
 }
 
+/** Of each token of a run: its surprise and what was expected, nats; null where it is not known, as for the first. */
+export interface SpineInfo {
+  readonly run_id: string;
+  readonly surprise: readonly (JsonNumber | null)[];
+  readonly entropy: readonly (JsonNumber | null)[];
+}
+
 /** Two runs on one grid, A and B: this one is B. Both are told with the grid's columns and rows, -1 for no token. */
 export interface Compared {
   /** The run A. */
@@ -501,6 +508,8 @@ export interface Requests {
   search: { request: SearchRequest; reply: SearchReply };
   code: { request: CodeRequest; reply: CodeReply };
   why: { request: WhyRequest; reply: Why };
+  /** Work out the trait `spine` of the shown run; it has come before the reply. */
+  spine: { request: Empty; reply: Empty };
   cancel: { request: CancelRequest; reply: Empty };
   ping: { request: Empty; reply: Empty };
 }

@@ -9,6 +9,7 @@ import type {
   RunInfo,
   Show,
   Snapshot,
+  SpineInfo,
   Status,
   Trajectory,
   View,
@@ -48,6 +49,9 @@ export interface Traits {
   readonly difference: Difference;
   /** Whether runs take over what they share with earlier ones. */
   readonly reuse: boolean;
+  /** Whether the prompt is written out by its surprise, and the numbers; an empty object where they are not there. */
+  readonly show_spine: boolean;
+  readonly spine: SpineInfo | Record<string, never>;
   readonly status: Status;
   /** The run that patches are taken from, and the map of what each does; empty objects where there is none. */
   readonly source_run: RunInfo | Record<string, never>;
@@ -76,6 +80,7 @@ export const VIEW_DEFAULTS = {
   view: "after",
   difference: "kl",
   reuse: true,
+  show_spine: false,
   trajectory: { metric: "prob", positions: [] },
 } as const;
 
@@ -92,6 +97,7 @@ export const DEFAULTS: Traits = {
   status: IDLE,
   source_run: {},
   causal: {},
+  spine: {},
 };
 
 export const TRAIT_NAMES = Object.keys(DEFAULTS) as readonly (keyof Traits)[];
@@ -105,6 +111,7 @@ const KERNEL_ONLY: ReadonlySet<string> = new Set([
   "prompt",
   "source_run",
   "causal",
+  "spine",
 ]);
 
 /** The traits that a view keeps as they come. It makes its runs, its cells and its cards of the other three. */

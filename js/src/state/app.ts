@@ -1,5 +1,6 @@
 import { whenClosed } from "../base/events.ts";
 import { createStore } from "../base/store.ts";
+import { Asides } from "../cells/asides.ts";
 import { createFloors } from "../cells/floors.ts";
 import { leaders } from "../cells/inhere.ts";
 import { createLoader } from "../cells/loader.ts";
@@ -159,8 +160,27 @@ export function createApp(
     for (const { site, lens, position, tracked: ids } of Object.values(shownCards(state)))
       wishes.push({ site, lens, positions: [position], ids });
     trajectories.want(cells, wishes);
+    wantAsides(state);
     if (traits.floor) void floors.want(cells, traits, traits.show);
     watchWaiting();
+  }
+
+  /** Request what stands beside the grid: the numbers of the prompt written out. */
+  function wantAsides({ traits, shown, focus }: State): void {
+    const { show_spine, spine, selection, k } = traits;
+    const own = runCells.of(shown);
+    if (!own) return;
+    const at = Math.min(
+      (focus ?? selection)?.position ?? own.run.tokens.length - 1,
+      own.run.tokens.length - 1,
+    );
+    asides.want({
+      cells: own,
+      spine: show_spine && spine.run_id !== shown,
+      alternativesAt: show_spine && at ? at - 1 : null,
+      along: null,
+      k,
+    });
   }
 
   const local = (patch: Local) => store.dispatch({ type: "local", patch });
@@ -171,11 +191,13 @@ export function createApp(
   const loader = createLoader(transport, events);
   const sourceLoader = createLoader(transport, events);
   const trajectories = createTrajectories(transport, arrived);
+  const asides = new Asides(transport, took, arrived);
   const floors = createFloors(transport, arrived);
 
   const app: App = {
     transport,
     trajectories,
+    asides,
     signal,
     get: store.get,
     traits: () => store.get().traits,

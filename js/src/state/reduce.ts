@@ -64,6 +64,8 @@ export type Local = Partial<
     | "continuing"
     | "isGenerating"
     | "isLive"
+    | "playing"
+    | "speed"
     | "progress"
     | "notice"
     | "panel"

@@ -18,6 +18,8 @@ const KEYS: readonly (readonly [keys: string, does: string])[] = [
   ["f", "fold or unfold this message or picture"],
   ["F", "fold or unfold this pass of looped blocks"],
   ["T", "hide or show a chat’s template tokens"],
+  ["s", "write the prompt out by its surprise, or stop that"],
+  [",  .", "one token back or on"],
   ["/", "find any token"],
   ["[  ]", "narrower or wider columns"],
   ["Escape", "close what is open"],

@@ -102,6 +102,20 @@ export function closeOne(app: App): boolean {
   return true;
 }
 
+/** The cell of the next column that is shown, or of the one before; null at the ends. */
+export function columnBeside(app: App, grid: GridView, by: number): CellRef | null {
+  const shape = grid.currentShape();
+  const cell = focusOf(app, grid);
+  if (!shape || !cell) return null;
+  const { row, col } = placeOf(shape, cell);
+  return (shape.isAcross ? cellAt(shape, row, col + by) : cellAt(shape, row + by, col)) ?? null;
+}
+
+function stepColumn(app: App, grid: GridView, by: number): void {
+  const next = columnBeside(app, grid, by);
+  if (next) moveFocus(app, grid, next);
+}
+
 /** Handle a key in the grid. False for a key that does nothing here. */
 export function gridKey(app: App, grid: GridView, event: KeyboardEvent, search: () => void): boolean {
   if (event.altKey) return false;
@@ -125,6 +139,9 @@ export function gridKey(app: App, grid: GridView, event: KeyboardEvent, search: 
     f: () => cell && foldBandAt(app, cell),
     F: () => cell && foldPassAt(app, cell),
     T: () => toggleTemplate(app),
+    ",": () => stepColumn(app, grid, -1),
+    ".": () => stepColumn(app, grid, 1),
+    s: () => app.set({ show_spine: !app.traits().show_spine }),
     "/": search,
     "[": () => setWidth(app, col_px - COLUMN_STEP_PX),
     "]": () => setWidth(app, col_px + COLUMN_STEP_PX),

@@ -17,6 +17,7 @@ import { boxText, isOffline, lossOfEdit, NO_LABEL, shownRun } from "../state/sel
 import type { State } from "../state/state.ts";
 import { continueButton, liveBox } from "./continuing.ts";
 import { button, checkbox, type Options, select, toggle } from "./elements.ts";
+import { canHaveSpine } from "./spine.ts";
 
 /** The prompt box and its button. */
 export function promptForm(app: App): Child {
@@ -134,6 +135,7 @@ export function controls(app: App): Child {
       checkbox("Hide special tokens", traits.hide_special, (hide_special) => put({ hide_special })),
     run.bands?.some(({ kind }) => kind === "template") &&
       checkbox("Hide template", traits.hide_template, (hide_template) => put({ hide_template })),
+    canHaveSpine(run) && checkbox("Surprise", traits.show_spine, (show_spine) => put({ show_spine })),
     h("span.lw-gap", {}),
     button("⋯", () => toggle(app, "menu"), {
       className: "lw-icon",
