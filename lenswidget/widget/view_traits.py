@@ -239,6 +239,8 @@ def as_pins(values: Sequence[Any]) -> list[dict[str, Any]]:
 def as_trajectory(value: Any) -> dict[str, Any]:
     """What the chart shows: a metric, and the positions; none of them follows the one that is looked at.
 
+    With `"over": "tokens"` it runs along the prompt in the layer that is looked at, else over the layers.
+
     Raises:
         CellError: it is anything else.
     """
@@ -246,7 +248,11 @@ def as_trajectory(value: Any) -> dict[str, Any]:
     with _must_be(f'The trajectory must be {{"metric": {metrics}, "positions": [j, ...]}}', value):
         if value["metric"] not in TRAJECTORY_METRICS:
             raise ValueError
-        return {"metric": value["metric"], "positions": _integers(value["positions"])}
+        over = value.get("over", "layers")
+        if over not in ("layers", "tokens"):
+            raise ValueError
+        chart = {"metric": value["metric"], "positions": _integers(value["positions"])}
+        return chart if over == "layers" else {**chart, "over": over}
 
 
 @contextmanager

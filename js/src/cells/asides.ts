@@ -16,7 +16,9 @@ export interface Along {
 
 /** What is wanted beside the grid. */
 export interface AsideWishes {
+  /** The run that is drawn, which the chart follows, and the run that is shown, which the rest is of. */
   readonly cells: Cells;
+  readonly own: Cells;
   /** Whether the surprise of the run's tokens is wanted, and not there. */
   readonly spine: boolean;
   /** The column whose alternatives are wanted; null for none. */
@@ -72,8 +74,8 @@ export class Asides {
     void this.#next();
   }
 
-  #wishesOf({ cells, spine, alternativesAt, along, k }: AsideWishes): Wish[] {
-    const { run } = cells;
+  #wishesOf({ cells, own, spine, alternativesAt, along, k }: AsideWishes): Wish[] {
+    const { run } = own;
     const { transport } = this;
     const wishes: Wish[] = [];
     if (spine)
@@ -85,7 +87,7 @@ export class Asides {
     const at = alternativesAt;
     if (
       at !== null &&
-      cells.tops(OWN_READING, last, at, N_ALTERNATIVES).length < Math.min(N_ALTERNATIVES, run.d_vocab)
+      own.tops(OWN_READING, last, at, N_ALTERNATIVES).length < Math.min(N_ALTERNATIVES, run.d_vocab)
     )
       wishes.push({
         key: `alternatives ${run.id} ${at}`,
@@ -98,7 +100,7 @@ export class Asides {
     const missing = along?.ids.filter((id) => !this.along(cells, along.reading, along.layer, id)) ?? [];
     if (along && missing.length)
       wishes.push({
-        key: `along ${run.id} ${missing.map((id) => alongKey(along.reading, along.layer, id))}`,
+        key: `along ${cells.run.id} ${missing.map((id) => alongKey(along.reading, along.layer, id))}`,
         ask: () => this.#askAlong(cells, along.reading, along.layer, missing),
       });
     return wishes;

@@ -318,6 +318,8 @@ export interface Trajectory {
   readonly metric: TrajectoryMetric;
   /** Empty: follow the focused position. */
   readonly positions: readonly number[];
+  /** Along the prompt, in the focused layer; else over the layers. */
+  readonly over?: "layers" | "tokens";
 }
 
 export interface Status {

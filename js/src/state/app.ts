@@ -1,6 +1,7 @@
 import { whenClosed } from "../base/events.ts";
 import { createStore } from "../base/store.ts";
 import { Asides } from "../cells/asides.ts";
+import type { Cells } from "../cells/cells.ts";
 import { createFloors } from "../cells/floors.ts";
 import { leaders } from "../cells/inhere.ts";
 import { createLoader } from "../cells/loader.ts";
@@ -160,13 +161,14 @@ export function createApp(
     for (const { site, lens, position, tracked: ids } of Object.values(shownCards(state)))
       wishes.push({ site, lens, positions: [position], ids });
     trajectories.want(cells, wishes);
-    wantAsides(state);
+    wantAsides(state, cells);
     if (traits.floor) void floors.want(cells, traits, traits.show);
     watchWaiting();
   }
 
   /** Request what stands beside the grid: the numbers of the prompt written out. */
-  function wantAsides({ traits, shown, focus }: State): void {
+  function wantAsides(state: State, cells: Cells): void {
+    const { traits, shown, focus } = state;
     const { show_spine, spine, selection, k } = traits;
     const own = runCells.of(shown);
     if (!own) return;
@@ -175,12 +177,25 @@ export function createApp(
       own.run.tokens.length - 1,
     );
     asides.want({
-      cells: own,
+      cells,
+      own,
       spine: show_spine && spine.run_id !== shown,
       alternativesAt: show_spine && at ? at - 1 : null,
-      along: null,
+      along: alongOf(state, cells),
       k,
     });
+  }
+
+  /** The tokens that the chart follows along the prompt; null where it runs over the layers. */
+  function alongOf({ traits, focus }: State, cells: Cells) {
+    const { trajectory, pins, site, lens, selection } = traits;
+    if (trajectory.over !== "tokens") return null;
+    const at = focus ?? selection;
+    const charted = pins.length
+      ? pins
+      : leaders(cells, traits, chartedPositions(traits, focus, cells.run)[0] ?? 0);
+    const ids = [...new Set(charted.flatMap((pin) => pin.ids))];
+    return { ids, layer: at?.layer ?? cells.run.n_layers - 1, reading: { site, lens } };
   }
 
   const local = (patch: Local) => store.dispatch({ type: "local", patch });
