@@ -119,6 +119,11 @@ class Session:
 
     # --- runs
 
+    @property
+    def engine(self) -> Engine:
+        """What runs and reads."""
+        return self._engine
+
     def encode(self, prompt: Any, **options: Any) -> EncodedPrompt:
         """One prompt as the model takes it.
 
@@ -282,7 +287,10 @@ class Session:
             PromptError: an input that is no tensor.
             EditError: an edit along a lens that is not among these.
         """
-        spec = self.spec
+        return self.state_of(self.spec)
+
+    def state_of(self, spec: RunSpec) -> dict[str, Any]:
+        """A recipe as JSON: see `recipe_state`."""
         edits = edits_to_state(spec.edits, self.lenses)
         state = {**spec.prompt.to_state(), **({"edits": edits} if edits else {})}
         return state if spec.sampling is None else {**state, "sampling": vars(spec.sampling)}
@@ -297,6 +305,10 @@ class Session:
         if spec is None:
             raise CellError("The page asked about a run that is no longer kept: ask about the one shown.")
         return spec
+
+    def kept(self, run_id: str) -> Run | None:
+        """A run whose states are there; None where there are none."""
+        return self._runs.get(run_id)
 
     def run_of(self, run_id: str) -> Run:
         """A run that is kept; one whose states were let go is made again from its recipe.

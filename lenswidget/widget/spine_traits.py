@@ -23,6 +23,7 @@ class SpineTraits(t.HasTraits):
     """The spine of the run that is shown. It is worked out only while it is open."""
 
     _session: Session
+    _session_of_one: Session | None
 
     show_spine = t.Bool(False).tag(**CHOICE)
     spine = t.Dict(read_only=True).tag(**SHARED)
@@ -57,7 +58,7 @@ class SpineTraits(t.HasTraits):
         return spine_message(drain(self._session.spine(run)))
 
     def _may_have_spine(self, run: Run) -> bool:
-        return self.has_spine and has_spine(run.model)
+        return self.has_spine and self._session_of_one is None and has_spine(run.model)
 
     def _set_spine(self, found: Spine) -> None:
         self.set_trait("spine", spine_message(found))

@@ -110,10 +110,19 @@ class ViewTraits(t.HasTraits):
         that is not among the widget's) is None.
         """
         try:
-            recipe = self._session.recipe_state()
+            recipe = self._recipe_state()
         except (PromptError, EditError):
             recipe = None
-        return {**{name: getattr(self, name) for name in self.trait_names(is_choice=True)}, "recipe": recipe}
+        choices = {name: getattr(self, name) for name in self.trait_names(is_choice=True)}
+        branches = self._branches_state()
+        return {**choices, "recipe": recipe, **({"branches": branches} if branches else {})}
+
+    def _recipe_state(self) -> dict[str, Any]:
+        return self._session.recipe_state()
+
+    def _branches_state(self) -> list[dict[str, Any]]:
+        """The recipes of the runs that were forked from one another."""
+        return []
 
     @property
     def spans(self) -> dict[str, list[int]]:

@@ -23,6 +23,7 @@ from lenswidget.readout.query import CellsLike
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run
 from lenswidget.widget import cell_outputs, csv_table, export, html_table
+from lenswidget.widget.branches import Branch, Branches
 from lenswidget.widget.growing import GrowingWidget
 from lenswidget.widget.host import takes_turns
 from lenswidget.widget.messages import n_columns_at_first
@@ -90,10 +91,13 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, PageState):
         **choices: Any,
     ):
         begin = {**as_state(state), **choices}
+        branches = begin.pop("branches", [])
         options = {name: begin.pop(name) for name in PROMPT_OPTIONS & begin.keys()}
         recipe = begin.pop("recipe", None)
         self._check_choices(begin)
         session = Session(LocalEngine(model), lens, lenses, strict=strict)
+        self._branches = Branches()
+        self._restore_branches(session, branches)
         if prompt is None and state is None:
             raise PromptError("No prompt was given. Write model.lens(prompt), or state= with w.state.")
         if prompt is None:
@@ -235,6 +239,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, PageState):
         The edits stay, where they fit.
         """
         is_same = type(prompt) in (str, list) and prompt == self._session.spec.prompt.as_given
+        self._end_comparison()
         if not (is_same and self._session.is_current):
             edits = () if isinstance(prompt, RunSpec) else self._session.spec.edits
             self._show(self._execute(_spec(self._session, prompt, {}, edits)))
@@ -242,6 +247,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, PageState):
     def _run_edits(self, edits: Any) -> None:
         """Python set the edits: run the same prompt with them now."""
         given = check_edits(edits)
+        self._end_comparison()
         if given != self._session.spec.edits:
             self._show(self._execute(replace(self._session.spec, edits=given)))
 
@@ -255,15 +261,30 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, PageState):
         self._latest = runs.run.id
         return runs
 
+    def _note_run(self, run: Run) -> None:
+        self._latest = run.id
+
     def _run_in_slices(self, request: RunRequest) -> Generator[tuple[int, int], None, dict[str, str]]:
         """Run what the page asks and show it, unless by then it was cancelled or another has been run."""
-        runs = self._execute(self._session.respec(request))
+        if request.beside is not None:
+            self.compare_with(request.beside or None)
+            return {"run_id": self._session.shown}
+        if self._session_of_one is not None and request.again == self._session.shown:
+            request = replace(request, again=self._session_of_one.shown)
+        self._end_comparison()
+        if request.show is not None:
+            runs = self._runs_again(self._branch(request.show))
+        else:
+            runs = self._execute(self._session.respec(request))
         run = runs.run
         # nothing is heard during a forward: what came meanwhile is heard now, before the run is shown
         for _ in range(TURNS_AFTER_A_RUN):
             yield run.n_layers, run.n_layers
         if run.id != self._latest:
             raise Cancelled("Another prompt was run meanwhile, and is shown.")
+        if request.fork is not None:
+            source = Branch(request.again or "", self._session.spec_of(request.again or ""))
+            self._branches.fork(source, Branch(run.id, run.spec))
         self._show(runs)
         return {"run_id": run.id}
 
@@ -278,6 +299,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, PageState):
             self._keep_map(runs.run.spec)
             self.set_trait("run", self._session.describe())
             self._keep_spine(runs.run)
+            self._keep_branches(runs.run)
             self._on_reading(None)
 
     def _show_step(self, run: Run, after: Run) -> None:
@@ -287,18 +309,19 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, PageState):
             self._keep_recipe(run.spec)
             self.set_trait("run", self._session.describe())
             self._keep_spine(run)
+            self._keep_branches(run)
             packed = self.packed_grid(newest=1)
             self.set_trait("snapshot", {"header": packed.header, "buffers": packed.buffers})
 
     @contextmanager
     def hold_trait_notifications(self) -> Any:
         """Several traits at once; where one is refused, all are as they were, and so is the run shown."""
-        before = self._session.shown_runs
+        session, before = self._session, self._session.shown_runs
         try:
             with super().hold_trait_notifications():
                 yield
         except t.TraitError:
-            if before is not None and self._session.shown != before.run.id:
+            if before is not None and self._session is session and session.shown != before.run.id:
                 self._session.show(before)
                 self._latest = before.run.id
             raise
@@ -329,7 +352,11 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, PageState):
         # what is usual takes seconds to find out: the page's own requests do that, in slices
         is_known = self.show != "lift" or self._session.has_background(self.lens, self.site)
         show = self.show if is_known else "top"
-        packed = self.packed_grid(newest=n_columns_at_first(n_rows, self.k, n_tracked), show=show)
+        if self._session_of_one is not None:
+            newest = n_columns_at_first(n_rows, 2 * self.k, 2 * n_tracked)
+            packed = self.packed_grid(newest=newest, with_base=True, show="top")
+        else:
+            packed = self.packed_grid(newest=n_columns_at_first(n_rows, self.k, n_tracked), show=show)
         return {"header": packed.header, "buffers": packed.buffers}
 
     # --- the selected cell's card
@@ -432,7 +459,9 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, PageState):
         if own_layout is not None:  # a widget of its own, with a comm of its own
             own_layout.close()
         self._latest = ""
-        self._session.release()
+        for session in (self._session, self._session_of_one):
+            if session is not None:
+                session.release()
 
     def __repr__(self) -> str:
         run: Any = getattr(self, "run", None)

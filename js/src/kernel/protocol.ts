@@ -391,12 +391,33 @@ export type EditRequest = {
  * Run a text, or the very inputs of an earlier run again (with `fork` only up to a position, and then another token), with the edits that are there unless others are named. The
  * traits of the new run come before the reply.
  */
-export type RunRequest = (
-  | { readonly prompt: string }
-  | { readonly again: string; readonly fork?: { readonly position: number; readonly token: number } }
-) & {
-  readonly edits?: readonly EditRequest[];
-};
+export type RunRequest =
+  | (({ readonly prompt: string } | { readonly again: string; readonly fork?: Fork }) & {
+      readonly edits?: readonly EditRequest[];
+    })
+  /** Show a run of the tree again. */
+  | { readonly show: string }
+  /** Show the shown run beside one of the tree; beside none where that is empty. */
+  | { readonly beside: string };
+
+/** The columns up to a position, and then another token. */
+export interface Fork {
+  readonly position: number;
+  readonly token: number;
+}
+
+/** A run of the tree of forks. */
+export interface BranchInfo {
+  readonly id: string;
+  /** The run that it shares most with; null of the first. */
+  readonly parent: string | null;
+  /** The first column that is its own, and the token there; null where it only ends earlier. */
+  readonly at: number;
+  readonly label: Label | null;
+  /** What it has from there on, or as much as a line shows. */
+  readonly text: string;
+  readonly n_tokens: number;
+}
 
 export interface RunReply {
   readonly run_id: string;

@@ -1,4 +1,5 @@
 import type {
+  BranchInfo,
   Card,
   CardRef,
   CausalInfo,
@@ -52,6 +53,8 @@ export interface Traits {
   /** Whether the prompt is written out by its surprise, and the numbers; an empty object where they are not there. */
   readonly show_spine: boolean;
   readonly spine: SpineInfo | Record<string, never>;
+  /** The runs that were forked from one another, in the order in which they came. */
+  readonly branches: readonly BranchInfo[];
   readonly status: Status;
   /** The run that patches are taken from, and the map of what each does; empty objects where there is none. */
   readonly source_run: RunInfo | Record<string, never>;
@@ -98,6 +101,7 @@ export const DEFAULTS: Traits = {
   source_run: {},
   causal: {},
   spine: {},
+  branches: [],
 };
 
 export const TRAIT_NAMES = Object.keys(DEFAULTS) as readonly (keyof Traits)[];
@@ -112,6 +116,7 @@ const KERNEL_ONLY: ReadonlySet<string> = new Set([
   "source_run",
   "causal",
   "spine",
+  "branches",
 ]);
 
 /** The traits that a view keeps as they come. It makes its runs, its cells and its cards of the other three. */

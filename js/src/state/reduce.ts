@@ -1,4 +1,4 @@
-import type { Card, CardRef, CellRef, EditRequest, Match, Pin, RunInfo } from "../kernel/protocol.ts";
+import type { Card, CardRef, CellRef, EditRequest, Fork, Match, Pin, RunInfo } from "../kernel/protocol.ts";
 import type { Traits, ViewTraits } from "../kernel/traits.ts";
 import { N_PIN_COLORS } from "../look/scales.ts";
 import {
@@ -43,8 +43,8 @@ export type Action =
   | { type: "copied"; run_id: string; key: string; code: string | null; note: string }
   | { type: "draft"; text: string }
   | { type: "run" }
-  /** Show a kept run again, or a branch of it: its columns up to a position, and then another token. */
-  | { type: "branch"; run_id: string; fork?: { readonly position: number; readonly token: number } }
+  /** Go on with another token after a position of a run; show a run of the tree again, or the shown one beside it. */
+  | { type: "branch"; run_id: string; how: "show" | "beside" | { readonly fork: Fork } }
   /** Continue the run that is shown. */
   | { type: "generate" }
   /** Run the prompt with these edits; those asked for last are run last. */

@@ -20,6 +20,7 @@ const KEYS: readonly (readonly [keys: string, does: string])[] = [
   ["T", "hide or show a chat’s template tokens"],
   ["s", "write the prompt out by its surprise, or stop that"],
   [",  .", "one token back or on"],
+  ["b", "branch: go on with the cell’s token after its position"],
   ["/", "find any token"],
   ["[  ]", "narrower or wider columns"],
   ["Escape", "close what is open"],

@@ -5,6 +5,7 @@ import type { App } from "../state/context.ts";
 import { chartedPositions, shownRun } from "../state/selectors.ts";
 import { MAIN } from "../state/state.ts";
 import { toggleWhy } from "../state/why.ts";
+import { forkAt, mayFork } from "./cardTable.ts";
 import { openCell } from "./causal.ts";
 import { flip, openEditor, put, yank } from "./editing.ts";
 import { toggle, togglePin } from "./elements.ts";
@@ -70,6 +71,17 @@ function pinTop(app: App, { layer, position }: CellRef): void {
   const cells = app.cells();
   const top = cells?.top(app.traits(), layer, position);
   if (cells && top && top.id >= 0) togglePin(app, top.id, cells.label(top.id));
+}
+
+/** Go on with what stands in a cell, in place of what came after it. */
+function forkHere(app: App, { layer, position }: CellRef): void {
+  const run = shownRun(app.get());
+  const cells = app.cells();
+  const top = cells?.top(app.traits(), layer, position);
+  if (!run || !cells || !top || top.id < 0 || !mayFork(app, run)) return;
+  if (run.tokens[position + 1] === top.id)
+    app.local({ said: `${cells.label(top.id)[0]} is what comes next here` });
+  else forkAt(app, run, position, top.id);
 }
 
 function toggleCharted(app: App, cell: CellRef): void {
@@ -141,6 +153,7 @@ export function gridKey(app: App, grid: GridView, event: KeyboardEvent, search: 
     T: () => toggleTemplate(app),
     ",": () => stepColumn(app, grid, -1),
     ".": () => stepColumn(app, grid, 1),
+    b: () => cell && forkHere(app, cell),
     s: () => app.set({ show_spine: !app.traits().show_spine }),
     "/": search,
     "[": () => setWidth(app, col_px - COLUMN_STEP_PX),

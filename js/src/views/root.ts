@@ -9,6 +9,7 @@ import { followTheme, type HostLook } from "../look/theme.ts";
 import type { App } from "../state/context.ts";
 import { cardOf, keptCards, sameCell, shownRun } from "../state/selectors.ts";
 import { keyOf, MAIN, type State } from "../state/state.ts";
+import { branchesView } from "./branches.ts";
 import { cardView } from "./card.ts";
 import { openCell } from "./causal.ts";
 import { dragColumn } from "./columnDrag.ts";
@@ -338,9 +339,11 @@ export class Root {
       if (run) this.#lookAt({ layer: layer(run), position });
     };
     const spineInputs = [focus, traits, state.shown, state.version, state.playing, state.speed, app.theme()];
+    const treeInputs = [traits.branches, state.shown, state.running, state.connection];
     patch(this.#top, [
       this.#memo.node("prompt", inputs, () => promptForm(app)),
       this.#memo.node("spine", spineInputs, () => spineView(app, go)),
+      this.#memo.node("branches", treeInputs, () => branchesView(app)),
       this.#memo.node("top", inputs, top),
     ]);
     this.#keepNowInView();

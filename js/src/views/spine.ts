@@ -6,6 +6,7 @@ import { colorAt } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
 import { isOffline, promptLabel, promptWords, shownRun } from "../state/selectors.ts";
 import type { State } from "../state/state.ts";
+import { forkAt, mayFork } from "./cardTable.ts";
 import { openCell } from "./causal.ts";
 import { button, select, tokenChip } from "./elements.ts";
 import { SPEEDS } from "./player.ts";
@@ -161,7 +162,7 @@ function alternatives(app: App, run: RunInfo, now: number): Child {
   const tops = own.length ? own : cells.tops(app.traits(), last, now - 1, N_ALTERNATIVES + 1);
   const others = tops.filter(({ id }) => id >= 0 && id !== run.tokens[now]).slice(0, N_ALTERNATIVES);
   if (!others.length) return null;
-  const canFork = !isOffline(app.get()) && !run.extras.length;
+  const canFork = mayFork(app, run);
   return h(
     "span.lw-others",
     h("span.lw-dim", "instead "),
@@ -169,7 +170,6 @@ function alternatives(app: App, run: RunInfo, now: number): Child {
       const label = cells.label(id);
       const share = asPercent(log_prob);
       const title = `Go on with ${label[0]} after position ${now - 1}`;
-      const fork = { position: now - 1, token: id };
       if (!canFork) return h("span", { key: id }, tokenChip(label, id), ` ${share} `);
       return h(
         "button.lw-button lw-small lw-other",
@@ -178,7 +178,7 @@ function alternatives(app: App, run: RunInfo, now: number): Child {
           type: "button",
           title,
           "aria-label": `${title}: ${share}`,
-          on: { click: () => app.dispatch({ type: "branch", run_id: run.id, fork }) },
+          on: { click: () => forkAt(app, run, now - 1, id) },
         },
         tokenChip(label, id),
         h("span.lw-num", ` ${share}`),
