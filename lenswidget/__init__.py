@@ -29,6 +29,7 @@ from lenswidget.survey.table import Survey
 from lenswidget.tracing.traced_model import TracedModel
 from lenswidget.versions import __version__ as __version__
 from lenswidget.widget.compare_widget import CompareWidget
+from lenswidget.widget.film_widget import FilmWidget, film
 from lenswidget.widget.widget import LensWidget
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "CompareWidget",
     "Comparison",
     "Edit",
+    "FilmWidget",
     "JacobianLens",
     "LanguageModel",
     "LensError",
@@ -59,6 +61,7 @@ __all__ = [
     "compare",
     "decode",
     "demo_model",
+    "film",
     "fit_background",
     "load_lens",
     "read",

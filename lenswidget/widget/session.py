@@ -164,9 +164,19 @@ class Session:
     def _execute(self, spec: RunSpec, *bases: Run) -> Run:
         others = [*bases, *reversed(self._runs.values())]
         reuse = most_shared(others, spec) if self.reuse else False
-        return self._checked(self._engine.run(spec, reuse=reuse))
+        return self.check_run(self._engine.run(spec, reuse=reuse))
 
-    def _checked(self, run: Run) -> Run:
+    def take_engine(self, engine: Engine) -> None:
+        """Run and read with another engine from now on: the next run is of its model."""
+        self._engine = engine
+
+    def drop(self, run_id: str) -> None:
+        """Keep a run no longer, unless it is shown."""
+        if run_id not in self.together:
+            self._runs.pop(run_id, None)
+            self._specs.pop(run_id, None)
+
+    def check_run(self, run: Run) -> Run:
         if self._strict and not run.fidelity.ok:
             raise FidelityError(
                 f"{run.fidelity.complaint(run.model.name)} Pass strict=False to see it all the same."
@@ -187,7 +197,7 @@ class Session:
             )
         run = self.run
         for run in engine.extend(self.run, n_tokens, **sampling):
-            yield self._checked(run)
+            yield self.check_run(run)
         return run
 
     def compared(self, run: Run) -> "Runs":

@@ -266,6 +266,10 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, PageState):
 
     def _run_in_slices(self, request: RunRequest) -> Generator[tuple[int, int], None, dict[str, str]]:
         """Run what the page asks and show it, unless by then it was cancelled or another has been run."""
+        if request.frame is not None:
+            raise LensError(
+                "The page asked for a frame of a widget that is no film. Show one: lw.film(runs)."
+            )
         if request.beside is not None:
             self.compare_with(request.beside or None)
             return {"run_id": self._session.shown}

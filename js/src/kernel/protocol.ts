@@ -398,7 +398,9 @@ export type RunRequest =
   /** Show a run of the tree again. */
   | { readonly show: string }
   /** Show the shown run beside one of the tree; beside none where that is empty. */
-  | { readonly beside: string };
+  | { readonly beside: string }
+  /** Show the run at a place of a film. */
+  | { readonly frame: number };
 
 /** The columns up to a position, and then another token. */
 export interface Fork {

@@ -55,6 +55,9 @@ export interface Traits {
   readonly spine: SpineInfo | Record<string, never>;
   /** The runs that were forked from one another, in the order in which they came. */
   readonly branches: readonly BranchInfo[];
+  /** Of a film the names of its runs, and the place of the one that is shown; else none. */
+  readonly frames: readonly string[];
+  readonly frame: number;
   readonly status: Status;
   /** The run that patches are taken from, and the map of what each does; empty objects where there is none. */
   readonly source_run: RunInfo | Record<string, never>;
@@ -102,6 +105,8 @@ export const DEFAULTS: Traits = {
   causal: {},
   spine: {},
   branches: [],
+  frames: [],
+  frame: 0,
 };
 
 export const TRAIT_NAMES = Object.keys(DEFAULTS) as readonly (keyof Traits)[];
@@ -117,6 +122,8 @@ const KERNEL_ONLY: ReadonlySet<string> = new Set([
   "causal",
   "spine",
   "branches",
+  "frames",
+  "frame",
 ]);
 
 /** The traits that a view keeps as they come. It makes its runs, its cells and its cards of the other three. */

@@ -202,7 +202,12 @@ export function createApp(
   const took = (tile: Tile) => {
     if (runCells.addTile(tile)) arrived();
   };
-  const events = { took, failed: (notice: string) => local({ notice }) };
+  const failed = (notice: string, run_id: string) => {
+    const state = store.get();
+    // of a run that is no longer looked at, nobody misses the cells
+    if (run_id === drawnId(state) || run_id === state.traits.source_run.id) local({ notice });
+  };
+  const events = { took, failed };
   const loader = createLoader(transport, events);
   const sourceLoader = createLoader(transport, events);
   const trajectories = createTrajectories(transport, arrived);

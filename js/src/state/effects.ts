@@ -54,6 +54,9 @@ export class Effects {
       case "branch":
         void this.#branch(action.run_id, action.how);
         break;
+      case "frame":
+        void this.#showFrame();
+        break;
       case "generate":
         void this.#generate();
         break;
@@ -207,6 +210,26 @@ export class Effects {
       const notice = (error as Error).message;
       app.local({ running: null, progress: null, notice, said: notice });
     }
+  }
+
+  /** Show the frame that was asked for last: one at a time, since each has to be run. */
+  async #showFrame(): Promise<void> {
+    const app = this.#app;
+    const { wishedFrame: frame, running, traits } = app.get();
+    if (frame === null || running) return;
+    if (isOffline(app.get())) return app.local({ notice: NEEDS_KERNEL, wishedFrame: null, playing: null });
+    const pending = app.transport.request("run", { frame });
+    app.local({ running: pending.id, notice: null });
+    const over = { running: null, progress: null };
+    try {
+      await pending.reply;
+      app.local({ ...over, said: `Run ${frame + 1} of ${traits.frames.length}: ${traits.frames[frame]}` });
+    } catch (error) {
+      const notice = (error as Error).message;
+      app.local({ ...over, notice, said: notice, playing: null });
+    }
+    if (app.get().wishedFrame !== frame) void this.#showFrame();
+    else app.local({ wishedFrame: null });
   }
 
   /** Continue the run that is shown, token by token; an edited text is run first. */

@@ -45,6 +45,8 @@ export type Action =
   | { type: "run" }
   /** Go on with another token after a position of a run; show a run of the tree again, or the shown one beside it. */
   | { type: "branch"; run_id: string; how: "show" | "beside" | { readonly fork: Fork } }
+  /** Show a run of a film; the one asked for last is shown last. */
+  | { type: "frame"; frame: number }
   /** Continue the run that is shown. */
   | { type: "generate" }
   /** Run the prompt with these edits; those asked for last are run last. */
@@ -66,6 +68,7 @@ export type Local = Partial<
     | "isLive"
     | "playing"
     | "speed"
+    | "wishedFrame"
     | "progress"
     | "notice"
     | "panel"
@@ -282,6 +285,8 @@ export function reduce(state: State, action: Action): State {
       return { ...state, draft: action.text === promptText(state) ? null : action.text };
     case "arrived":
       return { ...state, version: state.version + 1 };
+    case "frame":
+      return { ...state, wishedFrame: action.frame };
     case "edits":
       return { ...state, wished: action.edits };
     case "local":

@@ -115,6 +115,8 @@ export interface State {
   /** What is played, step by step, and how many steps a second. */
   readonly playing: "columns" | "frames" | null;
   readonly speed: number;
+  /** The frame of a film that was asked for last, until it is shown. */
+  readonly wishedFrame: number | null;
   readonly progress: Progress | null;
   readonly notice: string | null;
   readonly panel: "help" | "menu" | "continue" | "search" | null;
@@ -172,6 +174,7 @@ export const FIRST_STATE: State = {
   isLive: false,
   playing: null,
   speed: 4,
+  wishedFrame: null,
   progress: null,
   notice: null,
   panel: null,

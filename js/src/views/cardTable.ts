@@ -77,7 +77,8 @@ function canFork(app: App, run: RunInfo, { layer, site }: Card): boolean {
 
 /** Whether a run can go on with another token: its prompt is token ids alone, and a kernel is there. */
 export function mayFork(app: App, run: RunInfo): boolean {
-  return run.predicts !== "same" && !run.extras.length && !run.compared && !isOffline(app.get());
+  const isFixed = !!run.extras.length || !!run.compared || app.traits().frames.length > 0;
+  return run.predicts !== "same" && !isFixed && !isOffline(app.get());
 }
 
 /** Go on with a token after a position of the run that is shown. */

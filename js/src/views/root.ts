@@ -17,6 +17,7 @@ import { comparedBar } from "./compared.ts";
 import { continuePanel } from "./continuing.ts";
 import { describe } from "./describe.ts";
 import { editor, editsBar } from "./edits.ts";
+import { filmView, stepFrame } from "./film.ts";
 import { GridView } from "./grid.ts";
 import { help } from "./help.ts";
 import { isUsed } from "./hostKeys.ts";
@@ -76,7 +77,7 @@ export class Root {
     const main = div("lw-main");
     const left = div("lw-left");
     this.#source = new SourceView(app, this.grid);
-    this.#player = new Player(app, () => this.#step(1));
+    this.#player = new Player(app, (what) => (what === "frames" ? stepFrame(app, 1) : this.#step(1)));
     left.append(this.grid.overview.element, this.grid.element, line, this.#source.element);
     main.append(left, this.#side, this.#source.drag.element);
     const page = div("lw-page");
@@ -339,10 +340,13 @@ export class Root {
       if (run) this.#lookAt({ layer: layer(run), position });
     };
     const spineInputs = [focus, traits, state.shown, state.version, state.playing, state.speed, app.theme()];
+    const { frames, frame } = traits;
+    const filmInputs = [frames, frame, state.wishedFrame, state.playing, state.speed, state.connection];
     const treeInputs = [traits.branches, state.shown, state.running, state.connection];
     patch(this.#top, [
       this.#memo.node("prompt", inputs, () => promptForm(app)),
       this.#memo.node("spine", spineInputs, () => spineView(app, go)),
+      this.#memo.node("film", filmInputs, () => filmView(app)),
       this.#memo.node("branches", treeInputs, () => branchesView(app)),
       this.#memo.node("top", inputs, top),
     ]);

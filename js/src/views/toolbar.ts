@@ -24,7 +24,8 @@ export function promptForm(app: App): Child {
   const state = app.get();
   const { running } = state;
   const text = boxText(state);
-  const offline = isOffline(state);
+  const isFilm = state.traits.frames.length > 0;
+  const offline = isOffline(state) || isFilm;
   const run = () => app.dispatch({ type: "run" });
   const keydown = (event: KeyboardEvent) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -48,11 +49,15 @@ export function promptForm(app: App): Child {
       },
     }),
     // while the grid follows the typing, a button that changed at each key would only flicker
-    running && !(state.isLive && !state.isGenerating)
+    running && !isFilm && !(state.isLive && !state.isGenerating)
       ? button("Stop", () => app.dispatch({ type: "stop" }), { className: "lw-primary" })
       : button("Run", run, {
           className: "lw-primary",
-          title: offline ? "This needs the kernel" : "Run (Enter)",
+          title: isFilm
+            ? "A film shows the runs that it was given"
+            : offline
+              ? "This needs the kernel"
+              : "Run (Enter)",
           disabled: offline,
         }),
     (!running || state.isLive) && !state.isGenerating && continueButton(app),
