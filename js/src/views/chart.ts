@@ -124,7 +124,11 @@ function axes(axis: Axis, x: (i: number) => number, along: Along, width_px: numb
       h("text.lw-axis", { x: LEFT - 6, y: axis.y(tick) + 3.5, "text-anchor": "end" }, axis.text(tick)),
     ]),
     rows.map((row) =>
-      h("text.lw-axis", { x: x(row), y: HEIGHT - 8, "text-anchor": "middle" }, along.name(row)),
+      h(
+        "text.lw-axis",
+        { x: x(row), y: HEIGHT - 8, "text-anchor": row === n_rows - 1 ? "end" : "middle" },
+        along.name(row),
+      ),
     ),
   ];
 }

@@ -239,7 +239,7 @@ function reused({ reuse, tokens }: RunInfo): Child {
       role: "img",
       "aria-label": `Reuse: ${reuse.text}`,
     },
-    `${reuse.n_columns} of ${tokens.length} columns reused`,
+    `${reuse.n_columns} of ${tokens.filter((id) => id >= 0).length} columns reused`,
   );
 }
 
