@@ -24,12 +24,14 @@ from lenswidget.readout.compared import Comparison
 from lenswidget.readout.reading import read
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import Run
+from lenswidget.readout.spine import Spine, spine
 from lenswidget.survey.survey import survey
 from lenswidget.survey.survey_widget import SurveyWidget
 from lenswidget.survey.table import Survey
 from lenswidget.tracing.traced_model import TracedModel
 from lenswidget.versions import __version__ as __version__
 from lenswidget.widget.compare_widget import CompareWidget
+from lenswidget.widget.film_widget import FilmWidget, film
 from lenswidget.widget.widget import LensWidget
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "CompareWidget",
     "Comparison",
     "Edit",
+    "FilmWidget",
     "JacobianLens",
     "LanguageModel",
     "LensError",
@@ -49,6 +52,7 @@ __all__ = [
     "LogitLens",
     "Readout",
     "Run",
+    "Spine",
     "Survey",
     "SurveyWidget",
     "TracedModel",
@@ -62,8 +66,10 @@ __all__ = [
     "connect_workers",
     "decode",
     "demo_model",
+    "film",
     "fit_background",
     "load_lens",
     "read",
+    "spine",
     "survey",
 ]

@@ -23,6 +23,7 @@ from lenswidget.errors import AnatomyError
 from lenswidget.language_model import LanguageModel
 from lenswidget.models.hf_model import forward, inputs_for, logits_of
 from lenswidget.readout.attribute import attribute
+from lenswidget.readout.reading import read
 from lenswidget.tracing.trace import Trace
 from lenswidget.tracing.traced_model import TracedModel
 
@@ -51,7 +52,8 @@ class Row:
     float64 of the same weights, and of the model's own float32 against that. `sum_error` is the largest
     |resid_pre + what the sites add - resid_post| over the largest |resid_post|. `heads` says in how many
     layers they verified, `closes_to` is what a logit's terms by head leave of it, over the sum of their
-    sizes; None where it cannot be taken apart. `picture` is what
+    sizes; None where it cannot be taken apart. `reuse` is how far the log-probs of a run that took columns
+    over are from a whole run's; None where it is run whole. `picture` is what
     `survey_pictures.pictures` says, of the mapping "pictures".
     """
 
@@ -71,6 +73,7 @@ class Row:
     picture: str = ""
     heads: str = ""
     closes_to: float | None = None
+    reuse: float | None = None
 
 
 @functools.cache
@@ -125,6 +128,7 @@ def _row(mapping: str, config_class: type[hf.PretrainedConfig], model_class: typ
         picture=pictures(lm) if mapping == "pictures" else "",
         heads=_heads(anatomy),
         closes_to=_closes_to(lm, ids),
+        reuse=_reuse(lm, ids),
     )
 
 
@@ -144,6 +148,21 @@ def _closes_to(lm: LanguageModel, ids: Tensor) -> float | None:
     except Exception:  # refused, or a tiny instance that its own code cannot run so
         return None
     return abs(found.remainder) / float(abs(found.predicted).sum())
+
+
+def _reuse(lm: LanguageModel, ids: Tensor) -> float | None:
+    """A longer prompt that takes the columns of a shorter one over, beside the same run whole: log-probs."""
+    longer = [*ids[0].tolist(), *ids[1].tolist()]
+    try:
+        reused = lm.run(longer, reuse=lm.run(longer[:-2]))
+        if not reused.reuse.n_columns:
+            return None
+        whole = lm.run(longer, reuse=False)
+    except Exception:  # a prompt that its own code does not take
+        return None
+    metrics = {"k": 1, "track": longer}
+    ours, theirs = (read(run, **metrics).tracked_log_probs for run in (reused, whole))
+    return float(abs(ours - theirs).max())
 
 
 def _reads(anatomy: Anatomy) -> str:
@@ -221,8 +240,8 @@ def table(rows: tuple[Row, ...]) -> str:
         + ".",
         "",
         "| model | tail | off float64 by | model's own by | blocks | sites besides resid_pre, resid_post "
-        "| heads | attribution closes to | a position speaks of |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| heads | attribution closes to | reuse | a position speaks of |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_line(row) for row in running if row.status in ("exact", "off")]
     lines += ["", "| model | why not |", "| --- | --- |"]
@@ -244,7 +263,7 @@ def _line(row: Row) -> str:
     inner = ", ".join(site for site in row.sites if site not in ("resid_pre", "resid_post")) or "none"
     errors = [_number(row.from_float64), _number(row.own_from_float64)]
     reads = f"{row.reads}; picture: {row.picture}" if row.picture else row.reads
-    units = [row.heads, _number(row.closes_to)]
+    units = [row.heads, _number(row.closes_to), _number(row.reuse)]
     cells = [f"{row.model} ({row.config})", way, *errors, ", ".join(row.kinds), inner, *units, reads]
     return f"| {' | '.join(cells)} |"
 

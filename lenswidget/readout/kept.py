@@ -63,7 +63,10 @@ def _nbytes(all_kept: list[Kept]) -> int:
         if pair
         for tensor in pair
     }
-    return sum(tensors.values()) + sum(kept.decoded.nbytes for kept in all_kept)
+    arrays: dict[int, int] = {}
+    for kept in all_kept:
+        arrays |= kept.decoded.sizes()
+    return sum(tensors.values()) + sum(arrays.values())
 
 
 def kept_runs(hf_model: nn.Module) -> KeptRuns:

@@ -40,6 +40,7 @@ class Tile:
         exact: gives some logits of every row again, `[rows, m]` ids to float64 `[rows, m]`; or None.
         n_tokens: ids from here on stand for no token: they are in the softmax, but never among the best.
         layers: `[cells]`, where a chooser asks.
+        targets: `[cells]`, the token that each cell speaks of, -1 for none; where that is asked for.
     """
 
     logits: Float[Tensor, "rows d_vocab"]
@@ -50,6 +51,7 @@ class Tile:
     exact: Exact | None = None
     n_tokens: int | None = None
     layers: Int[Tensor, " cells"] | None = None
+    targets: Int[Tensor, " cells"] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def measure(
         k: 1 to `d_vocab`.
         track: token ids `[tracked]` whose log-prob and rank are wanted; or `[cells, tracked]`, where each
             cell has its own and there are no references.
-        metrics: of `entropy`, `kl`, `agrees`, and, where there are references, `js`.
+        metrics: of `entropy`, `kl`, `agrees`, `surprise`, and, where there are references, `js`.
         logits: whether the logits of the k best are wanted too.
         chooser: chooses what stands in a cell, where that is not the top token.
     """
@@ -106,6 +108,7 @@ def measure(
     if tile.n_tokens is not None:
         shown, best_of_all = _best(replace(tile, logits=x[:, : tile.n_tokens]), k)
     tracked = _scores(tile, track.expand(n if tile.references is None else len(x), -1))
+    targeted = None if tile.targets is None else _scores(tile, tile.targets.clamp(min=0)[:, None])[:, 0]
     chosen = None
     if chooser is not None:
         chosen = chooser.choose(x[:n], Best(ids[:n], top[:n]), tile.layers, tile.exact)
@@ -124,6 +127,10 @@ def measure(
         found |= _shown(chosen, ok, (shift + normed.log_z[:n, None])[:, 0])
     if logits:
         found["logits"] = best.float()
+    if targeted is not None and tile.targets is not None:
+        surprise = shift[:, 0] + normed.log_z[:n] - targeted
+        # a token of probability 1 has a surprise of 0, whatever rounding says
+        found["surprise_nats"] = _tidy(surprise.masked_fill(~ok | (tile.targets < 0), torch.nan)).float()
     if "entropy" in metrics:
         found["entropy_nats"] = (normed.log_z - normed.expected)[:n].clamp(min=0.0)
     if "agrees" in metrics:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from lenswidget.checks import Ints
 from lenswidget.errors import CellError, LensError
 from lenswidget.lenses.lens import Lens, LensLike, as_lens, check_carried, check_lens, covered_layers
 from lenswidget.readout.background import Background, chooser_of
@@ -18,6 +19,8 @@ from lenswidget.readout.run import EMBED_SITE, Run
 from lenswidget.readout.shown import Chooser
 
 METRICS = ("entropy", "kl", "agrees")
+# That of a cell and the token that came.
+TOKEN_METRICS = ("surprise",)
 # Those of a cell and the one that it is compared with.
 PAIR_METRICS = ("js",)
 # Cells, or a list of `(layer, position)` pairs.
@@ -131,6 +134,14 @@ class CheckedQuery:
     show: str
     background: Background | None
 
+    def targets(self, positions: Ints) -> Int[Tensor, " cells"]:
+        """The token that a cell at each position speaks of, `[cells]` int64; -1 for none, or for no token."""
+        ids = self.run.token_ids
+        if self.run.model.predicts == "next":
+            ids = torch.cat([ids[1:], ids.new_full((1,), -1)])
+        found = ids[torch.from_numpy(positions)]
+        return found.masked_fill(found >= self.run.d_vocab, -1)
+
 
 def rows(run: Run, site: str, lens: Lens) -> list[int]:
     """The layers of a site's grid that a lens can carry, lowest first."""
@@ -149,8 +160,9 @@ def _run(run: Any, what: str) -> Run:
 def _metrics(metrics: Any) -> frozenset[str]:
     with contextlib.suppress(TypeError):  # no collection, or one of what no set can hold
         asked: frozenset[str] = frozenset(metrics)
-        if not isinstance(metrics, str) and asked <= {*METRICS, *PAIR_METRICS}:
+        if not isinstance(metrics, str) and asked <= {*METRICS, *TOKEN_METRICS, *PAIR_METRICS}:
             return asked
     raise LensError(
-        f"Asked for metrics {metrics!r}; pass a list of any of {', '.join((*METRICS, *PAIR_METRICS))}."
+        f"Asked for metrics {metrics!r}; pass a list of any of "
+        f"{', '.join((*METRICS, *TOKEN_METRICS, *PAIR_METRICS))}."
     )

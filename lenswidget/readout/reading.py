@@ -59,7 +59,8 @@ def read(
         against: another run that has these cells, to compare them one by one; gives `kl_from_reference`
             and `kl_to_reference`.
         metrics: any of `entropy` (nats), `kl` (both ways to the last layer of the same position), `agrees`
-            (whether the top token is the last layer's) and, with `against`, `js` (Jensen-Shannon, nats).
+            (whether the top token is the last layer's), `surprise` (nats: less the log-prob of the token that
+            came next) and, with `against`, `js` (Jensen-Shannon, nats).
         logits: whether the logits of the top tokens are wanted.
         against_cells: for each cell the one of `against` that it is compared with; the same unless given.
         show: which token stands for a cell in `shown_ids`: "words" for the top one that is a word, "lift"
@@ -217,8 +218,9 @@ class _Arrays:
             row = torch.zeros(1, asked.run.d_vocab, device="cpu")
             itself = None if asked.against is None else slice(0, 1)
             tile = Tile(row, 1, segments=[(0, 1, 0)], references=itself)
+            first = torch.zeros(1, dtype=torch.long, device="cpu")
             nothing = measure(
-                replace(tile, layers=torch.zeros(1, dtype=torch.long, device="cpu")),
+                replace(tile, layers=first, targets=first if "surprise" in asked.metrics else None),
                 asked.k,
                 asked.track,
                 asked.metrics,

@@ -37,9 +37,11 @@ PER_CELL = (
     "shown_log_probs",
     "shown_ranks",
     "shown_lifts",
+    "surprise_nats",
 )
 SCALARS = (
     "entropy_nats",
+    "surprise_nats",
     "kl_from_final",
     "kl_to_final",
     "kl_from_reference",
@@ -78,6 +80,9 @@ class Readout:
         shown_log_probs: `[n]` float32, nats, of those.
         shown_ranks: `[n]` int32, how many tokens of the whole vocabulary score strictly higher.
         shown_lifts: `[n]` float32, nats: the log-prob less its mean over the background.
+        surprise_nats: `[n]` float32, less the log-prob of the token that the cell speaks of: the one that
+            came next, or in a masked language model the one that stands there. NaN at the last column, after
+            which nothing came.
         tokenizer: what turns ids into text, or None.
     """
 
@@ -108,6 +113,7 @@ class Readout:
     shown_log_probs: Array | None = None
     shown_ranks: Array | None = None
     shown_lifts: Array | None = None
+    surprise_nats: Array | None = None
     tokenizer: Any = field(default=None, repr=False)
 
     @property

@@ -21,7 +21,8 @@ def without_taken_over(checked: CheckedQuery, decode: Callable[[CheckedQuery], S
     """
     run, cells = checked.run, checked.cells
     decoded = None if run.kept is None else run.kept.decoded
-    if checked.against is not None or decoded is None:
+    # what came next is not of a cell's column alone
+    if checked.against is not None or decoded is None or "surprise" in checked.metrics:
         return (yield from decode(checked))
     key = _key(checked)
     rows = cells.layers - run.lowest_layer(checked.site)

@@ -78,7 +78,9 @@ class TileDecoder:
             asked.run.check_decoded(cells, logits)
         n_tokens = asked.run.n_tokens_shown(asked.k)
         layers = torch.from_numpy(cells.layers).to(logits.device) if asked.chooser is not None else None
-        return order, Tile(logits, n, segments, references, is_same, exact, n_tokens, layers)
+        targets = asked.targets(cells.positions) if "surprise" in asked.metrics else None
+        targets = None if targets is None else targets.to(logits.device)
+        return order, Tile(logits, n, segments, references, is_same, exact, n_tokens, layers, targets)
 
     def logits(self, run: Run, cells: Cells, lens: Lens, site: str) -> Tensor:
         """`[cells, d_vocab]` float32, all at once; the best of each row to the last bit."""

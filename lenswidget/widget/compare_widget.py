@@ -12,6 +12,7 @@ from lenswidget.readout.compare import compare_pair
 from lenswidget.readout.compared import Comparison
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.pair import pair_of
+from lenswidget.widget.branches import Branches
 from lenswidget.widget.messages import n_columns_at_first
 from lenswidget.widget.paired_session import PairedSession, prompts_of
 from lenswidget.widget.refusals import validates
@@ -42,6 +43,7 @@ class CompareWidget(LensWidget):
     """
 
     _session: PairedSession
+    has_spine = False  # one text has a spine, and these are two
 
     def __init__(
         self,
@@ -54,6 +56,8 @@ class CompareWidget(LensWidget):
     ) -> None:
         begin = {"view": "difference", **as_state(state), **choices}
         begin.pop("recipe", None)
+        begin.pop("branches", None)
+        self._branches = Branches()
         self._check_choices(begin)
         if state is not None:
             given = _again(given, state)

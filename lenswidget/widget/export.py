@@ -120,6 +120,7 @@ def static_state(
     return {
         **state,
         "k": k,
+        "spine": widget.packed_spine(),
         "snapshot": _stored(packed),
         "source_snapshot": _stored(source) if source else {},
         "whys": widget.stored_whys(),

@@ -1,13 +1,12 @@
 """The part of the widget that continues a run: column by column, each shown as it comes."""
 
-import operator
 from collections.abc import Generator
-from typing import Any, SupportsIndex
+from typing import Any
 
 from lenswidget.errors import Cancelled
-from lenswidget.interventions.forking import forked
 from lenswidget.progress import drain
 from lenswidget.readout.run import Run
+from lenswidget.widget.branch_traits import BranchTraits
 from lenswidget.widget.requests import GenerateRequest
 from lenswidget.widget.session import Runs, Session
 from lenswidget.widget.view_traits import ViewTraits
@@ -16,7 +15,7 @@ from lenswidget.widget.view_traits import ViewTraits
 TURNS_AFTER_A_TOKEN = 2
 
 
-class GrowingWidget(ViewTraits):
+class GrowingWidget(BranchTraits, ViewTraits):
     """What a widget needs to generate; `LensWidget` has the rest."""
 
     _session: Session
@@ -41,6 +40,7 @@ class GrowingWidget(ViewTraits):
         Raises:
             LensError: an option out of its range, or a model or prompt that cannot be continued.
         """
+        self._end_comparison()
         n_before = self._session.run.seq
         grown = self._grow(n_tokens, temperature=temperature, top_p=top_p, seed=seed)
         drain(self._in_turns(grown))
@@ -48,28 +48,11 @@ class GrowingWidget(ViewTraits):
         new = run.token_ids[n_before:].tolist()
         return new if run.tokenizer is None else run.tokenizer.decode(new)
 
-    def fork(self, position: int, token: str | SupportsIndex) -> None:
-        """Show a branch of the prompt: its tokens up to a position, and then another token.
-
-        What the two share is taken over. The run that was shown is kept for a while, and the page leads back.
-
-        Args:
-            position: the last column that is kept, 0 or more.
-            token: an id, or text that is exactly one token.
-        Raises:
-            CellError: no such position or token.
-            PromptError: the prompt is more than token ids.
-        """
-        token_id = self._session.token_id(token)
-        self._run_prompt(forked(self._session.spec, operator.index(position), token_id))
-
-    def _run_prompt(self, prompt: Any) -> None:
-        raise NotImplementedError
-
     def _generate_in_slices(
         self, request: GenerateRequest
     ) -> Generator[tuple[int, int], None, dict[str, str]]:
         """The page asked for it: with turns of the event loop in between, and until it is cancelled."""
+        self._end_comparison()
         options = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
         yield from self._grow(request.n_tokens, turns=TURNS_AFTER_A_TOKEN, **options)
         return {"run_id": self._session.shown}

@@ -140,7 +140,7 @@ class PairedSession(Session):
 
     def _execute(self, spec: RunSpec, *bases: Run) -> Run:
         # nothing is taken over: the runs that are kept are of both sides
-        return self._checked(self._engine.run(spec, reuse=False))
+        return self.check_run(self._engine.run(spec, reuse=False))
 
     def show(self, runs: Runs, instead_of: str = "") -> None:
         super().show(runs, instead_of)

@@ -263,15 +263,27 @@ class RunRequest:
         prompt: the text; None for the inputs of the run `again`.
         fork: of the run `again`, the columns up to this position and then this token; None for all of it.
         edits: those of the new run, one by one; None for those that are there.
+        show: a run of the tree that is to be shown again, in place of all this.
+        beside: a run of the tree that the shown one is to stand beside; empty text shows that alone again.
+        frame: the place of a film's run that is to be shown.
     """
 
     prompt: str | None
     again: str | None
     edits: list[EditRequest] | None = None
     fork: tuple[int, int] | None = None
+    show: str | None = None
+    beside: str | None = None
+    frame: int | None = None
 
     @classmethod
     def parse(cls, message: Mapping[str, Any]) -> "RunRequest":
+        if "show" in message:
+            return cls(None, None, show=_text(message, "show"))
+        if "frame" in message:
+            return cls(None, None, frame=_integer(message, "frame"))
+        if "beside" in message:
+            return cls(None, None, beside=_text(message, "beside"))
         edits = None
         if message.get("edits") is not None:
             edits = [EditRequest.parse(_field("edits", dict, each)) for each in _list(message, "edits")]

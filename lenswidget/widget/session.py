@@ -35,6 +35,7 @@ from lenswidget.readout.query import Query, rows
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.readout.shown import SHOWS
+from lenswidget.readout.spine import Spine, spine_slices
 from lenswidget.readout.taking_over import most_shared
 from lenswidget.tracing.locks import ModelLock
 from lenswidget.widget.card_code import cell_code
@@ -108,6 +109,7 @@ class Session:
         self._strict = strict
         self._runs: dict[str, Run] = {}
         self._specs: dict[str, RunSpec] = {}
+        self._spines: dict[str, Spine] = {}
         self.shown = ""
         self.shown_runs: Runs | None = None
         self.reuse = True
@@ -124,6 +126,11 @@ class Session:
     def locks(self) -> tuple[ModelLock, ...]:
         """Held while this session runs and reads."""
         return (self._engine.lock,)
+
+    @property
+    def engine(self) -> Engine:
+        """What runs and reads."""
+        return self._engine
 
     def encode(self, prompt: Any, **options: Any) -> EncodedPrompt:
         """One prompt as the model takes it.
@@ -165,9 +172,19 @@ class Session:
     def _execute(self, spec: RunSpec, *bases: Run) -> Run:
         others = [*bases, *reversed(self._runs.values())]
         reuse = most_shared(others, spec) if self.reuse else False
-        return self._checked(self._engine.run(spec, reuse=reuse))
+        return self.check_run(self._engine.run(spec, reuse=reuse))
 
-    def _checked(self, run: Run) -> Run:
+    def take_engine(self, engine: Engine) -> None:
+        """Run and read with another engine from now on: the next run is of its model."""
+        self._engine = engine
+
+    def drop(self, run_id: str) -> None:
+        """Keep a run no longer, unless it is shown."""
+        if run_id not in self.together:
+            self._runs.pop(run_id, None)
+            self._specs.pop(run_id, None)
+
+    def check_run(self, run: Run) -> Run:
         if self._strict and not run.fidelity.ok:
             raise FidelityError(
                 f"{run.fidelity.complaint(run.model.name)} Pass strict=False to see it all the same."
@@ -188,7 +205,7 @@ class Session:
             )
         run = self.run
         for run in engine.extend(self.run, n_tokens, **sampling):
-            yield self._checked(run)
+            yield self.check_run(run)
         return run
 
     def compared(self, run: Run) -> "Runs":
@@ -293,11 +310,15 @@ class Session:
             PromptError: an input that is no tensor.
             EditError: an edit along a lens that is not among these.
         """
-        spec = self.spec
-        edits = edits_to_state(spec.edits, self.lenses)
-        state = {**spec.prompt.to_state(), **({"edits": edits} if edits else {})}
+        state = self.state_of(self.spec)
         if self.source:
             state["source"] = self.spec_of(self.source).prompt.to_state()
+        return state
+
+    def state_of(self, spec: RunSpec) -> dict[str, Any]:
+        """A recipe as JSON: see `recipe_state`."""
+        edits = edits_to_state(spec.edits, self.lenses)
+        state = {**spec.prompt.to_state(), **({"edits": edits} if edits else {})}
         return state if spec.sampling is None else {**state, "sampling": vars(spec.sampling)}
 
     def spec_of(self, run_id: str) -> RunSpec:
@@ -310,6 +331,10 @@ class Session:
         if spec is None:
             raise CellError("The page asked about a run that is no longer kept: ask about the one shown.")
         return spec
+
+    def kept(self, run_id: str) -> Run | None:
+        """A run whose states are there; None where there are none."""
+        return self._runs.get(run_id)
 
     def run_of(self, run_id: str) -> Run:
         """A run that is kept; one whose states were let go is made again from its recipe.
@@ -465,6 +490,22 @@ class Session:
     def has_background(self, lens: str, site: str) -> bool:
         """Whether what is usual through a lens is known, so that the lift can be read at once."""
         return known_background(self.background(self.lens(lens), site)) is not None
+
+    def spine(self, run: Run) -> Generator[tuple[int, int], None, Spine]:
+        """The surprise of a run's tokens, in slices; columns that were taken over have the earlier run's."""
+        found = self._spines.get(run.id)
+        if found is None:
+            earlier = self._spines.get(run.reuse.run_id or "")
+            found = yield from spine_slices(run, self._engine.read_slices, earlier, run.reuse.n_columns)
+            kept = {run_id: each for run_id, each in self._spines.items() if run_id in self._specs}
+            self._spines = {**kept, run.id: found}
+        return found
+
+    def n_without_spine(self, run: Run) -> int:
+        """How many columns of a run `spine` would have to decode."""
+        if run.id in self._spines:
+            return 0
+        return run.seq - (run.reuse.n_columns if run.reuse.run_id in self._spines else 0)
 
     def floor(self, request: FloorRequest) -> Slices:
         """What a cell of each layer must exceed to say more than noise, in slices."""

@@ -112,11 +112,19 @@ class ViewTraits(TakesTurns):
         """
         with self._turn():
             try:
-                recipe = self._session.recipe_state()
+                recipe = self._recipe_state()
             except (PromptError, EditError):
                 recipe = None
             choices = {name: getattr(self, name) for name in self.trait_names(is_choice=True)}
-        return {**choices, "recipe": recipe}
+            branches = self._branches_state()
+        return {**choices, "recipe": recipe, **({"branches": branches} if branches else {})}
+
+    def _recipe_state(self) -> dict[str, Any]:
+        return self._session.recipe_state()
+
+    def _branches_state(self) -> list[dict[str, Any]]:
+        """The recipes of the runs that were forked from one another."""
+        return []
 
     @property
     def spans(self) -> dict[str, list[int]]:
@@ -242,6 +250,8 @@ def as_pins(values: Sequence[Any]) -> list[dict[str, Any]]:
 def as_trajectory(value: Any) -> dict[str, Any]:
     """What the chart shows: a metric, and the positions; none of them follows the one that is looked at.
 
+    With `"over": "tokens"` it runs along the prompt in the layer that is looked at, else over the layers.
+
     Raises:
         CellError: it is anything else.
     """
@@ -249,7 +259,11 @@ def as_trajectory(value: Any) -> dict[str, Any]:
     with _must_be(f'The trajectory must be {{"metric": {metrics}, "positions": [j, ...]}}', value):
         if value["metric"] not in TRAJECTORY_METRICS:
             raise ValueError
-        return {"metric": value["metric"], "positions": _integers(value["positions"])}
+        over = value.get("over", "layers")
+        if over not in ("layers", "tokens"):
+            raise ValueError
+        chart = {"metric": value["metric"], "positions": _integers(value["positions"])}
+        return chart if over == "layers" else {**chart, "over": over}
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from lenswidget.readout.query import CellsLike
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import EMBED_SITE, Run
 from lenswidget.widget import cell_outputs, csv_table, export, html_table
+from lenswidget.widget.branches import Branch, Branches
 from lenswidget.widget.engine_watch import IDLE, EngineWatch
 from lenswidget.widget.growing import GrowingWidget
 from lenswidget.widget.host import takes_turns
@@ -33,6 +34,7 @@ from lenswidget.widget.page_state import PageState, source_of
 from lenswidget.widget.patch_traits import PatchTraits
 from lenswidget.widget.requests import DecodeRequest, FloorRequest, GenerateRequest, ReadRequest, RunRequest
 from lenswidget.widget.session import Runs, Session
+from lenswidget.widget.spine_traits import SpineTraits
 from lenswidget.widget.summary import one_line
 from lenswidget.widget.tasks import Answer, Tasks, error_message
 from lenswidget.widget.view_traits import SHARED, EditsTrait, PromptTrait, as_state
@@ -45,7 +47,7 @@ PROMPT_OPTIONS = frozenset(
 )
 
 
-class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
+class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState):
     """What every layer would predict at every token, with each cell a click from its live decode.
 
     Args:
@@ -91,6 +93,7 @@ class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
         **choices: Any,
     ):
         begin = {**as_state(state), **choices}
+        branches = begin.pop("branches", [])
         options = {name: begin.pop(name) for name in PROMPT_OPTIONS & begin.keys()}
         recipe = begin.pop("recipe", None)
         self._check_choices(begin)
@@ -98,6 +101,8 @@ class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
             prompt = model.spec if prompt is None else prompt
         engine = GivenRunEngine(model) if isinstance(model, Run) else engine_of(model)
         session = Session(engine, lens, lenses, strict=strict)
+        self._branches = Branches()
+        self._restore_branches(session, branches)
         if prompt is None and state is None:
             raise PromptError("No prompt was given. Write model.lens(prompt), or state= with w.state.")
         if prompt is None:
@@ -263,6 +268,7 @@ class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
         """
         with self._turn():
             is_same = type(prompt) in (str, list) and prompt == self._session.spec.prompt.as_given
+            self._end_comparison()
             if not (is_same and self._session.is_current):
                 edits = () if isinstance(prompt, RunSpec) else self._session.spec.edits
                 self._show(self._execute(_spec(self._session, prompt, {}, edits)))
@@ -271,6 +277,7 @@ class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
         """Python set the edits: run the same prompt with them now."""
         given = check_edits(edits)
         with self._turn():
+            self._end_comparison()
             if given != self._session.spec.edits:
                 self._show(self._execute(replace(self._session.spec, edits=given)))
 
@@ -284,15 +291,34 @@ class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
         self._latest = runs.run.id
         return runs
 
+    def _note_run(self, run: Run) -> None:
+        self._latest = run.id
+
     def _run_in_slices(self, request: RunRequest) -> Generator[tuple[int, int], None, dict[str, str]]:
         """Run what the page asks and show it, unless by then it was cancelled or another has been run."""
-        runs = self._execute(self._session.respec(request))
+        if request.frame is not None:
+            raise LensError(
+                "The page asked for a frame of a widget that is no film. Show one: lw.film(runs)."
+            )
+        if request.beside is not None:
+            self.compare_with(request.beside or None)
+            return {"run_id": self._session.shown}
+        if self._session_of_one is not None and request.again == self._session.shown:
+            request = replace(request, again=self._session_of_one.shown)
+        self._end_comparison()
+        if request.show is not None:
+            runs = self._runs_again(self._branch(request.show))
+        else:
+            runs = self._execute(self._session.respec(request))
         run = runs.run
         # nothing is heard during a forward: what came meanwhile is heard now, before the run is shown
         for _ in range(TURNS_AFTER_A_RUN):
             yield run.n_layers, run.n_layers
         if run.id != self._latest:
             raise Cancelled("Another prompt was run meanwhile, and is shown.")
+        if request.fork is not None:
+            source = Branch(request.again or "", self._session.spec_of(request.again or ""))
+            self._branches.fork(source, Branch(run.id, run.spec))
         self._show(runs)
         return {"run_id": run.id}
 
@@ -306,6 +332,8 @@ class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
             self._keep_recipe(runs.run.spec)
             self._keep_map(runs.run.spec)
             self.set_trait("run", self._session.describe())
+            self._keep_spine(runs.run)
+            self._keep_branches(runs.run)
             self._on_reading(None)
 
     def _show_step(self, run: Run, after: Run) -> None:
@@ -314,6 +342,8 @@ class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
         with self.hold_sync():
             self._keep_recipe(run.spec)
             self.set_trait("run", self._session.describe())
+            self._keep_spine(run)
+            self._keep_branches(run)
             packed = self.packed_grid(newest=1)
             self.set_trait("snapshot", {"header": packed.header, "buffers": packed.buffers})
 
@@ -321,12 +351,12 @@ class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
     def hold_trait_notifications(self) -> Any:
         """Several traits at once; where one is refused, all are as they were, and so is the run shown."""
         with self._turn():
-            before = self._session.shown_runs
+            session, before = self._session, self._session.shown_runs
             try:
                 with super().hold_trait_notifications():
                     yield
             except t.TraitError:
-                if before is not None and self._session.shown != before.run.id:
+                if before is not None and self._session is session and session.shown != before.run.id:
                     self._session.show(before)
                     self._latest = before.run.id
                 raise
@@ -364,8 +394,12 @@ class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
         # what is usual takes seconds to find out: the page's own requests do that, in slices
         is_known = self.show != "lift" or self._session.has_background(self.lens, self.site)
         show = self.show if is_known else "top"
-        newest = n_columns_at_first(n_rows, self.k, n_tracked)
-        packed = self.packed_grid(newest=newest, show=show, run_id=run_id)
+        if self._session_of_one is not None and run_id is None:
+            newest = n_columns_at_first(n_rows, 2 * self.k, 2 * n_tracked)
+            packed = self.packed_grid(newest=newest, with_base=True, show="top")
+        else:
+            newest = n_columns_at_first(n_rows, self.k, n_tracked)
+            packed = self.packed_grid(newest=newest, show=show, run_id=run_id)
         return {"header": packed.header, "buffers": packed.buffers}
 
     # --- the selected cell's card
@@ -427,6 +461,8 @@ class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
                 return (yield from self._run_in_slices(RunRequest.parse(message)))
             case "generate":
                 return (yield from self._generate_in_slices(GenerateRequest.parse(message)))
+            case "spine":
+                return (yield from self._spine_in_slices())
             case "source" | "map":
                 return (yield from self._answer_patching(message))
             case "decode" if message.get("select", True):
@@ -468,7 +504,9 @@ class LensWidget(GrowingWidget, PatchTraits, EngineWatch, PageState):
         if own_layout is not None:  # a widget of its own, with a comm of its own
             own_layout.close()
         self._latest = ""
-        self._session.release()
+        for session in (self._session, self._session_of_one):
+            if session is not None:
+                session.release()
 
     def __repr__(self) -> str:
         run: Any = getattr(self, "run", None)

@@ -1,6 +1,8 @@
 """Runs that take columns over from earlier ones, against the same run whole."""
 
+import contextlib
 import dataclasses
+import gc
 import random
 
 import numpy as np
@@ -347,3 +349,57 @@ def test_random_edits_on_the_demo_model():
     typed = model.run(text + " Rome", reuse=model.run(text))
     assert typed.reuse.n_columns == len(model.tokenize(text)["input_ids"][0])
     assert isinstance(typed, Run)
+
+
+def nbytes_held():
+    """Bytes of all tensors and arrays that anything holds, memory that several share counted once."""
+    gc.collect()
+    found = {}
+    for each in gc.get_objects():
+        if issubclass(type(each), torch.Tensor):
+            with contextlib.suppress(NotImplementedError):  # a weight as a kernel of the CPU packs it
+                storage = each.untyped_storage()
+                found[storage.data_ptr()] = storage.nbytes()
+        elif type(each) is dict and each and all(type(value) is np.ndarray for value in each.values()):
+            found |= {id(value): value.nbytes for value in each.values()}
+    return sum(found.values())
+
+
+def test_a_branch_holds_little_more_than_its_own_columns():
+    model, numbers = language_model(llama, max_position_embeddings=700), random.Random(0)
+    prefix = [numbers.randrange(1, 300) for _ in range(512)]
+    run = model.run(prefix)
+    lw.read(run)
+    branches, sizes = [], [nbytes_held()]
+    for _ in range(4):
+        branch = model.run(prefix + [numbers.randrange(1, 300) for _ in range(40)], reuse=run)
+        assert branch.reuse.n_columns == 512
+        lw.read(branch)
+        branches.append(branch)
+        sizes.append(nbytes_held())
+    layers, own = model.anatomy.n_layers, np.diff(sizes)[1:]
+    states, keys = 40 * (layers + 1) * 32 * 4, 40 * layers * 2 * 16 * 4
+    one = lw.read(branch, lw.Cells.grid(range(-1, layers), range(512, 552)))
+    decoded = sum(array.nbytes for array in (one.ids, one.log_probs, one.entropy_nats, one.is_finite))
+    last_logits = 4 * 300
+    assert (own < 1.2 * (states + keys + decoded + last_logits)).all()
+
+
+def test_what_a_branch_took_over_stays_as_it_was_whatever_its_source_reads_later():
+    model = made("sequential")
+    run = model.run(list(range(3, 35)))
+    lw.read(run, lw.Cells.grid(range(2), range(32)))
+    branches = [model.run([*range(3, 30), 7, i], reuse=run) for i in range(12)]
+    before = [lw.read(branch).log_probs for branch in branches]
+    lw.read(run)
+    after = [lw.read(branch).log_probs for branch in branches]
+    assert all((a == b).all() for a, b in zip(before, after, strict=True))
+    for branch, found in zip(branches, before, strict=True):
+        whole = lw.read(model.run(branch.token_ids.tolist(), reuse=False)).log_probs
+        assert np.abs(found - whole).max() < NATS
+    # a chain of many small parts
+    for i in range(20):
+        run = model.run([*run.token_ids.tolist(), 5 + i], reuse=run)
+        found = lw.read(run).log_probs
+    whole = lw.read(model.run(run.token_ids.tolist(), reuse=False)).log_probs
+    assert np.abs(found - whole).max() < NATS

@@ -173,3 +173,141 @@ def test_edits_go_on_at_generated_positions_and_are_compared_at_the_end():
     base = w._session.run_of(w.run["edited"]["base_id"])
     assert base.token_ids.tolist() == w.run["tokens"]
     assert not base.spec.active_edits
+
+
+# --- the spine
+
+
+def test_the_spine_is_there_while_it_is_open_and_follows_each_token(model):
+    w = model.lens(PROMPT)
+    assert w.spine == {}
+    w.show_spine = True
+    n = len(w.run["tokens"])
+    assert w.spine["run_id"] == w.run["id"]
+    before = w.spine["surprise"]
+    w.generate(2)
+    assert w.spine["run_id"] == w.run["id"]
+    assert w.spine["surprise"][:n] == before
+    whole = lw.spine(model.run(w.prompt, reuse=False))
+    np.testing.assert_allclose(w.spine["surprise"][1:], whole.surprise_nats[1:], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(w.spine["entropy"][1:], whole.entropy_nats[1:], rtol=0, atol=1e-3)
+    # a prompt that differs in the middle: its first columns have the numbers that they had
+    w.prompt = [*w.run["tokens"][: n - 2], 9, 9]
+    assert w.spine["surprise"][: n - 2] == before[: n - 2]
+    again = model.lens(state=json.loads(json.dumps(w.state)))
+    np.testing.assert_allclose(again.spine["surprise"][1:], w.spine["surprise"][1:], rtol=0, atol=1e-3)
+
+
+def test_the_page_asks_for_the_spine_of_a_long_prompt_and_a_file_has_it(model, tmp_path):
+    w = model.lens(list(range(3, 53)), show_spine=True)
+    assert w.spine == {}
+    reply, _ = Page(w).ask("spine")
+    assert reply["value"] == {}
+    assert len(w.spine["surprise"]) == 50
+    assert w.spine["surprise"][0] is None
+    w.show_spine = False
+    text = w.save(tmp_path / "file.html").read_text(encoding="utf-8")
+    assert json.dumps(w.spine["surprise"][1:4], separators=(",", ":"))[1:-1] in text
+
+
+# --- branches
+
+
+def test_forks_make_a_tree_each_of_which_can_be_shown_again(model):
+    w = model.lens(PROMPT)
+    first, ids = w.run["id"], list(w.run["tokens"])
+    assert w.branches == []
+    w.fork(5, 9)
+    second = w.run["id"]
+    assert [(b["id"], b["parent"], b["at"]) for b in w.branches] == [(first, None, 0), (second, first, 6)]
+    assert w.branches[1]["label"] == w.run["labels"]["9"]
+    # a branch that is continued is the same branch, under the id that it has now
+    w.generate(2)
+    third = w.run["id"]
+    assert [b["id"] for b in w.branches] == [first, third]
+    assert w.branches[1]["n_tokens"] == 9
+    w.fork(7, 11)
+    assert [(b["parent"], b["at"]) for b in w.branches] == [(None, 0), (first, 6), (third, 8)]
+    before = w.readout()
+    w.show_branch(0)
+    assert (w.run["id"], w.run["tokens"]) == (first, ids)
+    w.show_branch(w.branches[2]["id"])
+    assert w.run["id"] == w.branches[2]["id"]
+    assert (w.readout().log_probs == before.log_probs).all()
+    # another prompt begins anew
+    w.prompt = "Hello there"
+    assert w.branches == []
+    with pytest.raises(lw.LensError, match="of 0"):
+        w.show_branch(0)
+
+
+def test_a_branch_whose_states_were_let_go_is_run_again_from_its_recipe(model):
+    w = model.lens(PROMPT)
+    for token in range(3, 12):
+        w.fork(4, token)
+        w.show_branch(0)
+    assert len(w.branches) == 10
+    assert len(w._session._runs) <= 4
+    w.show_branch(1)
+    assert w.run["tokens"][-1] == 3
+    assert len(w.branches) == 10
+    whole = lw.read(model.run(w.prompt, reuse=False))
+    assert np.abs(w.readout().log_probs - whole.log_probs).max() < 1e-4
+
+
+def test_the_state_and_a_page_have_the_tree(model):
+    w = model.lens(PROMPT)
+    page = Page(w)
+    first = w.run["id"]
+    reply, _ = page.ask("run", again=first, fork={"position": 3, "token": 8})
+    assert [b["id"] for b in w.branches] == [first, reply["value"]["run_id"]]
+    reply, _ = page.ask("run", show=first)
+    assert reply["value"] == {"run_id": first}
+    assert w.run["id"] == first
+    again = model.lens(state=json.loads(json.dumps(w.state)))
+    told = [{**b, "id": None, "parent": None} for b in w.branches]
+    assert [{**b, "id": None, "parent": None} for b in again.branches] == told
+    assert again.branches[0]["id"] == again.run["id"]
+    again.show_branch(1)
+    assert again.run["tokens"][-1] == 8
+    reply, _ = page.ask("run", show="gone")
+    assert reply["error"]["type"] == "CellError"
+    with pytest.raises(lw.LensError, match="state's branches"):
+        model.lens(state={**w.state, "branches": "all"})
+
+
+def test_two_branches_stand_side_by_side_and_then_one_again(model):
+    w = model.lens(PROMPT)
+    w.fork(5, 9)
+    b = w.run["id"]
+    n_tree = list(w.branches)
+    w.compare_with(0)
+    compared = w.run["compared"]
+    assert w.view == "difference"
+    assert compared["is_same"][:6] == [True] * 6
+    assert not any(compared["is_same"][6:])
+    numbers = lw.compare(model.run(PROMPT), model.run(w.prompt))
+    page = Page(w)
+    asked = {"layers": [3], "positions": list(range(len(w.run["tokens"]))), "site": "resid_post"}
+    base = compared["base"]["id"]
+    reply, _ = page.ask(
+        "read", run_id=w.run["id"], against=base, lens="logit", k=2, track=[], metrics=[], show="top", **asked
+    )
+    assert "kl_from_reference" in [a["name"] for a in reply["value"]["arrays"]]
+    assert numbers.kl_to_b is not None
+    assert w.spine == {}
+    assert w.state["recipe"] == {"ids": w.prompt}
+    w.compare_with(None)
+    assert (w.run["id"], w.view, "compared" in w.run) == (b, "after", False)
+    assert w.branches == n_tree
+    # an edit, a token, another prompt or a fork ends it too
+    for ends in (lambda: w.generate(1), lambda: w.fork(2, 7), lambda: setattr(w, "prompt", PROMPT)):
+        w.compare_with(0)
+        ends()
+        assert "compared" not in w.run
+        assert w._session_of_one is None
+        w.fork(1, 9)
+    reply, _ = page.ask("run", beside=w.branches[0]["id"])
+    assert "compared" in w.run
+    page.ask("run", beside="")
+    assert "compared" not in w.run

@@ -22,6 +22,7 @@ BAD = {
     "show": "nonsense",
     "floor": 3,
     "reuse": 3,
+    "show_spine": 3,
     "orientation": "x",
     "hide_special": 3,
     "hide_template": 3,

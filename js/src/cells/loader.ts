@@ -26,7 +26,7 @@ export interface Loader {
 export interface LoaderEvents {
   /** A tile arrived. */
   took(tile: Tile): void;
-  failed(message: string): void;
+  failed(message: string, run_id: string): void;
 }
 
 interface InFlight {
@@ -87,7 +87,7 @@ export function createLoader(transport: Transport, events: LoaderEvents): Loader
     } catch (error) {
       if (!mine.isCancelled) {
         refused = requestKey(cells, traits, tile);
-        events.failed((error as Error).message);
+        events.failed((error as Error).message, cells.run.id);
       }
     } finally {
       inFlight = null;

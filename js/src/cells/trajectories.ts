@@ -49,8 +49,27 @@ export function storedTrack(cells: Cells, reading: Reading, position: number, id
   return track;
 }
 
+/** The same along the columns of one layer. */
+export function storedAlong(
+  cells: Cells,
+  reading: Reading,
+  layer: number,
+  id: number,
+): Omit<Track, "isExact"> {
+  const n = cells.run.tokens.length;
+  const track = { log_probs: new Float32Array(n).fill(UNKNOWN), ranks: new Int32Array(n).fill(-1) };
+  for (let position = 0; position < n; position++) {
+    const tracked = cells.tracked(reading, id, layer, position);
+    const tops = tracked ? [] : cells.tops(reading, layer, position, 100);
+    const rank = tops.findIndex((token) => token.id === id);
+    track.log_probs[position] = (tracked ?? tops[rank])?.log_prob ?? UNKNOWN;
+    track.ranks[position] = tracked?.rank ?? rank;
+  }
+  return track;
+}
+
 /** Sums the probabilities of several surface forms, and takes the best of their ranks. Unknown if one form is unknown. */
-export function combine(tracks: readonly Track[], metric: TrajectoryMetric): number[] {
+export function combine(tracks: readonly Omit<Track, "isExact">[], metric: TrajectoryMetric): number[] {
   const n_rows = tracks[0]?.ranks.length ?? 0;
   return Array.from({ length: n_rows }, (_, row) => {
     if (metric === "rank") {

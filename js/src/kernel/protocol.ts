@@ -112,6 +112,13 @@ export interface Reused {
   readonly text: string;
 }
 
+/** Of each token of a run: its surprise and what was expected, nats; null where it is not known, as for the first. */
+export interface SpineInfo {
+  readonly run_id: string;
+  readonly surprise: readonly (JsonNumber | null)[];
+  readonly entropy: readonly (JsonNumber | null)[];
+}
+
 /** Two runs on one grid, A and B: this one is B. Both are told with the grid's columns and rows, -1 for no token. */
 export interface Compared {
   /** The run A. */
@@ -313,6 +320,8 @@ export interface Trajectory {
   readonly metric: TrajectoryMetric;
   /** Empty: follow the focused position. */
   readonly positions: readonly number[];
+  /** Along the prompt, in the focused layer; else over the layers. */
+  readonly over?: "layers" | "tokens";
 }
 
 export interface Status {
@@ -385,12 +394,35 @@ export type EditRequest = {
  * Run a text, or the very inputs of an earlier run again (with `fork` only up to a position, and then another token), with the edits that are there unless others are named. The
  * traits of the new run come before the reply.
  */
-export type RunRequest = (
-  | { readonly prompt: string }
-  | { readonly again: string; readonly fork?: { readonly position: number; readonly token: number } }
-) & {
-  readonly edits?: readonly EditRequest[];
-};
+export type RunRequest =
+  | (({ readonly prompt: string } | { readonly again: string; readonly fork?: Fork }) & {
+      readonly edits?: readonly EditRequest[];
+    })
+  /** Show a run of the tree again. */
+  | { readonly show: string }
+  /** Show the shown run beside one of the tree; beside none where that is empty. */
+  | { readonly beside: string }
+  /** Show the run at a place of a film. */
+  | { readonly frame: number };
+
+/** The columns up to a position, and then another token. */
+export interface Fork {
+  readonly position: number;
+  readonly token: number;
+}
+
+/** A run of the tree of forks. */
+export interface BranchInfo {
+  readonly id: string;
+  /** The run that it shares most with; null of the first. */
+  readonly parent: string | null;
+  /** The first column that is its own, and the token there; null where it only ends earlier. */
+  readonly at: number;
+  readonly label: Label | null;
+  /** What it has from there on, or as much as a line shows. */
+  readonly text: string;
+  readonly n_tokens: number;
+}
 
 export interface RunReply {
   readonly run_id: string;
@@ -522,6 +554,8 @@ export interface Requests {
   code: { request: CodeRequest; reply: CodeReply };
   why: { request: WhyRequest; reply: Why };
   attention: { request: CellRef & { readonly run_id: string }; reply: Attention };
+  /** Work out the trait `spine` of the shown run; it has come before the reply. */
+  spine: { request: Empty; reply: Empty };
   cancel: { request: CancelRequest; reply: Empty };
   /** Of a survey's widget alone. */
   open: { request: OpenRequest; reply: RunReply };

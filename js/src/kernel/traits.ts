@@ -1,4 +1,5 @@
 import type {
+  BranchInfo,
   Card,
   CardRef,
   CausalInfo,
@@ -9,6 +10,7 @@ import type {
   RunInfo,
   Show,
   Snapshot,
+  SpineInfo,
   Status,
   Trajectory,
   View,
@@ -49,6 +51,14 @@ export interface Traits {
   readonly difference: Difference;
   /** Whether runs take over what they share with earlier ones. */
   readonly reuse: boolean;
+  /** Whether the prompt is written out by its surprise, and the numbers; an empty object where they are not there. */
+  readonly show_spine: boolean;
+  readonly spine: SpineInfo | Record<string, never>;
+  /** The runs that were forked from one another, in the order in which they came. */
+  readonly branches: readonly BranchInfo[];
+  /** Of a film the names of its runs, and the place of the one that is shown; else none. */
+  readonly frames: readonly string[];
+  readonly frame: number;
   readonly status: Status;
   /** The run that patches are taken from, and the map of what each does; empty objects where there is none. */
   readonly source_run: RunInfo | Record<string, never>;
@@ -80,6 +90,7 @@ export const VIEW_DEFAULTS = {
   view: "after",
   difference: "kl",
   reuse: true,
+  show_spine: false,
   trajectory: { metric: "prob", positions: [] },
 } as const;
 
@@ -98,6 +109,10 @@ export const DEFAULTS: Traits = {
   source_snapshot: {},
   causal: {},
   whys: [],
+  spine: {},
+  branches: [],
+  frames: [],
+  frame: 0,
 };
 
 export const TRAIT_NAMES = Object.keys(DEFAULTS) as readonly (keyof Traits)[];
@@ -113,6 +128,10 @@ const KERNEL_ONLY: ReadonlySet<string> = new Set([
   "source_snapshot",
   "causal",
   "whys",
+  "spine",
+  "branches",
+  "frames",
+  "frame",
 ]);
 
 /** The traits that a view keeps as they come. It makes its runs, its cells and its cards of the other three. */

@@ -1,5 +1,7 @@
 import { whenClosed } from "../base/events.ts";
 import { createStore } from "../base/store.ts";
+import { Asides } from "../cells/asides.ts";
+import type { Cells } from "../cells/cells.ts";
 import { createFloors } from "../cells/floors.ts";
 import { leaders } from "../cells/inhere.ts";
 import { createLoader } from "../cells/loader.ts";
@@ -161,23 +163,63 @@ export function createApp(
     for (const { site, lens, position, tracked: ids } of Object.values(shownCards(state)))
       wishes.push({ site, lens, positions: [position], ids });
     trajectories.want(cells, wishes);
+    wantAsides(state, cells);
     if (traits.floor) void floors.want(cells, traits, traits.show);
     watchWaiting();
+  }
+
+  /** Request what stands beside the grid: the numbers of the prompt written out. */
+  function wantAsides(state: State, cells: Cells): void {
+    const { traits, shown, focus } = state;
+    const { show_spine, spine, selection, k } = traits;
+    const own = runCells.of(shown);
+    if (!own) return;
+    const at = Math.min(
+      (focus ?? selection)?.position ?? own.run.tokens.length - 1,
+      own.run.tokens.length - 1,
+    );
+    asides.want({
+      cells,
+      own,
+      spine: show_spine && spine.run_id !== shown,
+      alternativesAt: show_spine && at ? at - 1 : null,
+      along: alongOf(state, cells),
+      k,
+    });
+  }
+
+  /** The tokens that the chart follows along the prompt; null where it runs over the layers. */
+  function alongOf({ traits, focus }: State, cells: Cells) {
+    const { trajectory, pins, site, lens, selection } = traits;
+    if (trajectory.over !== "tokens") return null;
+    const at = focus ?? selection;
+    const charted = pins.length
+      ? pins
+      : leaders(cells, traits, chartedPositions(traits, focus, cells.run)[0] ?? 0);
+    const ids = [...new Set(charted.flatMap((pin) => pin.ids))];
+    return { ids, layer: at?.layer ?? cells.run.n_layers - 1, reading: { site, lens } };
   }
 
   const local = (patch: Local) => store.dispatch({ type: "local", patch });
   const took = (tile: Tile) => {
     if (runCells.addTile(tile)) arrived();
   };
-  const events = { took, failed: (notice: string) => local({ notice }) };
+  const failed = (notice: string, run_id: string) => {
+    const state = store.get();
+    // of a run that is no longer looked at, nobody misses the cells
+    if (run_id === drawnId(state) || run_id === state.traits.source_run.id) local({ notice });
+  };
+  const events = { took, failed };
   const loader = createLoader(transport, events);
   const sourceLoader = createLoader(transport, events);
   const trajectories = createTrajectories(transport, arrived);
+  const asides = new Asides(transport, took, arrived);
   const floors = createFloors(transport, arrived);
 
   const app: App = {
     transport,
     trajectories,
+    asides,
     signal,
     get: store.get,
     traits: () => store.get().traits,

@@ -1,3 +1,4 @@
+import type { Asides } from "../cells/asides.ts";
 import type { Cells } from "../cells/cells.ts";
 import type { Trajectories } from "../cells/trajectories.ts";
 import type { CellRef } from "../kernel/protocol.ts";
@@ -12,6 +13,7 @@ import type { State } from "./state.ts";
 export interface App {
   readonly transport: Transport;
   readonly trajectories: Trajectories;
+  readonly asides: Asides;
   /** Aborted when the view closes. */
   readonly signal: AbortSignal;
   get(): State;

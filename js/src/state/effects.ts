@@ -1,5 +1,5 @@
 import { storedCard } from "../cells/storedCard.ts";
-import type { Card, CellRef, Match } from "../kernel/protocol.ts";
+import type { Card, CellRef, Fork, Match } from "../kernel/protocol.ts";
 import { VIEW_DEFAULTS } from "../kernel/traits.ts";
 import type { KernelError } from "../kernel/transport.ts";
 import type { App } from "./context.ts";
@@ -52,7 +52,10 @@ export class Effects {
         void this.#run();
         break;
       case "branch":
-        void this.#branch(action.run_id, action.fork);
+        void this.#branch(action.run_id, action.how);
+        break;
+      case "frame":
+        void this.#showFrame();
         break;
       case "generate":
         void this.#generate();
@@ -183,20 +186,50 @@ export class Effects {
     else app.local({ wished: null });
   }
 
-  /** Show a kept run again, or a branch of it. */
-  async #branch(again: string, fork?: { readonly position: number; readonly token: number }): Promise<void> {
+  /** Show a run of the tree again or beside the shown one, or a branch of a run. */
+  async #branch(run_id: string, how: "show" | "beside" | { readonly fork: Fork }): Promise<void> {
     const app = this.#app;
     if (isOffline(app.get())) return app.local({ notice: NEEDS_KERNEL });
     if (app.get().running) return;
-    const pending = app.transport.request("run", fork ? { again, fork } : { again });
+    const request =
+      how === "show"
+        ? { show: run_id }
+        : how === "beside"
+          ? { beside: run_id }
+          : { again: run_id, fork: how.fork };
+    const pending = app.transport.request("run", request);
     app.local({ running: pending.id, notice: null, said: "Running the model" });
     try {
       await pending.reply;
-      app.local({ running: null, progress: null, said: fork ? "The branch is ready" : "The run is ready" });
+      app.local({
+        running: null,
+        progress: null,
+        said: how === "beside" ? "Two runs are shown" : "The branch is ready",
+      });
     } catch (error) {
       const notice = (error as Error).message;
       app.local({ running: null, progress: null, notice, said: notice });
     }
+  }
+
+  /** Show the frame that was asked for last: one at a time, since each has to be run. */
+  async #showFrame(): Promise<void> {
+    const app = this.#app;
+    const { wishedFrame: frame, running, traits } = app.get();
+    if (frame === null || running) return;
+    if (isOffline(app.get())) return app.local({ notice: NEEDS_KERNEL, wishedFrame: null, playing: null });
+    const pending = app.transport.request("run", { frame });
+    app.local({ running: pending.id, notice: null });
+    const over = { running: null, progress: null };
+    try {
+      await pending.reply;
+      app.local({ ...over, said: `Run ${frame + 1} of ${traits.frames.length}: ${traits.frames[frame]}` });
+    } catch (error) {
+      const notice = (error as Error).message;
+      app.local({ ...over, notice, said: notice, playing: null });
+    }
+    if (app.get().wishedFrame !== frame) void this.#showFrame();
+    else app.local({ wishedFrame: null });
   }
 
   /** Continue the run that is shown, token by token; an edited text is run first. */

@@ -1,4 +1,4 @@
-import type { Card, CardRef, CellRef, EditRequest, Match, Pin, RunInfo } from "../kernel/protocol.ts";
+import type { Card, CardRef, CellRef, EditRequest, Fork, Match, Pin, RunInfo } from "../kernel/protocol.ts";
 import type { Traits, ViewTraits } from "../kernel/traits.ts";
 import { N_PIN_COLORS } from "../look/scales.ts";
 import {
@@ -43,8 +43,10 @@ export type Action =
   | { type: "copied"; run_id: string; key: string; code: string | null; note: string }
   | { type: "draft"; text: string }
   | { type: "run" }
-  /** Show a kept run again, or a branch of it: its columns up to a position, and then another token. */
-  | { type: "branch"; run_id: string; fork?: { readonly position: number; readonly token: number } }
+  /** Go on with another token after a position of a run; show a run of the tree again, or the shown one beside it. */
+  | { type: "branch"; run_id: string; how: "show" | "beside" | { readonly fork: Fork } }
+  /** Show a run of a film; the one asked for last is shown last. */
+  | { type: "frame"; frame: number }
   /** Continue the run that is shown. */
   | { type: "generate" }
   /** Run the prompt with these edits; those asked for last are run last. */
@@ -64,6 +66,9 @@ export type Local = Partial<
     | "continuing"
     | "isGenerating"
     | "isLive"
+    | "playing"
+    | "speed"
+    | "wishedFrame"
     | "progress"
     | "notice"
     | "panel"
@@ -281,6 +286,8 @@ export function reduce(state: State, action: Action): State {
       return { ...state, draft: action.text === promptText(state) ? null : action.text };
     case "arrived":
       return { ...state, version: state.version + 1 };
+    case "frame":
+      return { ...state, wishedFrame: action.frame };
     case "edits":
       return { ...state, wished: action.edits };
     case "local":

@@ -112,6 +112,11 @@ export interface State {
   readonly isGenerating: boolean;
   /** Whether the grid follows the prompt as it is typed. */
   readonly isLive: boolean;
+  /** What is played, step by step, and how many steps a second. */
+  readonly playing: "columns" | "frames" | null;
+  readonly speed: number;
+  /** The frame of a film that was asked for last, until it is shown. */
+  readonly wishedFrame: number | null;
   readonly progress: Progress | null;
   readonly notice: string | null;
   readonly panel: "help" | "menu" | "continue" | "search" | null;
@@ -173,6 +178,9 @@ export const FIRST_STATE: State = {
   continuing: { n_tokens: 40, temperature: 0, top_p: 1, seed: 0 },
   isGenerating: false,
   isLive: false,
+  playing: null,
+  speed: 4,
+  wishedFrame: null,
   progress: null,
   notice: null,
   panel: null,

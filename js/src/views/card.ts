@@ -7,7 +7,7 @@ import type { App } from "../state/context.ts";
 import { cardOf, isOffline } from "../state/selectors.ts";
 import { type CardState, type Decoding, keyOf, MAIN } from "../state/state.ts";
 import { movedLists, pinButton, tokenTable } from "./cardTable.ts";
-import { chart, DASHES, type Line } from "./chart.ts";
+import { chart, DASHES, type Line, overLayers } from "./chart.ts";
 import { besideTable } from "./compared.ts";
 import { button, promptChip, select, tokenChip } from "./elements.ts";
 import { roleAt } from "./heads.ts";
@@ -76,12 +76,20 @@ function trackedTokens(app: App, state: CardState, card: Card, run: RunInfo): Ch
       pinButton(app, id, label),
     );
   });
-  const pick = (next: number) => app.dispatch({ type: "open", cell: { layer: next, position } });
-  const { n_layers, d_vocab, rows } = run;
+  const pick = (row: number) => app.dispatch({ type: "open", cell: { layer: row - 1, position } });
+  const { d_vocab } = run;
   return [
     h("ul.lw-tracked", { key: "tracked" }, items),
     h("p.lw-facts lw-dim", { key: "tracked name" }, "Rank along the column; probabilities on hover"),
-    chart({ lines, metric: "rank", n_layers, d_vocab, rows, width_px: CHART_PX, layer, pick }),
+    chart({
+      lines,
+      metric: "rank",
+      along: overLayers(run),
+      d_vocab,
+      width_px: CHART_PX,
+      at: layer + 1,
+      pick,
+    }),
   ];
 }
 

@@ -70,9 +70,20 @@ function tokenRow(app: App, run: RunInfo, card: Card, i: number): Child {
 }
 
 /** Whether the model could have gone on with a card's tokens: on the last row, read as the model reads it. */
-function canFork(app: App, run: RunInfo, { layer, site, lens }: Card): boolean {
-  const isLast = layer === run.n_layers - 1 && site === "resid_post" && lens === "logit";
-  return isLast && run.predicts !== "same" && !run.extras.length && !isOffline(app.get());
+function canFork(app: App, run: RunInfo, { layer, site }: Card): boolean {
+  const isLast = layer === run.n_layers - 1 && site === "resid_post";
+  return isLast && mayFork(app, run);
+}
+
+/** Whether a run can go on with another token: its prompt is token ids alone, and a kernel is there. */
+export function mayFork(app: App, run: RunInfo): boolean {
+  const isFixed = !!run.extras.length || !!run.compared || app.traits().frames.length > 0;
+  return run.predicts !== "same" && !isFixed && !isOffline(app.get());
+}
+
+/** Go on with a token after a position of the run that is shown. */
+export function forkAt(app: App, run: RunInfo, position: number, token: number): void {
+  app.dispatch({ type: "branch", run_id: run.id, how: { fork: { position, token } } });
 }
 
 function forkButton(app: App, run: RunInfo, { position }: Card, token: number, label: Label): Child {
@@ -84,7 +95,7 @@ function forkButton(app: App, run: RunInfo, { position }: Card, token: number, l
       type: "button",
       title,
       "aria-label": title,
-      on: { click: () => app.dispatch({ type: "branch", run_id: run.id, fork: { position, token } }) },
+      on: { click: () => forkAt(app, run, position, token) },
     },
     "↳",
   );

@@ -3,7 +3,7 @@ import { METRIC_SPECS } from "../cells/fields.ts";
 import type { Pin, RunInfo, TrajectoryMetric } from "../kernel/protocol.ts";
 import { clamp, fixed, layerName, QUARTERS, UNKNOWN } from "../look/format.ts";
 
-/** One line: a value per row from the embedding up; NaN where it is not known. */
+/** One line: a value per place, from the embedding up or from the first token on; NaN where it is not known. */
 export interface Line {
   readonly name: string;
   readonly color: string;
@@ -12,21 +12,43 @@ export interface Line {
   /** The number of its dash pattern; one per position. */
   readonly dash: number;
   readonly values: readonly number[];
+  /** The place of the largest rise, which has a larger dot. */
+  readonly rise?: number;
   /** The text of each row's dot, if it is more than the value. */
   readonly notes?: readonly string[];
+}
+
+/** What a chart runs over: layers from the embedding up, or the tokens of a prompt. */
+export interface Along {
+  /** How many places there are. */
+  readonly n: number;
+  /** "Over the layers". */
+  readonly title: string;
+  /** What the first and the last are called in a sentence. */
+  readonly ends: readonly [string, string];
+  /** What stands at the axis. */
+  name(i: number): string;
 }
 
 export interface ChartProps {
   readonly lines: readonly Line[];
   readonly metric: TrajectoryMetric;
-  readonly n_layers: number;
+  readonly along: Along;
   readonly d_vocab: number;
-  /** Of a model whose blocks run in a loop. */
-  readonly rows?: RunInfo["rows"] | undefined;
   readonly width_px: number;
-  /** The focused layer, marked by a vertical rule. */
-  readonly layer: number | null;
-  readonly pick: (layer: number) => void;
+  /** The place that is looked at, marked by a vertical rule. */
+  readonly at: number | null;
+  readonly pick: (i: number) => void;
+}
+
+/** Over the layers of a run: place 0 is the embedding. */
+export function overLayers(run: Pick<RunInfo, "n_layers" | "rows">): Along {
+  return {
+    n: run.n_layers + 1,
+    title: "Over the layers",
+    ends: ["embedding", "last layer"],
+    name: (i) => layerName(i - 1, run),
+  };
 }
 
 const HEIGHT = 170;
@@ -78,18 +100,14 @@ export function valueText(metric: TrajectoryMetric, value: number): string {
 }
 
 /** A line as a sentence, for screen readers. */
-function spoken({ name, values }: Line, metric: TrajectoryMetric): string {
+function spoken({ name, values }: Line, metric: TrajectoryMetric, { ends }: Along): string {
   const last = values.length - 1;
-  return `${name}: embedding ${valueText(metric, values[0] ?? UNKNOWN)}, last layer ${valueText(metric, values[last] ?? UNKNOWN)}`;
+  const [first, end] = ends;
+  return `${name}: ${first} ${valueText(metric, values[0] ?? UNKNOWN)}, ${end} ${valueText(metric, values[last] ?? UNKNOWN)}`;
 }
 
-function axes(
-  axis: Axis,
-  x: (i: number) => number,
-  n_rows: number,
-  width_px: number,
-  looped: Pick<ChartProps, "rows">,
-): Child {
+function axes(axis: Axis, x: (i: number) => number, along: Along, width_px: number): Child {
+  const n_rows = along.n;
   const every = Math.max(1, Math.ceil(n_rows / Math.max(1, Math.floor(width_px / 60))));
   const rows = Array.from({ length: n_rows }, (_, row) => row).filter(
     (row) =>
@@ -106,15 +124,19 @@ function axes(
       h("text.lw-axis", { x: LEFT - 6, y: axis.y(tick) + 3.5, "text-anchor": "end" }, axis.text(tick)),
     ]),
     rows.map((row) =>
-      h("text.lw-axis", { x: x(row), y: HEIGHT - 8, "text-anchor": "middle" }, layerName(row - 1, looped)),
+      h(
+        "text.lw-axis",
+        { x: x(row), y: HEIGHT - 8, "text-anchor": row === n_rows - 1 ? "end" : "middle" },
+        along.name(row),
+      ),
     ),
   ];
 }
 
-/** Trajectories over the layers. A click picks the layer. */
+/** Trajectories over the layers, or along the prompt. A click picks the place. */
 export function chart(props: ChartProps): Child {
-  const { lines, metric, n_layers, d_vocab, width_px, layer } = props;
-  const n_rows = n_layers + 1;
+  const { lines, metric, along, d_vocab, width_px, at: now } = props;
+  const n_rows = along.n;
   const axis = axisOf(metric, d_vocab, lines);
   const x = (row: number) => LEFT + (row * (width_px - LEFT - RIGHT)) / Math.max(1, n_rows - 1);
   const click = (event: MouseEvent) => {
@@ -123,7 +145,7 @@ export function chart(props: ChartProps): Child {
     // a narrow notebook scales the chart down
     const at = ((event.clientX - box.left) * width_px) / box.width;
     const row = Math.round(((at - LEFT) / (width_px - LEFT - RIGHT)) * (n_rows - 1));
-    props.pick(clamp(row, 0, n_rows - 1) - 1);
+    props.pick(clamp(row, 0, n_rows - 1));
   };
   const dots = lines.flatMap((line) =>
     line.values.map((value, row) => ({ line, value, row })).filter(({ value }) => Number.isFinite(value)),
@@ -135,11 +157,11 @@ export function chart(props: ChartProps): Child {
       width: width_px,
       height: HEIGHT,
       viewBox: `0 0 ${width_px} ${HEIGHT}`,
-      "aria-label": `Over the layers. ${lines.map((line) => spoken(line, metric)).join(". ")}`,
+      "aria-label": `${along.title}. ${lines.map((line) => spoken(line, metric, along)).join(". ")}`,
       on: { click },
     },
-    axes(axis, x, n_rows, width_px, props),
-    layer !== null && h("line.lw-rule", { x1: x(layer + 1), x2: x(layer + 1), y1: TOP, y2: HEIGHT - BOTTOM }),
+    axes(axis, x, along, width_px),
+    now !== null && h("line.lw-rule", { x1: x(now), x2: x(now), y1: TOP, y2: HEIGHT - BOTTOM }),
     lines.map((line) =>
       h("path.lw-line", {
         d: pathOf(line.values, x, axis.y),
@@ -154,13 +176,10 @@ export function chart(props: ChartProps): Child {
           {
             cx: x(row),
             cy: axis.y(value),
-            r: layer === row - 1 ? 4 : 2.2,
+            r: now === row || line.rise === row ? 4 : 2.2,
             fill: line.color,
           },
-          h(
-            "title",
-            `${line.name}, ${layerName(row - 1, props)}: ${line.notes?.[row] ?? valueText(metric, value)}`,
-          ),
+          h("title", `${line.name}, ${along.name(row)}: ${line.notes?.[row] ?? valueText(metric, value)}`),
         ),
       ),
   );

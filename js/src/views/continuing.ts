@@ -8,7 +8,8 @@ import { button, checkbox, toggle } from "./elements.ts";
 export function continueButton(app: App): Child {
   const state = app.get();
   const run = shownRun(state);
-  if (!run || run.predicts === "same" || run.extras.length || isOffline(state)) return null;
+  const isFixed = run?.extras.length || state.traits.frames.length;
+  if (!run || run.predicts === "same" || isFixed || isOffline(state)) return null;
   const { n_tokens, temperature, top_p, seed } = state.continuing;
   const how = temperature ? `temperature ${temperature}, top-p ${top_p}, seed ${seed}` : "greedily";
   const some = run.edits?.some(({ is_on }) => is_on);

@@ -72,7 +72,8 @@ function chip(app: App, run: RunInfo, edit: EditInfo, index: number): Child {
   const [min, max] = SPANS[edit.op] ?? [0, 1];
   const { strength = 1, is_on = true } = now[index] ?? {};
   const text = editText(edit, run);
-  const disabled = isOffline(app.get());
+  // a film's runs have the edits that they were given with
+  const disabled = isOffline(app.get()) || app.traits().frames.length > 0;
   return h(
     "li",
     { key: `edit ${index}`, class: is_on ? "lw-edit" : "lw-edit is-off" },

@@ -39,6 +39,7 @@ export function isUsed(event: KeyboardEvent, target: Element): boolean {
     const isInLine = isMove && !key.startsWith("Page");
     return isInLine || EDITS.has(key) || (key === "Enter" && !isChord);
   }
+  if (target.matches("[role=slider]")) return !isChord && (isMove || key === "Enter");
   if (target.closest("[role=grid]"))
     return (key === "Enter" && !isChord) || (isMove && (!isChord || key === "Home" || key === "End"));
   if (target.matches("button, a, summary, [role=button], [role=slider]")) return key === "Enter" && !isChord;

@@ -5,6 +5,7 @@ import type { App } from "../state/context.ts";
 import { chartedPositions, shownRun } from "../state/selectors.ts";
 import { MAIN } from "../state/state.ts";
 import { toggleWhy } from "../state/why.ts";
+import { forkAt, mayFork } from "./cardTable.ts";
 import { openCell } from "./causal.ts";
 import { flip, openEditor, put, yank } from "./editing.ts";
 import { toggle, togglePin } from "./elements.ts";
@@ -72,6 +73,17 @@ function pinTop(app: App, { layer, position }: CellRef): void {
   if (cells && top && top.id >= 0) togglePin(app, top.id, cells.label(top.id));
 }
 
+/** Go on with what stands in a cell, in place of what came after it. */
+function forkHere(app: App, { layer, position }: CellRef): void {
+  const run = shownRun(app.get());
+  const cells = app.cells();
+  const top = cells?.top(app.traits(), layer, position);
+  if (!run || !cells || !top || top.id < 0 || !mayFork(app, run)) return;
+  if (run.tokens[position + 1] === top.id)
+    app.local({ said: `${cells.label(top.id)[0]} is what comes next here` });
+  else forkAt(app, run, position, top.id);
+}
+
 function toggleCharted(app: App, cell: CellRef): void {
   const state = app.get();
   const { traits, focus } = state;
@@ -102,6 +114,20 @@ export function closeOne(app: App): boolean {
   return true;
 }
 
+/** The cell of the next column that is shown, or of the one before; null at the ends. */
+export function columnBeside(app: App, grid: GridView, by: number): CellRef | null {
+  const shape = grid.currentShape();
+  const cell = focusOf(app, grid);
+  if (!shape || !cell) return null;
+  const { row, col } = placeOf(shape, cell);
+  return (shape.isAcross ? cellAt(shape, row, col + by) : cellAt(shape, row + by, col)) ?? null;
+}
+
+function stepColumn(app: App, grid: GridView, by: number): void {
+  const next = columnBeside(app, grid, by);
+  if (next) moveFocus(app, grid, next);
+}
+
 /** Handle a key in the grid. False for a key that does nothing here. */
 export function gridKey(app: App, grid: GridView, event: KeyboardEvent, search: () => void): boolean {
   if (event.altKey) return false;
@@ -125,6 +151,10 @@ export function gridKey(app: App, grid: GridView, event: KeyboardEvent, search: 
     f: () => cell && foldBandAt(app, cell),
     F: () => cell && foldPassAt(app, cell),
     T: () => toggleTemplate(app),
+    ",": () => stepColumn(app, grid, -1),
+    ".": () => stepColumn(app, grid, 1),
+    b: () => cell && forkHere(app, cell),
+    s: () => app.set({ show_spine: !app.traits().show_spine }),
     "/": search,
     "[": () => setWidth(app, col_px - COLUMN_STEP_PX),
     "]": () => setWidth(app, col_px + COLUMN_STEP_PX),

@@ -1,13 +1,15 @@
 import { type Child, h } from "../base/dom.ts";
 import { leaders } from "../cells/inhere.ts";
-import { combine } from "../cells/trajectories.ts";
+import { combine, storedAlong } from "../cells/trajectories.ts";
 import type { Pin, RunInfo, TrajectoryMetric } from "../kernel/protocol.ts";
+import { layerPhrase, UNKNOWN } from "../look/format.ts";
 import { pinColor } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
-import { chartedPositions, isOffline } from "../state/selectors.ts";
-import { chart, type Line, valueText } from "./chart.ts";
+import { chartedPositions, isOffline, promptLabel } from "../state/selectors.ts";
+import { type Along, chart, type Line, overLayers, valueText } from "./chart.ts";
 import { button, promptChip, select } from "./elements.ts";
 import { searchBox } from "./search.ts";
+import { spineColumn } from "./spine.ts";
 
 function pinLines(
   app: App,
@@ -37,12 +39,56 @@ function pinLines(
   return { lines, isExact };
 }
 
-function pinChip(app: App, pin: Pin, index: number, lines: readonly Line[], layer: number): Child {
+/** A pinned token's line along the prompt, in one layer, and where it rises most. */
+function linesAlong(app: App, pins: readonly Pin[], layer: number): { lines: Line[]; isExact: boolean } {
+  const traits = app.traits();
+  const cells = app.cells();
+  let isExact = true;
+  if (!cells) return { lines: [], isExact };
+  const { metric } = traits.trajectory;
+  const { tokens } = cells.run;
+  const lines = pins.map((pin) => {
+    const tracks = pin.ids.map((id) => {
+      const known = app.asides.along(cells, traits, layer, id);
+      isExact &&= !!known;
+      return known ?? storedAlong(cells, traits, layer, id);
+    });
+    const values = combine(tracks, metric);
+    const rise = largestRise(combine(tracks, "prob"));
+    const color = pinColor(pin.color, app.theme());
+    return { name: pin.label, pin, color, dash: 0, values, ...(rise > 0 ? { rise } : {}) };
+  });
+  return { lines: tokens.length ? lines : [], isExact };
+}
+
+/** The place where values rise most from one to the next; 0 where they never do. */
+export function largestRise(values: readonly number[]): number {
+  let best = 0;
+  let rise = 0;
+  values.forEach((value, i) => {
+    const step = value - (values[i - 1] ?? UNKNOWN);
+    if (step > rise) [best, rise] = [i, step];
+  });
+  return best;
+}
+
+/** Along the tokens of a prompt. */
+function overTokens(run: RunInfo): Along {
+  const n = run.tokens.length;
+  return {
+    n,
+    title: "Along the prompt",
+    ends: ["first token", "last token"],
+    name: (i) => (n > 40 ? `${i}` : `${i} ${promptLabel(run, i)[0]}`.slice(0, 9)),
+  };
+}
+
+function pinChip(app: App, pin: Pin, index: number, lines: readonly Line[], now: number): Child {
   const { trajectory } = app.traits();
   const cells = app.cells();
   const mine = lines.filter((line) => line.pin === pin);
   // with several positions only the chart says which number belongs to which
-  const value = mine.length > 1 ? undefined : mine[0]?.values[layer + 1];
+  const value = mine.length > 1 ? undefined : mine[0]?.values[now];
   const forms = pin.ids.map((id) => cells?.label(id)[0] ?? `#${id}`).join(", ");
   return h(
     "li",
@@ -69,9 +115,9 @@ function pinChip(app: App, pin: Pin, index: number, lines: readonly Line[], laye
 }
 
 /** A token that led in an upper layer, to be pinned with a press. */
-function leaderChip(app: App, pin: Pin, lines: readonly Line[], layer: number): Child {
+function leaderChip(app: App, pin: Pin, lines: readonly Line[], now: number): Child {
   const { trajectory } = app.traits();
-  const value = lines.find((line) => line.pin === pin)?.values[layer + 1];
+  const value = lines.find((line) => line.pin === pin)?.values[now];
   return h(
     "li",
     {
@@ -124,7 +170,24 @@ function positionChips(app: App, run: RunInfo, positions: readonly number[]): Ch
   );
 }
 
-/** The pinned tokens and their trajectories over the layers. */
+const OVERS = [
+  ["layers", "layers"],
+  ["tokens", "tokens"],
+] as const;
+
+/** In which layer the prompt is followed, and where each token rises most. */
+function rises(run: RunInfo, lines: readonly Line[], layer: number): Child {
+  const risen = lines.filter(({ rise }) => rise);
+  return h(
+    "span.lw-positions",
+    `in ${layerPhrase(layer, run)}`,
+    risen.map(({ name, rise = 0 }) => [
+      h("span", { key: name }, ` · ${name} rises most at ${rise} `, promptChip(run, rise)),
+    ]),
+  );
+}
+
+/** The pinned tokens and their trajectories over the layers, or along the prompt. */
 export function pinsView(app: App, run: RunInfo, width_px: number): Child {
   const { traits, focus, pinSearch } = app.get();
   const { trajectory } = traits;
@@ -133,10 +196,14 @@ export function pinsView(app: App, run: RunInfo, width_px: number): Child {
   const isLed = !traits.pins.length;
   // until something is pinned, what led in the upper layers
   const pins = isLed && cells ? leaders(cells, traits, positions[0] ?? 0) : traits.pins;
-  const { lines, isExact } = pinLines(app, pins, positions);
   const layer = (focus ?? traits.selection)?.layer ?? run.n_layers - 1;
-  const pick = (next: number) =>
-    app.dispatch({ type: "focus", cell: { layer: next, position: positions[0] ?? 0 } });
+  const isAlong = trajectory.over === "tokens";
+  const { lines, isExact } = isAlong ? linesAlong(app, pins, layer) : pinLines(app, pins, positions);
+  const now = isAlong ? spineColumn({ focus, traits }, run) : layer + 1;
+  const pick = (i: number) => {
+    const cell = isAlong ? { layer, position: i } : { layer: i - 1, position: positions[0] ?? 0 };
+    app.dispatch({ type: "focus", cell });
+  };
   const metrics = [
     ["prob", "Probability"],
     ["log_prob", "Log-prob"],
@@ -151,7 +218,7 @@ export function pinsView(app: App, run: RunInfo, width_px: number): Child {
         h(
           "ul.lw-pinlist",
           pins.map((pin, index) =>
-            isLed ? leaderChip(app, pin, lines, layer) : pinChip(app, pin, index, lines, layer),
+            isLed ? leaderChip(app, pin, lines, now) : pinChip(app, pin, index, lines, now),
           ),
         ),
       searchBox(app, "pins", pinSearch, {
@@ -165,7 +232,10 @@ export function pinsView(app: App, run: RunInfo, width_px: number): Child {
         select("Chart", trajectory.metric, metrics, (metric) =>
           app.set({ trajectory: { ...trajectory, metric: metric as TrajectoryMetric } }),
         ),
-        positionChips(app, run, positions),
+        select("Over", trajectory.over ?? "layers", OVERS, (over) =>
+          app.set({ trajectory: { ...trajectory, over: over as "layers" | "tokens" } }),
+        ),
+        isAlong ? rises(run, lines, layer) : positionChips(app, run, positions),
         isLed && h("span.lw-dim", "tokens that led in the upper layers, until some are pinned"),
         !isExact &&
           h(
@@ -176,11 +246,10 @@ export function pinsView(app: App, run: RunInfo, width_px: number): Child {
       chart({
         lines,
         metric: trajectory.metric,
-        n_layers: run.n_layers,
+        along: isAlong ? overTokens(run) : overLayers(run),
         d_vocab: run.d_vocab,
-        rows: run.rows,
         width_px,
-        layer,
+        at: now,
         pick,
       }),
     ],

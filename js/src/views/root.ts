@@ -9,6 +9,7 @@ import { followTheme, type HostLook } from "../look/theme.ts";
 import type { App } from "../state/context.ts";
 import { cardOf, keptCards, sameCell, shownRun } from "../state/selectors.ts";
 import { keyOf, MAIN, type State } from "../state/state.ts";
+import { branchesView } from "./branches.ts";
 import { cardView } from "./card.ts";
 import { openCell } from "./causal.ts";
 import { dragColumn } from "./columnDrag.ts";
@@ -16,16 +17,19 @@ import { comparedBar } from "./compared.ts";
 import { continuePanel } from "./continuing.ts";
 import { describe } from "./describe.ts";
 import { editor, editsBar } from "./edits.ts";
+import { filmView, stepFrame } from "./film.ts";
 import { GridView } from "./grid.ts";
 import { help } from "./help.ts";
 import { isUsed } from "./hostKeys.ts";
 import { followTint, inHereView } from "./inhere.ts";
-import { closeOne, focusOf, gridKey, moveFocus } from "./keys.ts";
+import { closeOne, columnBeside, focusOf, gridKey, moveFocus } from "./keys.ts";
 import { legend } from "./legend.ts";
 import { pinsView } from "./pins.ts";
 import { formAt, Placing, SEEN_PX, searchForm } from "./placing.ts";
+import { Player } from "./player.ts";
 import { savePng } from "./png.ts";
 import { SourceView } from "./source.ts";
+import { spineView } from "./spine.ts";
 import { controls, infoLine, menu, notice, promptForm } from "./toolbar.ts";
 import { Tooltip } from "./tooltip.ts";
 
@@ -53,6 +57,7 @@ export class Root {
   readonly #over = div("lw-over");
   readonly #page = div("lw-page");
   #width_px = 0;
+  readonly #player: Player;
   readonly #memo = new Memo();
   #gridInputs: readonly unknown[] = [];
   #n_opened = 0;
@@ -73,6 +78,7 @@ export class Root {
     const main = div("lw-main");
     const left = div("lw-left");
     this.#source = new SourceView(app, this.grid);
+    this.#player = new Player(app, (what) => (what === "frames" ? stepFrame(app, 1) : this.#step(1)));
     left.append(this.grid.overview.element, this.grid.element, line, this.#source.element);
     main.append(left, this.#side, this.#source.drag.element);
     const page = this.#page;
@@ -211,6 +217,18 @@ export class Root {
     this.#placing.follow(grid, this.grid.focusedCell());
   }
 
+  /** Look at the next column, or the one before, and have it in view; false at the ends. */
+  #step(by: number): boolean {
+    const next = columnBeside(this.#app, this.grid, by);
+    if (next) this.#lookAt(next);
+    return !!next;
+  }
+
+  #lookAt(cell: CellRef): void {
+    this.#app.dispatch({ type: "focus", cell });
+    this.grid.show(cell);
+  }
+
   /** Focus the search box of the card, or that of the pins if no card is open. */
   #search(): void {
     const boxes = [...this.element.getElementsByTagName("input")].filter((box) => box.dataset.search);
@@ -314,7 +332,6 @@ export class Root {
     const { selection, cards, trajectory, ...looks } = traits;
     const inputs = [...Object.values(others), ...Object.values(looks), app.theme()];
     const top = () => [
-      promptForm(app),
       infoLine(app),
       notice(app),
       editsBar(app),
@@ -323,11 +340,39 @@ export class Root {
       controls(app),
       legend(app),
     ];
-    patch(this.#top, [this.#memo.node("top", inputs, top)]);
+    const layer = (run: RunInfo) => focus?.layer ?? run.n_layers - 1;
+    const go = (position: number) => {
+      const run = shownRun(app.get());
+      if (run) this.#lookAt({ layer: layer(run), position });
+    };
+    const spineInputs = [focus, traits, state.shown, state.version, state.playing, state.speed, app.theme()];
+    const { frames, frame } = traits;
+    const filmInputs = [frames, frame, state.wishedFrame, state.playing, state.speed, state.connection];
+    const treeInputs = [traits.branches, state.shown, state.running, state.connection];
+    patch(this.#top, [
+      this.#memo.node("prompt", inputs, () => promptForm(app)),
+      this.#memo.node("spine", spineInputs, () => spineView(app, go)),
+      this.#memo.node("film", filmInputs, () => filmView(app)),
+      this.#memo.node("branches", treeInputs, () => branchesView(app)),
+      this.#memo.node("top", inputs, top),
+    ]);
+    this.#keepNowInView();
+    this.#player.follow();
     const over = () => [menu(app, () => savePng(app, this.element, this.grid.scroll())), continuePanel(app)];
     const opened = form && (state.panel === "search" ? searchForm(app) : editor(app));
     const panels = this.#memo.node("over", [state.panel, traits, state.continuing], over);
     patch(this.#over, [panels, opened && formAt(form, opened)]);
+  }
+
+  /** Of a text that scrolls, the token that is looked at is in view. */
+  #keepNowInView(): void {
+    const words = this.#top.querySelector<HTMLElement>(".lw-words");
+    const now = words?.querySelector<HTMLElement>(".is-now");
+    if (!words || !now || words.scrollHeight <= words.clientHeight) return;
+    const top = now.offsetTop - words.offsetTop;
+    const bottom = top + now.offsetHeight;
+    if (top < words.scrollTop) words.scrollTop = top - 6;
+    else if (bottom > words.scrollTop + words.clientHeight) words.scrollTop = bottom - words.clientHeight + 6;
   }
 
   #drawGrid({ traits, version, runs, shown, focus, dropAt, span, tint }: State): void {

@@ -17,13 +17,15 @@ import { boxText, isOffline, lossOfEdit, NO_LABEL, shownRun } from "../state/sel
 import type { State } from "../state/state.ts";
 import { continueButton, liveBox } from "./continuing.ts";
 import { button, checkbox, type Options, select, toggle } from "./elements.ts";
+import { canHaveSpine } from "./spine.ts";
 
 /** The prompt box and its button. */
 export function promptForm(app: App): Child {
   const state = app.get();
   const { running } = state;
   const text = boxText(state);
-  const offline = isOffline(state);
+  const isFilm = state.traits.frames.length > 0;
+  const offline = isOffline(state) || isFilm;
   const run = () => app.dispatch({ type: "run" });
   const keydown = (event: KeyboardEvent) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -47,11 +49,15 @@ export function promptForm(app: App): Child {
       },
     }),
     // while the grid follows the typing, a button that changed at each key would only flicker
-    running && !(state.isLive && !state.isGenerating)
+    running && !isFilm && !(state.isLive && !state.isGenerating)
       ? button("Stop", () => app.dispatch({ type: "stop" }), { className: "lw-primary" })
       : button("Run", run, {
           className: "lw-primary",
-          title: offline ? "This needs the kernel" : "Run (Enter)",
+          title: isFilm
+            ? "A film shows the runs that it was given"
+            : offline
+              ? "This needs the kernel"
+              : "Run (Enter)",
           disabled: offline,
         }),
     (!running || state.isLive) && !state.isGenerating && continueButton(app),
@@ -138,6 +144,7 @@ export function controls(app: App): Child {
       checkbox("Hide special tokens", traits.hide_special, (hide_special) => put({ hide_special })),
     run.bands?.some(({ kind }) => kind === "template") &&
       checkbox("Hide template", traits.hide_template, (hide_template) => put({ hide_template })),
+    canHaveSpine(run) && checkbox("Surprise", traits.show_spine, (show_spine) => put({ show_spine })),
     h("span.lw-gap", {}),
     button("⋯", () => toggle(app, "menu"), {
       className: "lw-icon",
@@ -236,7 +243,7 @@ function reused({ reuse, tokens }: RunInfo): Child {
       role: "img",
       "aria-label": `Reuse: ${reuse.text}`,
     },
-    `${reuse.n_columns} of ${tokens.length} columns reused`,
+    `${reuse.n_columns} of ${tokens.filter((id) => id >= 0).length} columns reused`,
   );
 }
 

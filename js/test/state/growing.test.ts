@@ -62,6 +62,6 @@ test("continuing sends how, and a branch its position and token", async () => {
   expect(app.get().isGenerating).toBe(true);
   await vi.waitFor(() => expect(app.get().isGenerating).toBe(false));
   const { id } = kernel.run;
-  app.dispatch({ type: "branch", run_id: id, fork: { position: 3, token: 5 } });
+  app.dispatch({ type: "branch", run_id: id, how: { fork: { position: 3, token: 5 } } });
   expect(kernel.sent.at(-1)).toMatchObject({ kind: "run", again: id, fork: { position: 3, token: 5 } });
 });
