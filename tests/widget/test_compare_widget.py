@@ -167,7 +167,8 @@ def test_why_of_either_side_is_of_its_own_column():
         seen = lw.attention(own, 2, int(columns[at, side])).weights
         for column, position in enumerate(columns[:, side].tolist()):
             weights = [row[column] for row in looks["weights"]]
-            assert weights == pytest.approx([0] * len(seen) if position < 0 else seen[:, position].tolist(), abs=1e-4)
+            own_weights = np.zeros(len(seen)) if position < 0 else seen[:, position]
+            assert weights == pytest.approx(own_weights.tolist(), abs=1e-4)
         assert reply["value"]["before"] is None
 
 
