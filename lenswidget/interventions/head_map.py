@@ -14,7 +14,7 @@ from lenswidget.errors import Cancelled
 from lenswidget.interventions.changes import Change, Rule, read_states
 from lenswidget.interventions.effects import Array, CausalMap
 from lenswidget.interventions.map_request import HEADS, MapRequest
-from lenswidget.interventions.patched_rows import MOST_TOKENS, WAYS, PatchedRows
+from lenswidget.interventions.patched_rows import JOINED, MOST_TOKENS, WAYS, PatchedRows
 from lenswidget.interventions.recipe import Edit
 from lenswidget.models.encoded_prompt import EncodedPrompt, column_source
 from lenswidget.tolerances import PATCHED_ROWS, largest
@@ -133,7 +133,7 @@ class HeadMapper:
             {(layers[0], 0), (layers[len(layers) // 2], self._units[layers[len(layers) // 2]].n - 1)}
         )
         whole = {cell: self._patched(sweep, "whole", cell[0], [cell[1]])[0] for cell in cells}
-        ways = sweep.into.ways
+        ways = [way for way in sweep.into.ways if way != JOINED]  # each of its batches is of one layer
         ways = ways[ways.index(self._way) :] if self._way in ways else ways
         dtype = getattr(self._model.hf_model, "dtype", torch.float32)
         for way in ways[:-1]:

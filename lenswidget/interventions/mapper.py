@@ -11,8 +11,9 @@ from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.interventions.effects import Array, CausalMap
 from lenswidget.interventions.gradients import site_gradients
 from lenswidget.interventions.head_map import removed
+from lenswidget.interventions.joined_rows import joined_logits
 from lenswidget.interventions.map_request import MapRequest
-from lenswidget.interventions.patched_rows import WAYS, Cell, PatchedRows
+from lenswidget.interventions.patched_rows import JOINED, Cell, PatchedRows
 from lenswidget.tolerances import PATCHED_ROWS, largest
 
 # Of layers that are filled coarse to fine: every 8th first, every 4th of the others next, and so on.
@@ -47,6 +48,7 @@ class Mapper:
     def __init__(self, model: ReadableModel, asked: MapRequest, *, is_growing: bool = False) -> None:
         self._model, self._asked, self._is_growing = model, asked, is_growing
         self._way, self._error, self._n_checked = "", 0.0, 0
+        self._text = "the estimate alone"
         self._done = 0
         self._rows = [i for i, layer in enumerate(asked.layers) if asked.site in model.layers[layer].offered]
         n_sweeps = len(asked.measure - {"estimate"})
@@ -99,7 +101,7 @@ class Mapper:
             noised=grids.get("noised"),
             ablated=grids.get("ablated"),
             estimated=grids.get("estimated"),
-            way=WAYS.get(self._way, "the estimate alone"),
+            way=self._text,
             error=self._error,
             n_checked=self._n_checked,
             tokenizer=self._model.tokenizer,
@@ -152,7 +154,9 @@ class Mapper:
     def _run(self, sweep: _Sweep, way: str, cells: list[Cell]) -> tuple[dict[Cell, float], Tensor]:
         """The metric at each cell of a batch, and the logits `[cells, d_vocab]`."""
         new = torch.stack([sweep.new[layer][column] for layer, column in cells])
-        logits = sweep.into.patched(way, cells, new)
+        logits = (
+            joined_logits(sweep.into, cells, new) if way == JOINED else sweep.into.patched(way, cells, new)
+        )
         return dict(zip(cells, self._asked.metric(logits).tolist(), strict=True)), logits
 
     def _settle(self, sweep: _Sweep, changed: dict[int, list[int]]) -> dict[Cell, float]:
@@ -180,10 +184,12 @@ class Mapper:
             dtype = getattr(self._model.hf_model, "dtype", torch.float32)
             if all(gap <= PATCHED_ROWS.bound(largest(whole[cell]), dtype) for cell, gap in error.items()):
                 self._way, self._error = way, max(self._error, *error.values())
+                self._text = sweep.into.describe(way)
                 self._n_checked += len(whole)
                 self._done += len(found)
                 return found
         self._way, self._error, self._n_checked = "whole", 0.0, 0
+        self._text = sweep.into.describe("whole")
         return {}
 
     def _check(

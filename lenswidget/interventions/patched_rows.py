@@ -20,8 +20,11 @@ from lenswidget.interventions.recipe import Edit
 from lenswidget.models.encoded_prompt import EncodedPrompt, column_source
 from lenswidget.models.hf_model import logits_of, takes, uncached
 
+# Rows of many layers in one forward: `interventions.joined_rows`.
+JOINED = "joined"
 # How a changed forward is run, the cheapest first, and what a map says of it.
 WAYS = {
+    JOINED: "blocks from each changed layer on, many layers in one forward, all tokens",
     "after": "blocks from the changed layer on, tokens from the changed position on",
     "above": "blocks from the changed layer on, all tokens",
     "batch": "whole forwards, several in a batch",
@@ -33,6 +36,8 @@ _CUT = frozenset({"input_ids", "attention_mask", "position_ids"})
 MOST_TOKENS = 2048
 # Changed positions that share one beginning: more in a batch, but more tokens run that cannot have changed.
 MOST_ROWS = 16
+# Columns of a prompt at most whose changes join one forward: of more, a batch holds one layer in any case.
+MOST_JOINED = 256
 # Fewer tokens than these only read the weights more often, so several layers' rows are run together; all of
 # them from the lowest layer on, and so not more than a share of the layers.
 FEW_TOKENS, LAYERS_SHARE = 512, 6
@@ -46,7 +51,8 @@ class PatchedRows:
 
     Attributes:
         columns: `[seq]`, where the prompt's columns lie in the model's own sequence.
-        streams: by layer, what leaves it without a change, `[1, positions, d_model]`.
+        streams: by layer, what leaves it without a change, `[1, positions, d_model]`; at -1 what enters the
+            first.
         states: by layer that offers the site, what stands there without a change, `[seq, d_model]`.
         logits: at the last column without a change, `[1, d_vocab]` float32.
         cache: keys and values of the prompt, where they can be cut; else None.
@@ -69,6 +75,7 @@ class PatchedRows:
         streams: dict[int, Tensor] = {}
         states: dict[int, Tensor] = {}
         with model.trace(dict(prompt.model_inputs), **uncached(model.hf_model)) as tracer:
+            streams[-1] = model.layers.embed.clone()
             for layer in model.layers:
                 if site in layer.offered:
                     found: Tensor = getattr(layer, site)[0]
@@ -82,7 +89,19 @@ class PatchedRows:
         """The ways that may work here, the cheapest first; each but the last is to be checked."""
         is_looped = self.model.anatomy.is_looped
         cut = ["after"] if self.cache is not None and not is_looped else []
-        return [*cut, *([] if is_looped else ["above"]), "batch", "whole"]
+        above = [] if is_looped else ["above"]
+        joined = [JOINED] if above and self.columns.numel() <= MOST_JOINED else []
+        return [*joined, *cut, *above, "batch", "whole"]
+
+    def describe(self, way: str) -> str:
+        """What a map says of a way."""
+        text = WAYS[way]
+        is_cut = way == JOINED and self.cache is not None
+        return text.replace("all tokens", "tokens from the changed position on") if is_cut else text
+
+    def start(self, where: Tensor) -> int:
+        """Where a forward for these columns may begin: the first of them, if the cache can be cut there."""
+        return 0 if self.cache is None else int(where.min())
 
     def batches(self, way: str, changed: Mapping[int, list[int]]) -> list[list[Cell]]:
         """Cells, as `(layer, column)`, in groups that are run together.
@@ -94,17 +113,21 @@ class PatchedRows:
         if way == "whole":
             return [[(layer, column)] for layer in layers for column in changed[layer]]
         n_whole = column_source(self.prompt.model_inputs).shape[1]
+        is_cut = way == "after" or (way == JOINED and self.cache is not None)
         left = sorted({column for columns in changed.values() for column in columns})
         found: list[list[Cell]] = []
         while left:
-            n_tokens = n_whole - int(self.columns[left[0]]) if way == "after" else n_whole
+            n_tokens = n_whole - int(self.columns[left[0]]) if is_cut else n_whole
             n_rows = max(1, MOST_TOKENS // n_tokens)
             # rows begin at the first one's position: few may share it, or most run what they need not
-            if way == "after":
+            if is_cut:
                 n_rows = min(n_rows, MOST_ROWS, max(2, -(-n_tokens // 3)))
             columns, left = left[:n_rows], left[n_rows:]
-            n_most = max(1, self.model.anatomy.n_layers // LAYERS_SHARE)
-            n_layers = min(max(1, FEW_TOKENS // (len(columns) * n_tokens)), n_most)
+            if way == JOINED:
+                n_layers = max(1, MOST_TOKENS // (len(columns) * n_tokens))
+            else:
+                n_most = max(1, self.model.anatomy.n_layers // LAYERS_SHARE)
+                n_layers = min(max(1, FEW_TOKENS // (len(columns) * n_tokens)), n_most)
             for i in range(0, len(layers), n_layers):
                 group = [(k, c) for k in layers[i : i + n_layers] for c in columns if c in changed[k]]
                 found += [group] if group else []
@@ -120,7 +143,7 @@ class PatchedRows:
         where = self.columns[[column for _, column in cells]]
         start = int(where.min()) if way == "after" else 0
         layers = torch.tensor([layer for layer, _ in cells])
-        changes = [self._change(layer, layers, where - start, new) for layer in layers.unique().tolist()]
+        changes = [self.change(layer, layers, where - start, new) for layer in layers.unique().tolist()]
         return self.changed(way, changes, len(cells), start)
 
     def changed(
@@ -133,20 +156,24 @@ class PatchedRows:
         Args:
             changes: of `n_rows` batch rows; their positions are counted from `start`.
         """
+        inputs, options, last = self.call_inputs(n_rows, start)
+        call = EditedCall(self.model.hf_model, self.model.hf_model, self.model.anatomy, changes)
+        lowest = min(change.layer for change in changes)
+        first = lowest + 1 if self.site == "resid_post" else lowest
+        with self.skipping(first if way in ("after", "above") else 0, start, n_rows):
+            result = call(**inputs, **options)
+        return logits_of(result)[:, last].float()
+
+    def call_inputs(self, n_rows: int, start: int) -> tuple[dict[str, Any], dict[str, Any], int]:
+        """The forward's arguments, its options, and where its logits of the last column are."""
         inputs = self._inputs(n_rows, start)
         last = int(self.columns[-1]) - start
         is_end = last == column_source(inputs).shape[1] - 1
         names = ("logits_to_keep", "num_logits_to_keep") if is_end else ()
         keep = next((name for name in names if takes(self.model.hf_model, name)), None)
-        options = {keep: 1} if keep else {}
-        call = EditedCall(self.model.hf_model, self.model.hf_model, self.model.anatomy, changes)
-        lowest = min(change.layer for change in changes)
-        first = lowest + 1 if self.site == "resid_post" else lowest
-        with self._skipping(first if way in ("after", "above") else 0, start, n_rows):
-            result = call(**inputs, **options)
-        return logits_of(result)[:, -1 if keep else last].float()
+        return inputs, {keep: 1} if keep else {}, -1 if keep else last
 
-    def _change(self, layer: int, layers: Tensor, where: Tensor, new: Tensor) -> Change:
+    def change(self, layer: int, layers: Tensor, where: Tensor, new: Tensor) -> Change:
         """The change of those rows whose cell is of this layer."""
         is_here = layers == layer
         rows_here = new[is_here.to(new.device)]
@@ -159,7 +186,7 @@ class PatchedRows:
         )
 
     @contextlib.contextmanager
-    def _skipping(self, n_blocks: int, start: int, n_rows: int) -> Generator[None, None, None]:
+    def skipping(self, n_blocks: int, start: int, n_rows: int) -> Generator[None, None, None]:
         """The first blocks hand on what is known: the last of them gives this prompt's own stream."""
         if n_blocks == 0:
             yield

@@ -9,6 +9,7 @@ from lenswidget.readout.card import Card
 from lenswidget.readout.query import Query
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import ModelInfo, Run, RunSpec
+from lenswidget.tracing.locks import ModelLock
 
 
 @runtime_checkable
@@ -17,6 +18,11 @@ class Engine(Protocol):
 
     Only recipes, queries and small arrays need cross it.
     """
+
+    @property
+    def lock(self) -> ModelLock:
+        """Held while this engine runs and reads; a widget holds it while one thread changes its state."""
+        ...
 
     def info(self) -> ModelInfo:
         """What the model says of itself."""

@@ -11,6 +11,7 @@ from lenswidget.readout.card import Card, decode_query
 from lenswidget.readout.query import Query
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import ModelInfo, Run, RunSpec
+from lenswidget.tracing.locks import ModelLock
 
 
 class GivenRunEngine:
@@ -18,6 +19,11 @@ class GivenRunEngine:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+
+    @property
+    def lock(self) -> ModelLock:
+        """Of the run's model."""
+        return self._run.lock
 
     def info(self) -> ModelInfo:
         """What the run's model says of itself."""

@@ -49,6 +49,7 @@ class LocalEngine:
         self._kept: ReadableModel | None = model
         self._model = weakref.ref(model)
         self._place = streams
+        self.lock = model.lock
 
     @property
     def model(self) -> ReadableModel:

@@ -14,12 +14,19 @@ from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.pair import pair_of
 from lenswidget.widget.messages import n_columns_at_first
 from lenswidget.widget.paired_session import PairedSession, prompts_of
+from lenswidget.widget.refusals import validates
 from lenswidget.widget.view_traits import as_state
 from lenswidget.widget.widget import LensWidget
+
+# Differences of whole distributions, which two vocabularies do not have.
+DIVERGENCES = ("kl", "kl_back", "js")
 
 
 class CompareWidget(LensWidget):
     """Two runs on one grid: `w.view` shows `"a"`, `"b"` or the `"difference"` that `w.difference` names.
+
+    Where the vocabularies differ there is no KL: the difference is that of a token that both have, or whether
+    the top tokens read the same. Tokens of one text have one id here, that of the first vocabulary.
 
     Columns are aligned as `lenswidget.compare` says, those that one side lacks are hatched; rows are the
     first model's layers, beside the second's at the same depth. A card has the cell of both sides. A prompt
@@ -31,7 +38,7 @@ class CompareWidget(LensWidget):
         lens, lenses, strict, choices: as for `LensWidget`.
         state: `w.state` of an earlier one.
     Raises:
-        LensError: anything else was given, or models whose vocabularies differ.
+        LensError: anything else was given.
     """
 
     _session: PairedSession
@@ -51,9 +58,18 @@ class CompareWidget(LensWidget):
         if state is not None:
             given = _again(given, state)
         session = PairedSession(pair_of(given), lens, lenses, strict=strict)
+        if session.pair_at_first.why_no_kl is not None and begin.get("difference") in (None, *DIVERGENCES):
+            begin["difference"] = "log_prob" if session.has_answer_in_both else "agrees"
         if lens is not None or "lens" not in begin:
             begin["lens"] = session.first_lens
         self._begin(session, session.first(), begin, is_cell_given="selection" in choices)
+
+    @validates("difference")
+    def _validate_difference(self, proposal: Any) -> Any:
+        pair = self._session.pair_at_first
+        if pair.why_no_kl is not None and proposal["value"] in DIVERGENCES:
+            raise LensError(f"{pair.why_no_kl} Choose log_prob, rank or agrees.")
+        return proposal["value"]
 
     def comparison(self, **options: Any) -> Comparison:
         """The numbers of the grid, of both sides, with the widget's site, lens, k and pins.
@@ -64,13 +80,15 @@ class CompareWidget(LensWidget):
         asked: dict[str, Any] = {**self._reading, **options}
         if isinstance(asked["lens"], str):
             asked["lens"] = self._session.lens(asked["lens"])
+        if not self._session.ids.is_one and "track" not in options:
+            asked["track"] = self._session.texts_in_both(asked["track"])
         return compare_pair(self._session.pair, **asked)
 
     def to_dataframe(self, **options: Any) -> Any:
         """`comparison().to_dataframe()`: a row per cell, with both sides and their differences."""
         return self.comparison(**options).to_dataframe()
 
-    def _snapshot(self) -> dict[str, Any]:
+    def _snapshot(self, run_id: str | None = None) -> dict[str, Any]:
         """Both sides of the newest columns, so that the difference is there at first too."""
         n_rows = len(self._session.layers(self.site, self.lens))
         n_tracked = len(self._reading["track"])

@@ -15,6 +15,7 @@ from lenswidget.files import file_at, write_beside
 from lenswidget.readout.query import METRICS
 from lenswidget.versions import __version__
 from lenswidget.widget import html_table
+from lenswidget.widget.packing import Packed
 
 # ipywidgets' own traits, which mean nothing outside a notebook
 NOT_SHOWN = frozenset({"layout", "tabbable", "tooltip"})
@@ -114,9 +115,21 @@ def static_state(
     if progress is not None:
         n_cells = len(packed.header["layers"]) * len(packed.header["positions"])
         progress(n_cells, n_cells)
+    source_id = state["source_run"].get("id")
+    source = source_id and widget.packed_grid(k=k, metrics=METRICS, track=(ranked,), run_id=source_id)
+    return {
+        **state,
+        "k": k,
+        "snapshot": _as_text(packed),
+        "source_snapshot": _as_text(source) if source else {},
+        "status": OFFLINE,
+        "whys": widget.stored_whys(),
+    }
+
+
+def _as_text(packed: Packed) -> dict[str, Any]:
     buffers = [base64.b64encode(buffer).decode("ascii") for buffer in packed.buffers]
-    snapshot = {"header": packed.header, "buffers": buffers}
-    return {**state, "k": k, "snapshot": snapshot, "status": OFFLINE, "whys": widget.stored_whys()}
+    return {"header": packed.header, "buffers": buffers}
 
 
 def page(state: Mapping[str, Any], *, esm: str, css: str, table: str = "") -> str:

@@ -42,7 +42,8 @@ class GrowingWidget(ViewTraits):
             LensError: an option out of its range, or a model or prompt that cannot be continued.
         """
         n_before = self._session.run.seq
-        drain(self._grow(n_tokens, temperature=temperature, top_p=top_p, seed=seed))
+        grown = self._grow(n_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        drain(self._in_turns(grown))
         run = self._session.run
         new = run.token_ids[n_before:].tolist()
         return new if run.tokenizer is None else run.tokenizer.decode(new)

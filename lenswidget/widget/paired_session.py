@@ -1,7 +1,8 @@
 """The session of two runs on one grid: each request is answered by the side that it is about, or by both."""
 
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,14 +15,17 @@ from lenswidget.progress import drain
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.engine import Engine
 from lenswidget.readout.given_run import GivenRunEngine
-from lenswidget.readout.pair import Pair
+from lenswidget.readout.pair import Pair, tracked_in_both
 from lenswidget.readout.paired_reading import scatter
 from lenswidget.readout.query import Query
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
+from lenswidget.tracing.locks import ModelLock
+from lenswidget.widget.labels import Labels
 from lenswidget.widget.messages import CardMessage, RunMessage, run_message
 from lenswidget.widget.paired_grid import PairedGrid
 from lenswidget.widget.requests import AttentionRequest, DecodeRequest, ReadRequest, WhyRequest
 from lenswidget.widget.session import Runs, Session, Slices
+from lenswidget.widget.shared_ids import SharedIds
 from lenswidget.widget.why import AttentionMessage, WhyMessage, why
 
 
@@ -42,22 +46,24 @@ class PairedSession(Session):
         *,
         strict: bool = True,
     ) -> None:
-        if pair.why_no_kl is not None:
-            raise LensError(
-                f"Asked to show {pair.a.model.name} and {pair.b.model.name} on one grid, whose vocabularies "
-                "differ. Take the numbers: lw.compare(...).to_dataframe()."
-            )
         engines = [
             engine or GivenRunEngine(run) for engine, run in zip(pair.engines, (pair.a, pair.b), strict=True)
         ]
         self._first: Engine = engines[0]
         self._grids: dict[str, PairedGrid[Any]] = {}
         super().__init__(engines[1], lens, lenses, strict=strict)
+        first = Labels(pair.a.model.tokenizer, pair.a.model.d_vocab)
+        self.ids = SharedIds((first, self.labels), is_one=pair.why_no_kl is None)
+        self.labels = self.ids.labels
         for each in self.lenses.values():
             self._first.check_lens(each)
         self._pair = pair
 
     # --- runs
+
+    @property
+    def locks(self) -> tuple[ModelLock, ...]:
+        return (self._engine.lock, self._first.lock)
 
     @property
     def grid(self) -> PairedGrid[Any]:
@@ -68,6 +74,29 @@ class PairedSession(Session):
     def pair(self) -> Pair:
         """The runs that are shown."""
         return self.grid.pair
+
+    @property
+    def pair_at_first(self) -> Pair:
+        """The runs that it began with, of the same models and vocabularies as all others."""
+        return self._pair
+
+    @property
+    def has_answer_in_both(self) -> bool:
+        """Whether what the first run answers is a token of the second's vocabulary too."""
+        run = self._pair.a
+        last = Cells([run.n_layers - 1], [run.answer_position])
+        answer = drain(self._engine.read_slices(Query(run, last, k=1))).ids[0].tolist()
+        return self.ids.in_vocabulary(1, answer)[0] >= 0
+
+    def texts_in_both(self, ids: Sequence[int]) -> list[str]:
+        """The texts of those of the page's ids that are one token in either vocabulary."""
+        found: list[str] = []
+        for i in ids:
+            text = self.labels[i].raw
+            with suppress(LensError):
+                tracked_in_both([text], self._pair)
+                found.append(text)
+        return found
 
     @property
     def n_columns(self) -> int:
@@ -104,7 +133,7 @@ class PairedSession(Session):
         if pair.by in ("prompt", "run"):
             names = tuple(repr(run.prompt)[:60] for run in (a, b))
             pair = replace(pair, names=pair.names if pair.by == "run" else (names[0], names[1]))
-        grid: PairedGrid[Any] = PairedGrid(pair)
+        grid: PairedGrid[Any] = PairedGrid(pair, self.ids)
         for run in (pair.a, pair.b):
             self._grids[run.id] = grid
         return Runs(pair.b, pair.a)
@@ -146,6 +175,7 @@ class PairedSession(Session):
             "has_a": has[0],
             "has_b": has[1],
             "is_same": grid.is_same_token.tolist(),
+            "why_no_kl": grid.pair.why_no_kl,
         }
         message: Any = {**sides[1], "compared": compared}
         return message
@@ -154,8 +184,8 @@ class PairedSession(Session):
         run = self.grid.run(side)
         last = Cells([run.n_layers - 1], [run.answer_position])
         answer = drain(self._engine.read_slices(Query(run, last)))
-        message = run_message(run, self.labels, tuple(self.lenses), answer)
-        return self.grid.described(side, message, self.labels)
+        message = run_message(run, self.ids.own[side], tuple(self.lenses), answer)
+        return self.grid.described(side, message)
 
     def set_source(self, prompt: Any) -> RunMessage | None:
         """Refuses.
@@ -217,13 +247,13 @@ class PairedSession(Session):
                 lens=lens,
                 site=request.site,
                 k=cells.k,
-                track=tuple(request.track),
+                track=tuple(cells.tracked[side]),
                 metrics=cells.metrics,
             )
             readout = yield from self._engine.read_slices(query)
             found: dict[str, np.ndarray] = {}
             scatter(found, readout, has)
-        return grid.packed(request, rows, found, self.labels)
+        return grid.packed(request, rows, found)
 
     def decode(self, request: DecodeRequest) -> CardMessage:
         """One cell decoded again, with the card of the same cell of the other side, if that has it."""
@@ -232,13 +262,14 @@ class PairedSession(Session):
         own = self._card(grid, side, request)
         other: CardMessage | None = None
         if grid.has(1 - side, request.position):
-            there = replace(request, run_id=grid.run(1 - side).id, track=own["ids"])
+            track = list(dict.fromkeys([*request.track, *own["ids"]]))
+            there = replace(request, run_id=grid.run(1 - side).id, track=track)
             other = self._card(grid, 1 - side, there)
         beside: Any = {**own, "side": side, "beside": other}
         return beside
 
     def _card(self, grid: PairedGrid[Any], side: int, request: DecodeRequest) -> CardMessage:
-        card = super().decode(grid.in_run(side, request))
+        card = self._with_shown_ids(super().decode(grid.in_run(side, request)), side)
         below = card["layer_below"]
         if below is not None and grid.pair.a.n_layers != grid.pair.b.n_layers:
             # a row of the grid need not be the layer below it
@@ -250,6 +281,21 @@ class PairedSession(Session):
         told: Any = {**card, **at, "layer_below": below, "rank_below": ranks, **unsaid}
         return told
 
+    def _labels_of(self, run_id: str) -> Labels:
+        return self.ids.own[self._grid_of(run_id).side(run_id)]
+
+    def _with_shown_ids(self, card: CardMessage, side: int) -> CardMessage:
+        def shown(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            ids = self.ids.shown(side, [entry["id"] for entry in entries]).tolist()
+            return [{**entry, "id": i} for entry, i in zip(entries, ids, strict=True)]
+
+        told: Any = {
+            **card,
+            "ids": self.ids.shown(side, card["ids"]).tolist(),
+            **{name: shown(card[name]) for name in ("promoted", "suppressed", "tracked")},
+        }
+        return told
+
     def code(self, request: DecodeRequest) -> dict[str, Any]:
         grid = self._grid_of(request.run_id)
         side = grid.side(request.run_id)
@@ -258,7 +304,20 @@ class PairedSession(Session):
                 "Asked for code of the run without the adapter, which a trace cannot switch off. Copy the "
                 "other side's, and run it within hf_model.disable_adapter()."
             )
+        if request.why is not None:
+            request = replace(request, why=self._target_in_run(request.why, side))
         return super().code(grid.in_run(side, request))
+
+    def _target_in_run(self, target: Any, side: int) -> Any:
+        """A token and a foil of the page as ids of a side's own vocabulary."""
+        asked = [target.token, *([] if target.foil is None else [target.foil])]
+        ids = self.ids.in_vocabulary(side, asked)
+        if min(ids) < 0:
+            label = self.labels[asked[ids.index(min(ids))]].text
+            raise CellError(
+                f"Asked to explain {label!r}, which {self.pair.names[side]} lacks. Choose another token."
+            )
+        return replace(target, token=ids[0], foil=None if target.foil is None else ids[1])
 
     def why(self, request: WhyRequest) -> WhyMessage:
         """What a cell of the grid is made of in its run; positions that were read are told as columns."""
@@ -269,12 +328,16 @@ class PairedSession(Session):
             of_layer = grid.layer(side, of_layer, EMBED_SITE)
         column_of = {position: column for column, position in enumerate(grid.columns[:, side].tolist())}
         own = replace(
-            request,
+            self._target_in_run(request, side),
             layer=grid.layer(side, request.layer, EMBED_SITE),
             position=grid.position(side, request.position),
             of_layer=of_layer,
         )
-        found = why(own, self.run_of(request.run_id), None, self.lens(request.lens), self.labels)
+        labels = self.ids.own[side]
+        found = why(own, self.run_of(request.run_id), None, self.lens(request.lens), labels)
+        for token, shown in ((found["token"], request.token), (found["foil"], request.foil)):
+            if token is not None:
+                token["id"] = shown
         for term in found["terms"]:
             if term["kind"] == "source":
                 term["unit"] = column_of[term["unit"]]
@@ -301,6 +364,12 @@ class PairedSession(Session):
         return self._grids[run_id]
 
     # --- checks
+
+    def check_ids(self, ids: Sequence[Any]) -> None:
+        self.ids.check(ids)
+
+    def token_id(self, token: Any) -> int:
+        return self.ids.token_id(token)
 
     def check(self, layer: int, position: int, site: str, lens: str) -> None:
         super().check(self.grid.layer(1, layer, site), self.grid.position(1, position), site, lens)

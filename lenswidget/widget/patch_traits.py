@@ -10,12 +10,14 @@ import traitlets as t
 from lenswidget.errors import Cancelled
 from lenswidget.interventions.effects import CausalMap
 from lenswidget.interventions.recipe import RunSpec
+from lenswidget.models.encoded_prompt import prompt_of_state
 from lenswidget.progress import Progress, drain, reporting
 from lenswidget.widget.labels import Labels
 from lenswidget.widget.packing import json_number, label_to_list
 from lenswidget.widget.refusals import refused_together
 from lenswidget.widget.requests import MapRequest, source_prompt
 from lenswidget.widget.session import Session
+from lenswidget.widget.turns import TakesTurns
 from lenswidget.widget.view_traits import SHARED
 
 # Between two pictures of a map that grows: so many seconds, and more where each takes longer to send.
@@ -36,7 +38,7 @@ class SourceTrait(t.Any):
         super().set(obj, value)
 
 
-class PatchTraits(t.HasTraits):
+class PatchTraits(TakesTurns):
     """The source of patches, and the causal map that it gives."""
 
     _session: Session
@@ -44,6 +46,7 @@ class PatchTraits(t.HasTraits):
 
     source = SourceTrait(None)
     source_run = t.Dict(read_only=True).tag(**SHARED)
+    source_snapshot = t.Dict(read_only=True).tag(**SHARED)
     causal = t.Dict(read_only=True).tag(**SHARED)
 
     def causal_map(
@@ -92,20 +95,35 @@ class PatchTraits(t.HasTraits):
                 if cancelled is not None and cancelled():
                     raise Cancelled(f"The causal map was stopped after {done} of {total} cells.")
 
-            return drain(self._map_in_slices(asked), between)
+            return drain(self._in_turns(self._map_in_slices(asked)), between)
 
     def _run_source(self, prompt: Any) -> None:
         """Run the prompt that patches are taken from now; one that fails leaves everything as it was."""
-        message: Any = self._session.set_source(prompt)
-        traits: dict[str, Any] = self.traits()
-        given = None if prompt is None else self._session.spec_of(self._session.source).prompt.as_given
-        widget: Any = self
-        with widget.hold_sync():
+        with self.hold_sync():
+            message: Any = self._session.set_source(prompt)
+            traits: dict[str, Any] = self.traits()
+            given = None if prompt is None else self._session.spec_of(self._session.source).prompt.as_given
             traits["source"].keep(self, given)
             self.set_trait("source_run", message or {})
+            self._keep_source_snapshot()
             # a map of patches is of the source that it was measured with
             if self.causal and self.causal["ablate"] is None:
                 self.set_trait("causal", {})
+
+    def _restore_source(self, recipe: Any) -> None:
+        """The second prompt of a state, if it has one."""
+        if isinstance(recipe, Mapping) and "source" in recipe:
+            prompt, options = prompt_of_state(recipe["source"])
+            self.source = RunSpec(self._session.encode(prompt, **options))
+
+    def _keep_source_snapshot(self) -> None:
+        """The second prompt's newest columns, so that a saved notebook has them."""
+        self.set_trait(
+            "source_snapshot", self._snapshot(self._session.source) if self._session.source else {}
+        )
+
+    def _snapshot(self, run_id: str | None = None) -> dict[str, Any]:
+        raise NotImplementedError
 
     def _keep_map(self, spec: RunSpec) -> None:
         """Another run is shown: a map of another prompt goes."""
@@ -155,8 +173,7 @@ class PatchTraits(t.HasTraits):
 
     def _show_map(self, value: CausalMap, source: str, *, is_done: bool) -> None:
         is_first = not self.causal
-        widget: Any = self
-        with widget.hold_sync():
+        with self.hold_sync():
             self.set_trait("causal", map_message(value, self._session.labels, source, is_done=is_done))
             if is_first:
                 self.set_trait("view", "map")

@@ -26,12 +26,12 @@ def refused_together() -> Generator[None, None, None]:
 
 
 def validates(*names: str) -> Callable[[Callable[..., Any]], Any]:
-    """`traitlets.validate`, for a method that refuses with this package's errors."""
+    """`traitlets.validate`, for a method of a `TakesTurns` that refuses with this package's errors."""
 
     def wrapped(method: Callable[..., Any]) -> Any:
         @functools.wraps(method)
         def check(self: Any, proposal: Any) -> Any:
-            with refused_together():
+            with refused_together(), self._turn():
                 return method(self, proposal)
 
         return t.validate(*names)(check)

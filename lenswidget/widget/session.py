@@ -36,6 +36,7 @@ from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.readout.shown import SHOWS
 from lenswidget.readout.taking_over import most_shared
+from lenswidget.tracing.locks import ModelLock
 from lenswidget.widget.card_code import cell_code
 from lenswidget.widget.edit_requests import edits_of
 from lenswidget.widget.labels import Labels
@@ -118,6 +119,11 @@ class Session:
             engine.check_lens(each)
 
     # --- runs
+
+    @property
+    def locks(self) -> tuple[ModelLock, ...]:
+        """Held while this session runs and reads."""
+        return (self._engine.lock,)
 
     def encode(self, prompt: Any, **options: Any) -> EncodedPrompt:
         """One prompt as the model takes it.
@@ -276,7 +282,7 @@ class Session:
         return self.spec_of(self.shown)
 
     def recipe_state(self) -> dict[str, Any]:
-        """The recipe of the run that is shown, as JSON.
+        """The recipe of the run that is shown, as JSON; with the prompt that patches are taken from.
 
         Raises:
             PromptError: an input that is no tensor.
@@ -285,6 +291,8 @@ class Session:
         spec = self.spec
         edits = edits_to_state(spec.edits, self.lenses)
         state = {**spec.prompt.to_state(), **({"edits": edits} if edits else {})}
+        if self.source:
+            state["source"] = self.spec_of(self.source).prompt.to_state()
         return state if spec.sampling is None else {**state, "sampling": vars(spec.sampling)}
 
     def spec_of(self, run_id: str) -> RunSpec:
@@ -472,7 +480,12 @@ class Session:
             track=tuple(request.track),
         )
         card = self._engine.decode(query, request.temperature)
-        return {**card_message(card, self.labels), "lens": request.lens, "k": query.k}
+        labels = self._labels_of(request.run_id)
+        return {**card_message(card, labels), "lens": request.lens, "k": query.k}
+
+    def _labels_of(self, run_id: str) -> Labels:
+        """The labels of a run's own ids."""
+        return self.labels
 
     def search(self, request: SearchRequest) -> dict[str, Any]:
         """Tokens like a text, best first."""

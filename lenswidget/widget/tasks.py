@@ -1,7 +1,7 @@
 """Requests in slices: long ones let the kernel breathe between slices, so that a cancel can arrive.
 
-No thread is involved. Where an event loop runs (every notebook kernel), slices take turns with it; where
-none does (a script), a request runs through at once.
+Where an event loop runs (every notebook kernel), slices take turns with it; where none does (a script), a
+request runs through at once.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -46,6 +46,13 @@ class Answer:
     then: Callable[[], None]
 
 
+@dataclass(frozen=True)
+class _Ended:
+    """Work that has come to its end."""
+
+    value: Any
+
+
 @contextmanager
 def undisturbed() -> Generator[None, None, None]:
     """An interrupt waits for the end of the body: in the middle of a send nobody knows whether it is out."""
@@ -69,6 +76,7 @@ class Tasks:
     Args:
         reply: called once per request, with `value=` or `error=`.
         progress: called after each slice, with the request's id, cells done, cells in all.
+        turn: held during each slice: a thread of its own may handle the page's messages.
         takes_turns: whether messages leave while the event loop turns; else requests run through at once.
     """
 
@@ -76,10 +84,12 @@ class Tasks:
         self,
         reply: Callable[..., None],
         progress: Callable[[Any, int, int], None],
+        turn: Callable[[], AbstractContextManager[None]] = nullcontext,
         takes_turns: Callable[[], bool] = lambda: True,
     ):
         self._reply = reply
         self._progress = progress
+        self._turn = turn
         self._takes_turns = takes_turns
         self._cancelled: set[Any] = set()
         self._answered_last: Any = None
@@ -128,24 +138,34 @@ class Tasks:
     def _slice(self, request_id: Any, work: Generator[tuple[int, int], None, Any]) -> bool:
         """One slice; False once the request has had its reply."""
         try:
-            if request_id in self._cancelled:
-                work.throw(Cancelled("Stopped on request."))
-            done, total = next(work)
-        except StopIteration as stop:
-            self._answered(request_id, stop.value)
+            with self._turn():
+                step = self._step(request_id, work)
         except (Exception, KeyboardInterrupt) as error:
             self._end(request_id, error=error_message(error))
-        else:
-            self._progress(request_id, done, total)
-            return True
-        return False
+            return False
+        if isinstance(step, _Ended):
+            self._answered(request_id, step.value)
+            return False
+        self._progress(request_id, *step)
+        return True
+
+    def _step(
+        self, request_id: Any, work: Generator[tuple[int, int], None, Any]
+    ) -> "tuple[int, int] | _Ended":
+        try:
+            if request_id in self._cancelled:
+                work.throw(Cancelled("Stopped on request."))
+            return next(work)
+        except StopIteration as stop:
+            return _Ended(stop.value)
 
     def _answered(self, request_id: str, value: Any) -> None:
         if not isinstance(value, Answer):
             return self._end(request_id, value=value)
         self._end(request_id, value=value.value)
         try:
-            value.then()
+            with self._turn():
+                value.then()
         except Exception:
             logger.exception("what follows a reply failed")
         return None

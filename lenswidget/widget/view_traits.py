@@ -14,6 +14,7 @@ from lenswidget.models.bands import Band
 from lenswidget.readout.shown import SHOWS
 from lenswidget.widget.refusals import refused_together, validates
 from lenswidget.widget.session import Session
+from lenswidget.widget.turns import TakesTurns
 
 COLOURINGS = ("prob", "log_prob", "entropy", "kl", "rank", "agrees")
 TRAJECTORY_METRICS = ("prob", "log_prob", "rank")
@@ -53,7 +54,7 @@ class EditsTrait(t.Any):
         super().set(obj, value)
 
 
-class ViewTraits(t.HasTraits):
+class ViewTraits(TakesTurns):
     """The traits that a person sets, on the page or from Python; one that is refused keeps its value."""
 
     _session: Session
@@ -109,11 +110,13 @@ class ViewTraits(t.HasTraits):
         Plain JSON values. A recipe that JSON cannot hold (inputs that are not tensors, edits along a lens
         that is not among the widget's) is None.
         """
-        try:
-            recipe = self._session.recipe_state()
-        except (PromptError, EditError):
-            recipe = None
-        return {**{name: getattr(self, name) for name in self.trait_names(is_choice=True)}, "recipe": recipe}
+        with self._turn():
+            try:
+                recipe = self._session.recipe_state()
+            except (PromptError, EditError):
+                recipe = None
+            choices = {name: getattr(self, name) for name in self.trait_names(is_choice=True)}
+        return {**choices, "recipe": recipe}
 
     @property
     def spans(self) -> dict[str, list[int]]:

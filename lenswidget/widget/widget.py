@@ -103,12 +103,13 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
         if lens is not None or "lens" not in begin:
             begin["lens"] = session.first_lens
         self._begin(session, runs, begin, is_cell_given="selection" in choices)
+        self._restore_source(recipe)
 
     def _begin(self, session: Session, runs: Runs, begin: dict[str, Any], *, is_cell_given: bool) -> None:
         """Show the first runs, with the choices to begin with; a state's selection is kept if it fits."""
         self._session = session
         self._latest = runs.run.id  # of the runs, in whatever order they come to be shown
-        self._tasks = Tasks(self._reply, self._progress, lambda: takes_turns(self.comm))
+        self._tasks = Tasks(self._reply, self._progress, self._turn, lambda: takes_turns(self.comm))
         selection = begin.pop("selection", None)
         try:
             super().__init__(**begin)
@@ -176,7 +177,8 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
 
     def save(self, path: str | Path, **options: Any) -> Path:
         """Write one self-contained HTML file; see `lenswidget.widget.export.save`."""
-        return export.save(self, path, **options)
+        with self._turn():
+            return export.save(self, path, **options)
 
     def packed_grid(
         self,
@@ -187,6 +189,7 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
         track: tuple[int, ...] = (),
         with_base: bool = False,
         show: str | None = None,
+        run_id: str | None = None,
         progress: Any = None,
     ) -> Packed:
         """The grid as the page takes it, with the widget's site, lens and pins.
@@ -198,23 +201,25 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
             track: token ids to rank besides those that are pinned.
             with_base: with the same cells of the run without edits, where there are edits.
             show: which token stands in a cell; None is the widget's choice.
+            run_id: of a kept run; None is the one that is shown.
             progress: called with `(done, total)` cells.
         """
-        n_columns = self._session.n_columns
-        reading = self._reading
-        reading["track"] = list(dict.fromkeys([*reading["track"], *track]))
-        if k is not None:
-            reading["k"] = k
-        request = ReadRequest(
-            run_id=self._session.shown,
-            layers=self._session.layers(self.site, self.lens),
-            positions=list(range(n_columns))[-(newest or n_columns) :],
-            metrics=list(metrics),
-            against=self._session.base_id if with_base else None,
-            show=self.show if show is None else show,
-            **reading,
-        )
-        return drain(self._session.read(request), progress)
+        with self._turn():
+            n_columns = self._session.n_columns if run_id is None else self._session.run_of(run_id).seq
+            reading = self._reading
+            reading["track"] = list(dict.fromkeys([*reading["track"], *track]))
+            if k is not None:
+                reading["k"] = k
+            request = ReadRequest(
+                run_id=run_id or self._session.shown,
+                layers=self._session.layers(self.site, self.lens),
+                positions=list(range(n_columns))[-(newest or n_columns) :],
+                metrics=list(metrics),
+                against=self._session.base_id if with_base else None,
+                show=self.show if show is None else show,
+                **reading,
+            )
+            return drain(self._session.read(request), progress)
 
     def packed_floor(self) -> dict[str, Any]:
         """What a cell of each layer must exceed to say more than noise, as the page takes it.
@@ -222,7 +227,8 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
         No layers where no text can be given to the model, as to one without a tokenizer.
         """
         try:
-            return drain(self._session.floor(FloorRequest(self.site, self.lens, self.show)))
+            with self._turn():
+                return drain(self._session.floor(FloorRequest(self.site, self.lens, self.show)))
         except PromptError:
             return {"layers": [], "values": []}
 
@@ -250,16 +256,18 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
 
         The edits stay, where they fit.
         """
-        is_same = type(prompt) in (str, list) and prompt == self._session.spec.prompt.as_given
-        if not (is_same and self._session.is_current):
-            edits = () if isinstance(prompt, RunSpec) else self._session.spec.edits
-            self._show(self._execute(_spec(self._session, prompt, {}, edits)))
+        with self._turn():
+            is_same = type(prompt) in (str, list) and prompt == self._session.spec.prompt.as_given
+            if not (is_same and self._session.is_current):
+                edits = () if isinstance(prompt, RunSpec) else self._session.spec.edits
+                self._show(self._execute(_spec(self._session, prompt, {}, edits)))
 
     def _run_edits(self, edits: Any) -> None:
         """Python set the edits: run the same prompt with them now."""
         given = check_edits(edits)
-        if given != self._session.spec.edits:
-            self._show(self._execute(replace(self._session.spec, edits=given)))
+        with self._turn():
+            if given != self._session.spec.edits:
+                self._show(self._execute(replace(self._session.spec, edits=given)))
 
     def _execute(self, spec: RunSpec) -> Runs:
         self.set_trait("status", {**IDLE, "state": "working", "text": "Running the model"})
@@ -307,43 +315,52 @@ class LensWidget(GrowingWidget, PatchTraits, PageState):
     @contextmanager
     def hold_trait_notifications(self) -> Any:
         """Several traits at once; where one is refused, all are as they were, and so is the run shown."""
-        before = self._session.shown_runs
-        try:
-            with super().hold_trait_notifications():
-                yield
-        except t.TraitError:
-            if before is not None and self._session.shown != before.run.id:
-                self._session.show(before)
-                self._latest = before.run.id
-            raise
+        with self._turn():
+            before = self._session.shown_runs
+            try:
+                with super().hold_trait_notifications():
+                    yield
+            except t.TraitError:
+                if before is not None and self._session.shown != before.run.id:
+                    self._session.show(before)
+                    self._latest = before.run.id
+                raise
 
     @t.observe("show")
     def _on_show(self, _change: Any) -> None:
         """The stored grid follows, so that a saved notebook has what is shown; the page reads for itself."""
         if self._session.shown:
             self.set_trait("snapshot", self._snapshot())
+            self._keep_source_snapshot()
 
     @t.observe("site", "lens", "k")
-    def _on_reading(self, _change: Any) -> None:
+    def _on_reading(self, change: Any) -> None:
         """Another run, or another way to read it: the snapshot and the card follow."""
         if not self._session.shown:
             return
         with self.hold_sync():
             self.set_trait("snapshot", self._snapshot())
+            if change is not None:
+                self._keep_source_snapshot()
             cell: Any = self.selection
             if cell is not None and self._has(cell):
                 self._decode(**cell)
             else:
                 self.selection = None
 
-    def _snapshot(self) -> dict[str, Any]:
-        """The whole grid where it is small; else as many of the newest columns as fit."""
+    def _snapshot(self, run_id: str | None = None) -> dict[str, Any]:
+        """The whole grid where it is small; else as many of the newest columns as fit.
+
+        Args:
+            run_id: of a kept run; None is the one that is shown.
+        """
         n_rows = len(self._session.layers(self.site, self.lens))
         n_tracked = len(self._reading["track"])
         # what is usual takes seconds to find out: the page's own requests do that, in slices
         is_known = self.show != "lift" or self._session.has_background(self.lens, self.site)
         show = self.show if is_known else "top"
-        packed = self.packed_grid(newest=n_columns_at_first(n_rows, self.k, n_tracked), show=show)
+        newest = n_columns_at_first(n_rows, self.k, n_tracked)
+        packed = self.packed_grid(newest=newest, show=show, run_id=run_id)
         return {"header": packed.header, "buffers": packed.buffers}
 
     # --- the selected cell's card

@@ -94,6 +94,19 @@ def test_an_exported_file_has_why_of_the_cells_with_a_card(demo_model, browser, 
     page.context.close()
 
 
+def test_an_exported_file_has_the_second_prompts_grid(demo_model, browser, tmp_path):
+    widget = lw.LensWidget(demo_model, "The Colosseum is in the city of")
+    widget.source = PROMPT
+    page = browser.new_page(viewport={"width": 1280, "height": 1400})
+    page.goto(widget.save(tmp_path / "two.html").as_uri())
+    source = page.locator(".lw-source")
+    expect(source.get_by_text("Second prompt:")).to_be_visible()
+    cell = source.locator(".lw-row[aria-rowindex='2'] > [role=gridcell]").last
+    expect(cell).to_have_text("·Paris")
+    expect(source.get_by_role("button", name="Map")).to_have_count(0)
+    page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_an_exported_file_shows_its_grid_where_no_script_runs(demo_model, browser, tmp_path, shot, scheme):
     widget = lw.LensWidget(demo_model, PROMPT)

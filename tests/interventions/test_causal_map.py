@@ -12,7 +12,7 @@ from tiny_models import tiny_config, tiny_model
 
 import lenswidget as lw
 from lenswidget.errors import AnatomyError, Cancelled, CellError, EditError, LensError
-from lenswidget.interventions import patched_rows
+from lenswidget.interventions import mapper, patched_rows
 
 # they share their first two tokens
 CLEAN = torch.tensor([[11, 12, 13, 14, 15, 16, 17]])
@@ -198,28 +198,37 @@ def test_long_prompts_reuse_what_stands_before_the_patch():
 def test_what_is_not_the_same_as_whole_forwards_is_run_whole(monkeypatch):
     model = made("sequential")
     right = lw.causal_map(model, CLEAN, CORRUPT, answer=ANSWER)
-    assert right.way == patched_rows.WAYS["after"]
+    assert right.way.startswith("blocks from each changed layer on, many layers in one forward, tokens from")
     assert right.n_checked == 6
     assert 0 <= right.error < 1e-4
-    skipping = patched_rows.PatchedRows._skipping
+    expected = right.denoised
+    joined, skipping = mapper.joined_logits, patched_rows.PatchedRows.skipping
+
+    def of_the_next_row(rows, cells, new):
+        return joined(rows, cells, new).roll(1, 0) if len(cells) > 1 else joined(rows, cells, new) + 1
+
+    monkeypatch.setattr(mapper, "joined_logits", of_the_next_row)
+    found = lw.causal_map(model, CLEAN, CORRUPT, answer=ANSWER)
+    assert found.way == patched_rows.WAYS["after"]
+    np.testing.assert_allclose(found.denoised, expected, rtol=0, atol=1e-5)
 
     def wrong(self, n_blocks, start, n_rows):
         return skipping(self, max(0, n_blocks - 1), start, n_rows)
 
     # one block too few is skipped, and the stream that is handed on is that of another layer
-    monkeypatch.setattr(patched_rows.PatchedRows, "_skipping", wrong)
+    monkeypatch.setattr(patched_rows.PatchedRows, "skipping", wrong)
     found = lw.causal_map(model, CLEAN, CORRUPT, answer=ANSWER)
-    np.testing.assert_allclose(found.denoised, right.denoised, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.denoised, expected, rtol=0, atol=1e-5)
 
     def broken(self, n_blocks, start, n_rows):
         if n_blocks:
             raise ZeroDivisionError
         return skipping(self, n_blocks, start, n_rows)
 
-    monkeypatch.setattr(patched_rows.PatchedRows, "_skipping", broken)
+    monkeypatch.setattr(patched_rows.PatchedRows, "skipping", broken)
     found = lw.causal_map(model, CLEAN, CORRUPT, answer=ANSWER)
     assert found.way == patched_rows.WAYS["batch"]
-    np.testing.assert_allclose(found.denoised, right.denoised, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.denoised, expected, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 import lenswidget as lw
 from lenswidget.errors import CellError, LensError, ModelError, PromptError
@@ -209,21 +207,9 @@ def test_adapters_that_cannot_be_taken_off_are_refused(peft_model):
         lw.compare(tiny.language_model(), A)
 
 
-def other_tokenizer():
-    """Another vocabulary: whole words and spaces."""
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=270, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    raw.train_from_iterator([tiny.TEXT], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=raw, model_input_names=["input_ids", "attention_mask"])
-
-
 def test_other_vocabularies_are_aligned_by_characters_and_have_no_kl():
     one = tiny.language_model()
-    other = lw.LanguageModel(tiny.gpt2(vocab_size=270), other_tokenizer())
+    other = lw.LanguageModel(tiny.gpt2(vocab_size=270), tiny.other_tokenizer())
     found = lw.compare(one, other, A, track=["t"])
     assert found.alignment.by == "characters"
     assert found.kl_to_a is None
@@ -256,7 +242,7 @@ def test_other_vocabularies_are_aligned_by_characters_and_have_no_kl():
 
 def test_a_vocabulary_of_equal_size_with_other_tokens_is_another_one():
     one = tiny.language_model()
-    other = lw.LanguageModel(tiny.gpt2(), other_tokenizer())
+    other = lw.LanguageModel(tiny.gpt2(), tiny.other_tokenizer())
     found = lw.compare(one, other, A)
     assert "other tokens for the same ids" in found.why_no_kl
     assert found.kl_to_b is None

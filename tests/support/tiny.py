@@ -102,3 +102,15 @@ def _wide_vocabulary(kind):
     model.hf_model.lm_head.weight = torch.nn.Parameter(weight)
     model.hf_model.lm_head.out_features = 5003
     return model
+
+
+def other_tokenizer():
+    """Another vocabulary: whole words and spaces."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=270, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    raw.train_from_iterator([TEXT], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, model_input_names=["input_ids", "attention_mask"])

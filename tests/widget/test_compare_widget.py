@@ -227,6 +227,68 @@ def test_what_does_not_fit_is_refused_and_the_grid_stays():
         lw.CompareWidget(model)
     with pytest.raises(LensError, match="models alone"):
         lw.CompareWidget(model, A, state=w.state)
-    small = tiny.language_model(lambda: tiny.llama(vocab_size=320))
-    with pytest.raises(LensError, match="whose vocabularies differ"):
-        lw.CompareWidget(model, small, A)
+    other = lw.LanguageModel(tiny.gpt2(vocab_size=270), tiny.other_tokenizer())
+    w = lw.CompareWidget(model, other, A)
+    with pytest.raises(LensError, match=r"no KL between .* Choose log_prob, rank or agrees"):
+        w.difference = "js"
+    # the answer of the first is a token of both or not, and the grid begins with what it can show
+    answer = model.tokenizer.convert_ids_to_tokens(w.run["compared"]["base"]["next"]["id"])
+    assert w.difference == ("log_prob" if answer in other.tokenizer.get_vocab() else "agrees")
+
+
+def test_two_vocabularies_stand_on_one_grid_with_one_id_for_a_text_that_both_have():
+    models = tiny.language_model(), lw.LanguageModel(tiny.gpt2(vocab_size=270), tiny.other_tokenizer())
+    tokenizers = [model.tokenizer for model in models]
+    page = Page(lw.CompareWidget(*models, A, k=3))
+    w = page.widget
+    base = w.run["compared"]["base"]
+    # the page's ids name the tokens that either prompt has, in either vocabulary
+    text_of = {int(i): label[2] for run in (base, w.run) for i, label in run["labels"].items()}
+    columns = w._session.grid.columns
+    for side, run in enumerate((base, w.run)):
+        own = models[side].tokenize(A)["input_ids"][0].tolist()
+        for shown, i in zip(run["tokens"], columns[:, side].tolist(), strict=True):
+            assert shown == -1 if i < 0 else text_of[shown] == tokenizers[side].decode([own[i]])
+    both = (columns >= 0).all(1)
+    shared = [a == b for a, b in zip(base["tokens"], w.run["tokens"], strict=True)]
+    assert any(shared), "some columns have one token"
+    assert [s and b for s, b in zip(shared, both, strict=True)] == w.run["compared"]["is_same"]
+    # a token that both have, and one that the first alone has
+    first, second = (tokenizer.get_vocab() for tokenizer in tokenizers)
+    lone = next(i for text, i in first.items() if text not in second)
+    common = first["t"]
+    found = lw.compare(*models, A, track=["t"], k=3)
+    arrays = read(page, track=[common, lone])
+    for prefix, side in (("reference_", "a"), ("", "b")):
+        lacks = found.grid(f"{side}.positions") < 0
+        expected = found.grid(f"{side}.tracked_log_probs")[..., 0]
+        np.testing.assert_allclose(arrays[f"{prefix}tracked_log_probs"][..., 0], expected, atol=1e-6)
+        assert np.isnan(arrays[f"{prefix}tracked_log_probs"][..., 1]).all() == (side == "b")
+        assert (arrays[f"{prefix}ids"][lacks] == -2).all()
+    for name in ("kl_from_reference", "kl_to_reference", "js_reference"):
+        assert np.isnan(arrays[name]).all()
+    # whether both have the same token on top, by the page's ids and by text
+    is_equal = arrays["ids"][..., 0] == arrays["reference_ids"][..., 0]
+    known = ~found.grid("is_missing")
+    np.testing.assert_array_equal(is_equal[known], found.grid("agrees")[known] == 1)
+    # a card has both sides, each with its own numbers under the page's ids
+    column = int(np.flatnonzero(both)[-1])
+    asked = {"layer": 2, "position": column, "site": "resid_post", "lens": "logit", "k": 5, "track": [common]}
+    card, _ = page.ask("decode", run_id=w.run["id"], **asked)
+    sides = {1: card["value"], 0: card["value"]["beside"]}
+    for side, told in sides.items():
+        run = models[side].run(A)
+        layer = w._session.grid.layer(side, 2, "resid_post")
+        at = [(layer, int(columns[column, side]))]
+        own = lw.read(run, at, k=5, track=[tokenizers[side].get_vocab()["t"]])
+        for label, i in zip(told["labels"], own.ids[0].tolist(), strict=True):
+            assert label[1] == "bytes" or label[2] == tokenizers[side].decode([i])
+        np.testing.assert_allclose(told["log_probs"], own.log_probs[0], atol=1e-5)
+        tracked = next(each for each in told["tracked"] if each["id"] == common)
+        assert tracked["log_prob"] == pytest.approx(float(own.tracked_log_probs[0, 0]), abs=1e-5)
+    # a text is found in either vocabulary, and a file keeps it all
+    w.track("t")
+    assert w.pins[0]["ids"] == [common]
+    assert {*page.ask("search", text="t")[0]["value"]["matches"][0]["label"]} >= {"t"}
+    assert "t" in w.to_dataframe().to_string()
+    assert static_state(w)["run"]["compared"]["why_no_kl"].startswith("There is no KL")

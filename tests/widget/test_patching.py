@@ -10,6 +10,8 @@ from widget_pages import Page
 
 import lenswidget as lw
 from lenswidget.errors import Cancelled, EditError, LensError, PromptError
+from lenswidget.widget.export import static_state
+from lenswidget.widget.packing import unpack
 
 INTO = "The Eiffel Tower is in the city of"
 SOURCE = "The Tower Eiffel is in the city of"
@@ -45,6 +47,31 @@ def test_the_source_is_run_and_kept_whatever_else_is_shown(page):
     assert w.source_run["id"] == run_id
     page.ask("source", prompt=None)
     assert (w.source, w.source_run) == (None, {})
+
+
+def log_probs(snapshot):
+    """`[layers, positions, k]`."""
+    return unpack(snapshot["header"], snapshot["buffers"])["log_probs"]
+
+
+def test_the_second_prompt_is_in_the_state_and_in_the_saved_file(page, model, tmp_path):
+    w = page.widget
+    assert "source" not in w.state["recipe"]
+    w.source = SOURCE
+    found = w.source_snapshot
+    assert found["header"]["run_id"] == w.source_run["id"]
+    expected = lw.read(model.run(SOURCE, reuse=False))
+    assert np.abs(log_probs(found).ravel() - expected.log_probs[:, : w.k].ravel()).max() < 1e-5
+    w.k = 3
+    assert log_probs(w.source_snapshot).shape[-1] == 3
+    again = lw.LensWidget(model, state=json.loads(json.dumps(w.state)))
+    assert (again.source, again.source_run["prompt"]) == (SOURCE, SOURCE)
+    assert again.state["recipe"]["source"] == w.state["recipe"]["source"]
+    stored = static_state(w, k=2)
+    assert stored["source_snapshot"]["header"]["run_id"] == stored["source_run"]["id"]
+    assert stored["source_snapshot"]["header"]["k"] == 2
+    w.source = None
+    assert w.source_snapshot == static_state(w)["source_snapshot"] == {}
 
 
 def test_a_patch_from_the_source_says_where_it_is_taken(page, model):

@@ -122,6 +122,8 @@ export interface Compared {
   readonly has_a: readonly boolean[];
   readonly has_b: readonly boolean[];
   readonly is_same: readonly boolean[];
+  /** Why the distributions of the two have no KL; null where they have. */
+  readonly why_no_kl: string | null;
 }
 
 /** An edit of a run. `generated`: positions that a generation adds are edited too. */

@@ -52,6 +52,7 @@ export interface Traits {
   readonly status: Status;
   /** The run that patches are taken from, and the map of what each does; empty objects where there is none. */
   readonly source_run: RunInfo | Record<string, never>;
+  readonly source_snapshot: Snapshot | Record<string, never>;
   readonly causal: CausalInfo | Record<string, never>;
   /** Of a saved file alone: why the cells with a card say what they say. The kernel has no such trait. */
   readonly whys: readonly Why[];
@@ -94,6 +95,7 @@ export const DEFAULTS: Traits = {
   cards: [],
   status: IDLE,
   source_run: {},
+  source_snapshot: {},
   causal: {},
   whys: [],
 };
@@ -108,12 +110,13 @@ const KERNEL_ONLY: ReadonlySet<string> = new Set([
   "status",
   "prompt",
   "source_run",
+  "source_snapshot",
   "causal",
   "whys",
 ]);
 
 /** The traits that a view keeps as they come. It makes its runs, its cells and its cards of the other three. */
-export type ViewTraits = Omit<Traits, "run" | "snapshot" | "decoded">;
+export type ViewTraits = Omit<Traits, "run" | "snapshot" | "source_snapshot" | "decoded">;
 
 /** The traits that a person sets in the page. */
 export const PAGE_TRAITS = TRAIT_NAMES.filter(

@@ -83,7 +83,7 @@ export function createApp(
   const first: State = isStored ? { ...FIRST_STATE, connection: "offline" } : FIRST_STATE;
   const store = createStore<State, Action>(first, reduce, (action, before, after) => {
     if (before.runs !== after.runs) runCells.keep(after.runs);
-    if (action.type === "traits") addSnapshot(action.traits);
+    if (action.type === "traits") addSnapshots(action.traits);
     effects.after(action, before, after);
     // opening a cell sends a decode, with which the kernel sets the selection itself
     if (action.type !== "traits" && action.type !== "open" && before.traits !== after.traits)
@@ -92,10 +92,12 @@ export function createApp(
     if (before !== after) schedule();
   });
 
-  function addSnapshot({ snapshot }: Partial<Traits>): void {
-    if (!snapshot || !("header" in snapshot)) return;
-    const { header, buffers } = snapshot as Snapshot;
-    if (runCells.add(header, buffers as Binary[])) arrived();
+  function addSnapshots({ snapshot, source_snapshot }: Partial<Traits>): void {
+    for (const each of [snapshot, source_snapshot]) {
+      if (!each || !("header" in each)) continue;
+      const { header, buffers } = each as Snapshot;
+      if (runCells.add(header, buffers as Binary[])) arrived();
+    }
   }
 
   /** Hand something to the host's model, which may throw once its kernel is gone. */

@@ -140,7 +140,8 @@ function merge(traits: ViewTraits, change: Partial<ViewTraits>): ViewTraits {
   return news.length ? { ...traits, ...Object.fromEntries(news) } : traits;
 }
 
-function takeTraits(state: State, { run, snapshot: _, ...change }: Partial<Omit<Traits, "decoded">>): State {
+function takeTraits(state: State, traitsNow: Partial<Omit<Traits, "decoded">>): State {
+  const { run, snapshot: _, source_snapshot: __, ...change } = traitsNow;
   let next = run && "id" in run ? { ...showRun(state, run as RunInfo), span: null, tint: "" } : state;
   // the kernel selected this cell before it heard of the one that it is asked for now
   if (change.selection && cardOf(next, MAIN)?.ask) delete change.selection;

@@ -145,7 +145,13 @@ export function keyOf({ layer, position, site, lens, k, temperature }: CardRef):
 
 export const NO_SEARCH: Search = { query: "", matches: null, note: null };
 
-const { run: _run, snapshot: _snapshot, decoded: _decoded, ...VIEW_TRAITS } = DEFAULTS;
+const {
+  run: _run,
+  snapshot: _snapshot,
+  source_snapshot: _source,
+  decoded: _decoded,
+  ...VIEW_TRAITS
+} = DEFAULTS;
 
 /** The state before the first traits arrive. */
 export const FIRST_STATE: State = {

@@ -2,6 +2,7 @@ import { div } from "../base/dom.ts";
 import { on } from "../base/events.ts";
 import type { CellRef } from "../kernel/protocol.ts";
 import type { App } from "../state/context.ts";
+import { canPatch } from "../state/patching.ts";
 import { sameCell, shownRun, sourceRun } from "../state/selectors.ts";
 import { patchHere, yank } from "./editing.ts";
 import type { GridView } from "./grid.ts";
@@ -37,7 +38,7 @@ export class Drag {
 
   #press(event: PointerEvent): void {
     const from = this.#grids.source.cellOf(event.target);
-    if (!from || event.button || event.pointerType !== "mouse") return;
+    if (!from || !canPatch(this.#app.get()) || event.button || event.pointerType !== "mouse") return;
     const start = { x: event.clientX, y: event.clientY };
     const drag = new AbortController();
     const signal = AbortSignal.any([drag.signal, this.#app.signal]);
@@ -60,7 +61,14 @@ export class Drag {
     on(window, "pointermove", move, signal);
     on(window, "pointerup", ({ clientX: x, clientY: y }: PointerEvent) => end(this.#over({ x, y })), signal);
     on(window, "pointercancel", () => end(null), signal);
-    on(window, "keydown", ({ key }: KeyboardEvent) => key === "Escape" && end(null), signal);
+    // before anything in the page: Escape lets the cell go, and nothing else
+    const keydown = (event: KeyboardEvent) => {
+      if (event.key !== "Escape") return;
+      event.preventDefault();
+      event.stopPropagation();
+      end(null);
+    };
+    on(window, "keydown", keydown, signal, { capture: true });
   }
 
   /** The cell of the first grid at a point; the embedding row takes no patch of a layer. */

@@ -1,10 +1,11 @@
 import { type Child, div, h, patch } from "../base/dom.ts";
 import { on } from "../base/events.ts";
 import { sameItems } from "../base/memo.ts";
+import type { RunInfo } from "../kernel/protocol.ts";
 import { asPercent, quoted } from "../look/format.ts";
 import type { App } from "../state/context.ts";
 import { canPatch, runSource, sourceApp } from "../state/patching.ts";
-import { NO_LABEL, shownRun, sourceRun } from "../state/selectors.ts";
+import { isOffline, NO_LABEL, shownRun, sourceRun } from "../state/selectors.ts";
 import { mapCheck, mapForm } from "./causal.ts";
 import { Drag } from "./drag.ts";
 import { yank } from "./editing.ts";
@@ -75,10 +76,12 @@ export class SourceView {
     const state = app.get();
     const source = sourceRun(state);
     const run = shownRun(state);
-    const isOpen = !!run && (state.isSourceOpen || !!source) && canPatch(state);
+    const isLive = canPatch(state);
+    const isOpen = !!run && (isLive ? state.isSourceOpen || !!source : !!source && isOffline(state));
     if (!isOpen && this.element.hidden) return;
     this.element.hidden = !isOpen;
-    patch(this.#form, isOpen && run ? [this.#box(), mapForm(app, run), mapCheck(app, run)] : []);
+    const form = isLive && run ? [this.#box(), mapForm(app, run)] : [source && this.#title(source)];
+    patch(this.#form, isOpen && run ? [...form, mapCheck(app, run)] : []);
     const { element: grid, overview } = this.#grid;
     // in the page only while it is shown: else there would be two grids to whoever looks for one
     if (!source || !isOpen) for (const part of [overview.element, grid]) part.remove();
@@ -113,6 +116,27 @@ export class SourceView {
     if (hasSource) void runSource(app, null);
   }
 
+  /** What stands in place of the box where no kernel could run another prompt. */
+  #title(source: RunInfo): Child {
+    return h(
+      "div.lw-sourcebox",
+      { key: "title" },
+      "Second prompt: ",
+      h("bdi", source.prompt),
+      this.#answer(source),
+    );
+  }
+
+  #answer(source: RunInfo): Child {
+    return h(
+      "span",
+      { key: "says" },
+      "predicts ",
+      h("strong", h("bdi", quoted(source.labels[source.next.id] ?? NO_LABEL))),
+      ` ${asPercent(source.next.log_prob)}`,
+    );
+  }
+
   #box(): Child {
     const app = this.#app;
     const state = app.get();
@@ -141,16 +165,7 @@ export class SourceView {
         },
       }),
       button("Run", run, { title: "Run the second prompt", disabled: !!state.running }),
-      source && [
-        h(
-          "span",
-          { key: "says" },
-          "predicts ",
-          h("strong", h("bdi", quoted(source.labels[source.next.id] ?? NO_LABEL))),
-          ` ${asPercent(source.next.log_prob)}`,
-        ),
-        h("span.lw-dim", { key: "hint" }, "drag a cell up, or y and P"),
-      ],
+      source && [this.#answer(source), h("span.lw-dim", { key: "hint" }, "drag a cell up, or y and P")],
       button("×", () => this.#close(), {
         className: "lw-icon",
         title: "Let the second prompt go",

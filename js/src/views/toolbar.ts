@@ -74,13 +74,17 @@ function rankChoice(app: App, traits: ViewTraits, run: RunInfo): Child {
 }
 
 function differences(run: RunInfo): Options {
+  const ofTokens: Options = [
+    ["log_prob", "a token’s log-prob"],
+    ["rank", "a token’s rank"],
+    ["agrees", "the top token"],
+  ];
+  if (run.compared?.why_no_kl) return ofTokens;
   return [
     ["kl", `all tokens: ${coloringName("change_kl", run)}`],
     ["kl_back", `all tokens: ${coloringName("change_kl_back", run)}`],
     ["js", "all tokens: Jensen–Shannon"],
-    ["log_prob", "a token’s log-prob"],
-    ["rank", "a token’s rank"],
-    ["agrees", "the top token"],
+    ...ofTokens,
   ];
 }
 
