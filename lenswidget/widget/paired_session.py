@@ -304,7 +304,20 @@ class PairedSession(Session):
                 "Asked for code of the run without the adapter, which a trace cannot switch off. Copy the "
                 "other side's, and run it within hf_model.disable_adapter()."
             )
+        if request.why is not None:
+            request = replace(request, why=self._target_in_run(request.why, side))
         return super().code(grid.in_run(side, request))
+
+    def _target_in_run(self, target: Any, side: int) -> Any:
+        """A token and a foil of the page as ids of a side's own vocabulary."""
+        asked = [target.token, *([] if target.foil is None else [target.foil])]
+        ids = self.ids.in_vocabulary(side, asked)
+        if min(ids) < 0:
+            label = self.labels[asked[ids.index(min(ids))]].text
+            raise CellError(
+                f"Asked to explain {label!r}, which {self.pair.names[side]} lacks. Choose another token."
+            )
+        return replace(target, token=ids[0], foil=None if target.foil is None else ids[1])
 
     def why(self, request: WhyRequest) -> WhyMessage:
         """What a cell of the grid is made of in its run; positions that were read are told as columns."""
@@ -315,12 +328,10 @@ class PairedSession(Session):
             of_layer = grid.layer(side, of_layer, EMBED_SITE)
         column_of = {position: column for column, position in enumerate(grid.columns[:, side].tolist())}
         own = replace(
-            request,
+            self._target_in_run(request, side),
             layer=grid.layer(side, request.layer, EMBED_SITE),
             position=grid.position(side, request.position),
             of_layer=of_layer,
-            token=self._own_token(side, request.token),
-            foil=None if request.foil is None else self._own_token(side, request.foil),
         )
         found = why(own, self.run_of(request.run_id), None, self.lens(request.lens), self.ids.own[side])
         for name, asked in (("token", request.token), ("foil", request.foil)):
@@ -330,15 +341,6 @@ class PairedSession(Session):
             if term["kind"] == "source":
                 term["unit"] = column_of[term["unit"]]
         return {**found, "layer": request.layer, "position": request.position}
-
-    def _own_token(self, side: int, token: int) -> int:
-        (own,) = self.ids.in_vocabulary(side, [token])
-        if own < 0:
-            raise CellError(
-                f"Asked why {self.labels[token].text!r}, which is no token of {self.pair.names[side]}. Ask "
-                "about one that it has."
-            )
-        return own
 
     def attention(self, request: AttentionRequest) -> AttentionMessage:
         """Where a cell of the grid looks in its run, by column."""

@@ -209,7 +209,7 @@ def test_runs_that_were_given_are_shown_with_their_edits_and_run_nothing_else():
     check(page, found)
     assert np.nanmax(found.js) > 0
     before = w.run
-    with pytest.raises(LensError, match="comparison of two runs"):
+    with pytest.raises(LensError, match="where only a run was given"):
         w.prompt = B
     assert w.run is before
     assert w.state["recipe"] is None
@@ -296,7 +296,7 @@ def test_two_vocabularies_stand_on_one_grid_with_one_id_for_a_text_that_both_hav
         assert (told["token"]["id"], told["token"]["label"][2]) == (common, "t")
         assert told["logit"] == pytest.approx(own.logit, abs=1e-4)
     refused = page.ask("why", run_id=w.run["id"], of_layer=None, **{**asked, "token": lone})[0]
-    assert "which is no token of" in refused["error"]["message"]
+    assert "lacks. Choose another token" in refused["error"]["message"]
     # a text is found in either vocabulary, and a file keeps it all
     w.track("t")
     assert w.pins[0]["ids"] == [common]
