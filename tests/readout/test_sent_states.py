@@ -1,4 +1,4 @@
-"""Runs of states that another system captured: the numbers of our own runs, and faults that the badge tells."""
+"""Runs of states that another system captured: the numbers of our own runs, and faults that show."""
 
 import numpy as np
 import pytest

@@ -181,7 +181,7 @@ def test_runs_that_were_given_are_shown_with_their_edits_and_run_nothing_else():
     check(page, found)
     assert np.nanmax(found.js) > 0
     before = w.run
-    with pytest.raises(LensError, match="comparison of two runs"):
+    with pytest.raises(LensError, match="only a run was given"):
         w.prompt = B
     assert w.run is before
     assert w.state["recipe"] is None
