@@ -27,7 +27,7 @@ def test_example_runs_from_top_to_bottom(path, tmp_path):
     )
     NotebookClient(book, timeout=180, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = texts(book)
-    assert "LensWidget" in shown["lens"]
+    assert ("SurveyWidget" if path.stem == "survey" else "LensWidget") in shown["lens"]
     if path.stem == "tour":
         assert shown["trace"] == "' Paris'"
         layers = ast.literal_eval(shown["track"])
@@ -36,6 +36,10 @@ def test_example_runs_from_top_to_bottom(path, tmp_path):
         assert all(found[-1] == 29 for found in layers.values())
         assert min(layers["jacobian"]) <= 24 < min(layers["logit"])
         assert (tmp_path / "lens.html").exists()
+    if path.stem == "survey":
+        cost = ast.literal_eval(shown["cost"])
+        assert cost["opposite"][2] < 0
+        assert cost["capital"][0] < 0 < cost["capital"][2]
     if path.stem == "heads":
         assert "L23 head 4" in shown["heads"].splitlines()[1]
         assert "iffel" in shown["looks"].splitlines()[1]
