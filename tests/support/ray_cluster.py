@@ -89,7 +89,7 @@ def free_port():
         return found.getsockname()[1]
 
 
-def listens(port, patience_s=60):
+def listens(port, patience_s=120):
     end = time.monotonic() + patience_s
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
