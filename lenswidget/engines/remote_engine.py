@@ -17,6 +17,7 @@ from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.query import Query
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import ModelInfo, Run, RunSpec
+from lenswidget.tracing.locks import ModelLock
 
 
 class RemoteEngine:
@@ -24,6 +25,8 @@ class RemoteEngine:
 
     def __init__(self, calls: RayCalls) -> None:
         self._calls = calls
+        # of this process's threads, one at a time; clients take turns in the actor
+        self.lock = ModelLock()
         calls.engine = self
 
     def info(self) -> ModelInfo:
