@@ -25,6 +25,8 @@ class RemoteEngine:
 
     def __init__(self, calls: RayCalls) -> None:
         self._calls = calls
+        # of this process's threads, one at a time; clients take turns in the actor
+        self.lock = ModelLock()
         calls.engine = self
         self.lock = ModelLock()
 

@@ -17,6 +17,7 @@ from lenswidget.readout.cells import Cells
 from lenswidget.readout.elsewhere import Elsewhere
 from lenswidget.readout.run import Run, RunSpec
 from lenswidget.readout.streams import Streams
+from lenswidget.tracing.locks import ModelLock
 
 
 class NotHere:
@@ -89,7 +90,7 @@ class RemoteRun(Run):
     """
 
     tail: Any = None
-    lock: Any = None
+    lock: Any = field(default_factory=ModelLock)
     _changes: Any = None
     _has_stale_unembed: Any = None
     _n_changes: int = 0

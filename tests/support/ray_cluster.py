@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -59,7 +60,12 @@ def cluster(*, n_cpus=3):
     other = [f"--address=127.0.0.1:{port}", f"--num-cpus={n_cpus}", '--resources={"has_model": 8}']
     os.environ.update(AUTH)
     env = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": env}
+    quiet = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "env": env,
+        "start_new_session": True,
+    }
     nodes = []
     try:
         nodes.append(subprocess.Popen([*START, *head, *common], **quiet))
@@ -68,7 +74,7 @@ def cluster(*, n_cpus=3):
         yield f"ray://127.0.0.1:{client_port}"
     finally:
         for node in reversed(nodes):
-            node.kill()  # what it started ends with it
+            os.killpg(node.pid, signal.SIGKILL)  # its agents too; workers end when they miss it
             node.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -89,7 +95,7 @@ def free_port():
         return found.getsockname()[1]
 
 
-def listens(port, patience_s=60):
+def listens(port, patience_s=120):
     end = time.monotonic() + patience_s
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
