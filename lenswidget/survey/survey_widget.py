@@ -101,7 +101,8 @@ class SurveyWidget(LensWidget):
                 "Choose one of survey.to_dataframe() without an error."
             )
         column, strip = picture.columns.index(row), picture.strips.index((name, condition))
-        self._open(OpenRequest(column, strip), self._measured(column, strip))
+        with self._turn():
+            self._open(OpenRequest(column, strip), self._measured(column, strip))
 
     def save(self, path: str | Path, **options: Any) -> Path:
         """Write one self-contained HTML file: the picture with all its curves, and the grid that is open."""

@@ -17,13 +17,14 @@ from lenswidget.readout.run import Run
 from lenswidget.widget.branches import Branch, Branches, n_shared
 from lenswidget.widget.paired_session import PairedSession
 from lenswidget.widget.session import Runs, Session
+from lenswidget.widget.turns import TakesTurns
 from lenswidget.widget.view_traits import SHARED
 
 # Of a side's name: what it has from the first token on that the other side has not.
 N_TOKENS_NAMED = 8
 
 
-class BranchTraits(t.HasTraits):
+class BranchTraits(TakesTurns):
     """The tree of the runs that were forked, and the one that the shown run stands beside."""
 
     _session: Session
@@ -46,9 +47,10 @@ class BranchTraits(t.HasTraits):
             CellError: no such position or token.
             PromptError: the prompt is more than token ids.
         """
-        session = self._session_of_one or self._session
-        source = Branch(session.shown, session.spec)
-        self._fork(source, forked(source.spec, position, session.token_id(token)))
+        with self._turn():
+            session = self._session_of_one or self._session
+            source = Branch(session.shown, session.spec)
+            self._fork(source, forked(source.spec, position, session.token_id(token)))
 
     def show_branch(self, branch: str | int) -> None:
         """Show a run of the tree again: at once where it is kept, else it is run again.
@@ -58,7 +60,8 @@ class BranchTraits(t.HasTraits):
         Raises:
             CellError: there is none.
         """
-        self._show_again(self._branch(branch))
+        with self._turn():
+            self._show_again(self._branch(branch))
 
     def compare_with(self, branch: str | int | None) -> None:
         """Show the run that is shown beside another of the tree, on one grid; None shows it alone again.
@@ -71,10 +74,13 @@ class BranchTraits(t.HasTraits):
         Raises:
             CellError: there is none.
         """
-        if branch is None:
-            self._end_comparison()
-            return
-        other = self._branch(branch)
+        with self._turn():
+            if branch is None:
+                self._end_comparison()
+            else:
+                self._compare_with(self._branch(branch))
+
+    def _compare_with(self, other: Branch) -> None:
         self._end_comparison()
         session, b = self._session, self._session.run
         a = self._run_of(other)

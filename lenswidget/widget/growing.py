@@ -40,8 +40,9 @@ class GrowingWidget(BranchTraits, ViewTraits):
         Raises:
             LensError: an option out of its range, or a model or prompt that cannot be continued.
         """
-        self._end_comparison()
-        n_before = self._session.run.seq
+        with self._turn():
+            self._end_comparison()
+            n_before = self._session.run.seq
         grown = self._grow(n_tokens, temperature=temperature, top_p=top_p, seed=seed)
         drain(self._in_turns(grown))
         run = self._session.run
