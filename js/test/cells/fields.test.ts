@@ -7,6 +7,7 @@ import type { Metric } from "../../src/kernel/protocol.ts";
 import type { Traits } from "../../src/kernel/traits.ts";
 import { DEFAULTS } from "../../src/kernel/traits.ts";
 import { createTransport } from "../../src/kernel/transport.ts";
+import { duringTest } from "../duringtest.ts";
 import { FakeKernel } from "../fakekernel.ts";
 
 const kernel = new FakeKernel({ n_layers: 6, n_snapshot: 0 });
@@ -30,7 +31,7 @@ test("without a chosen token the rank is that of the model's own next one, and i
   expect(fieldOf(traits, run)).toBe(`rank:${id}`);
   expect(fieldOf({ ...traits, rank_token: 7 }, run)).toBe("rank:7");
   const events = { progress() {}, replyToOtherView() {}, alive() {}, lost() {} };
-  const transport = createTransport(kernel, events, new AbortController().signal);
+  const transport = createTransport(kernel, events, duringTest());
   const cells = new Cells(run);
   const view = { layers: [5], positions: [3], nearLayers: [5], nearPositions: [3] };
   await new Promise<void>((done) => {

@@ -5,6 +5,7 @@ import { readTile } from "../../src/cells/packed.ts";
 import { isWanted, MAX_TILE_BYTES, nextTile, TileSize, type Wanted } from "../../src/cells/tiles.ts";
 import { DEFAULTS } from "../../src/kernel/traits.ts";
 import { createTransport } from "../../src/kernel/transport.ts";
+import { duringTest } from "../duringtest.ts";
 import { FakeKernel } from "../fakekernel.ts";
 
 const words = Array.from({ length: 300 }, () => "␣the");
@@ -98,7 +99,7 @@ test("one request is in flight, the latest view wins, and a stale request is can
   kernel.isSilent = true;
   const cells = new Cells(kernel.run);
   const events = { progress() {}, replyToOtherView() {}, alive() {}, lost() {} };
-  const loader = createLoader(createTransport(kernel, events, new AbortController().signal), {
+  const loader = createLoader(createTransport(kernel, events, duringTest()), {
     took() {},
     failed() {},
   });

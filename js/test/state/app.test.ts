@@ -5,6 +5,7 @@ import type { Traits } from "../../src/kernel/traits.ts";
 import { createApp } from "../../src/state/app.ts";
 import { boxText, cardOf, shownCards } from "../../src/state/selectors.ts";
 import { keyOf, MAIN } from "../../src/state/state.ts";
+import { duringTest } from "../duringtest.ts";
 import { FakeKernel, type FakeOptions } from "../fakekernel.ts";
 
 beforeEach(() => void vi.useFakeTimers());
@@ -38,7 +39,7 @@ test("a kernel that went while it was asked stays gone, and nothing waits for it
 
 test("a kept card asks the kernel for what it became, once, and follows what the kernel says of it", async () => {
   const kernel = new FakeKernel();
-  const app = createApp(kernel, () => {}, new AbortController().signal);
+  const app = createApp(kernel, () => {}, duringTest());
   const ref = { layer: 3, position: 2, site: "resid_post", lens: "logit", k: 5, temperature: 1 };
   const asked = () => kernel.sent.filter(({ kind }) => kind === "decode");
   const settle = () => vi.advanceTimersByTimeAsync(50);
@@ -79,7 +80,7 @@ test("a selection that Python takes back while a click is on its way is taken ba
 function openView(options: FakeOptions = {}) {
   const kernel = new FakeKernel(options);
   const draw = vi.fn();
-  const app = createApp(kernel, draw, new AbortController().signal);
+  const app = createApp(kernel, draw, duringTest());
   vi.advanceTimersByTime(50);
   kernel.isSilent = true;
   draw.mockClear();
@@ -250,7 +251,7 @@ test("the code of a card is asked for with its run and its tokens, and shown whe
 
 test("a page without a kernel shows stored cards, and says which cells are not stored", () => {
   const { values } = new FakeKernel({ n_snapshot: 1 });
-  const app = createApp(staticModel(values as Partial<Traits>), () => {}, new AbortController().signal);
+  const app = createApp(staticModel(values as Partial<Traits>), () => {}, duringTest());
   app.dispatch({ type: "open", cell: { layer: 3, position: 8 } });
   expect(cardOf(app.get(), MAIN)).toMatchObject({ isPending: false, error: null, card: { layer: 3 } });
   app.dispatch({ type: "open", cell: { layer: 3, position: 2 } });
@@ -266,7 +267,7 @@ test("a view that its host marks as stored is offline at once, and its stored ca
   const asked = { site: "resid_post", lens: "logit", k: 20, temperature: 1, track: [] };
   const decoded = kernel.card({ layer: 3, position: 2, ...asked });
   kernel.values.decoded = decoded;
-  const app = createApp(kernel, () => {}, new AbortController().signal, { isStored: true });
+  const app = createApp(kernel, () => {}, duringTest(), { isStored: true });
   expect(app.get().connection).toBe("offline");
   expect(cardOf(app.get(), MAIN)).toMatchObject({ card: decoded, isPending: false });
   app.dispatch({ type: "open", cell: { layer: 1, position: 1 } });
@@ -295,7 +296,7 @@ test("where nothing was ever answered the stored cells are read, until the kerne
 
 test("a host that does not take a request any more has lost its kernel", async () => {
   const kernel = new FakeKernel();
-  const app = createApp(kernel, () => {}, new AbortController().signal);
+  const app = createApp(kernel, () => {}, duringTest());
   await vi.advanceTimersByTimeAsync(100);
   kernel.send = () => {
     throw new Error("Kernel is dead");

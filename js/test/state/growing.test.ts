@@ -2,13 +2,13 @@
 import { afterEach, expect, test, vi } from "vitest";
 import { createApp } from "../../src/state/app.ts";
 import type { App } from "../../src/state/context.ts";
+import { duringTest } from "../duringtest.ts";
 import { FakeKernel } from "../fakekernel.ts";
 
-const closing = new AbortController();
 afterEach(() => vi.useRealTimers());
 
 function open(kernel = new FakeKernel({ delay_ms: 5 })): { app: App; kernel: FakeKernel } {
-  return { app: createApp(kernel, () => {}, closing.signal), kernel };
+  return { app: createApp(kernel, () => {}, duringTest()), kernel };
 }
 
 const runs = (kernel: FakeKernel) => kernel.sent.filter(({ kind }) => kind === "run");

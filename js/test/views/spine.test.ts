@@ -4,6 +4,7 @@ import { createApp } from "../../src/state/app.ts";
 import { largestRise } from "../../src/views/pins.ts";
 import { Root } from "../../src/views/root.ts";
 import { writtenOut } from "../../src/views/spine.ts";
+import { duringTest } from "../duringtest.ts";
 import { FakeKernel } from "../fakekernel.ts";
 
 beforeEach(() => void vi.useFakeTimers());
@@ -14,7 +15,7 @@ async function open(traits = {}) {
   const host = document.createElement("div");
   document.body.replaceChildren(host);
   let root: Root | null = null;
-  const app = createApp(kernel, () => root?.draw(), new AbortController().signal);
+  const app = createApp(kernel, () => root?.draw(), duringTest());
   root = new Root(app, host);
   app.flush();
   await vi.advanceTimersByTimeAsync(50);

@@ -2,6 +2,7 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { createApp } from "../../src/state/app.ts";
 import { Root } from "../../src/views/root.ts";
+import { duringTest } from "../duringtest.ts";
 import { FakeKernel } from "../fakekernel.ts";
 
 beforeEach(() => void vi.useFakeTimers());
@@ -12,7 +13,7 @@ async function openWidget() {
   const host = document.createElement("div");
   document.body.replaceChildren(host);
   let root: Root | null = null;
-  const app = createApp(kernel, () => root?.draw(), new AbortController().signal);
+  const app = createApp(kernel, () => root?.draw(), duringTest());
   root = new Root(app, host);
   app.flush();
   const wait = () => vi.advanceTimersByTimeAsync(100);
