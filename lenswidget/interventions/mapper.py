@@ -131,25 +131,26 @@ class Mapper:
             yield self._done, self._total
             fill(self._settle(sweep, changed))
             yield self._done, self._total
-        for batch in self._batches(into, changed):
+        for batch in self._batches(into, self._way, changed):
             if any(np.isnan(grid[row_of[layer], column_of[position]]) for layer, position in batch):
                 fill(self._run(sweep, self._way, batch)[0])
                 self._done += len(batch)
                 yield min(self._done, self._total), self._total
 
-    def _batches(self, into: PatchedRows, changed: Mapping[int, list[int]]) -> list[list[Cell]]:
+    def _batches(self, into: PatchedRows, way: str, changed: Mapping[int, list[int]]) -> list[list[Cell]]:
         if not self._is_growing:
-            return into.batches(self._way, changed)
+            return into.batches(way, changed)
         found: list[list[Cell]] = []
         left = sorted(changed, reverse=True)
         step = COARSEST
         while step > 1:
-            # a layer at a time: a batch is run from its lowest layer on
-            for layer in left[::step]:
-                found += into.batches(self._way, {layer: changed[layer]})
+            # else a layer at a time: a batch is run from its lowest layer on
+            level = sorted(left[::step])
+            for layers in [level] if way == JOINED else [[layer] for layer in reversed(level)]:
+                found += into.batches(way, {layer: changed[layer] for layer in layers})
             left = [layer for i, layer in enumerate(left) if i % step]
             step //= 2
-        return [*found, *into.batches(self._way, {layer: changed[layer] for layer in left})]
+        return [*found, *into.batches(way, {layer: changed[layer] for layer in sorted(left)})]
 
     def _run(self, sweep: _Sweep, way: str, cells: list[Cell]) -> tuple[dict[Cell, float], Tensor]:
         """The metric at each cell of a batch, and the logits `[cells, d_vocab]`."""
@@ -198,7 +199,7 @@ class Mapper:
         """The metric of the batches that hold some cells, and how far these are from whole forwards."""
         found: dict[Cell, float] = {}
         error: dict[Cell, float] = {}
-        for batch in sweep.into.batches(way, changed):
+        for batch in self._batches(sweep.into, way, changed):
             held = [cell for cell in batch if cell in whole]
             if held:
                 metrics, logits = self._run(sweep, way, batch)

@@ -160,7 +160,7 @@ class BranchTraits(TakesTurns):
         except (PromptError, EditError):
             return []
 
-    def _restore_branches(self, session: Session, written: Any) -> None:
+    def _restored_branches(self, session: Session, written: Any) -> Branches:
         """The tree of a state; its runs are made when they are asked for."""
         if not isinstance(written, list) or not all(isinstance(each, Mapping) for each in written):
             raise LensError(
@@ -172,7 +172,9 @@ class BranchTraits(TakesTurns):
             edits = edits_of_state(recipe, session.lens, session.encode)
             spec = RunSpec(session.encode(prompt, **options), edits=edits)
             tree.append(Branch(uuid4().hex, replace(spec, sampling=sampling_of_state(recipe))))
-        self._branches.restore(tree)
+        found = Branches()
+        found.restore(tree)
+        return found
 
     def _note_run(self, run: Run) -> None:
         raise NotImplementedError

@@ -12,7 +12,6 @@ from lenswidget.readout.compare import compare_pair
 from lenswidget.readout.compared import Comparison
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.pair import pair_of
-from lenswidget.widget.branches import Branches
 from lenswidget.widget.messages import n_columns_at_first
 from lenswidget.widget.paired_session import PairedSession, prompts_of
 from lenswidget.widget.refusals import validates
@@ -57,7 +56,6 @@ class CompareWidget(LensWidget):
         begin = {"view": "difference", **as_state(state), **choices}
         begin.pop("recipe", None)
         begin.pop("branches", None)
-        self._branches = Branches()
         self._check_choices(begin)
         if state is not None:
             given = _again(given, state)

@@ -17,7 +17,6 @@ from lenswidget.readout.frames import (
     frames_of,
     shape_of,
 )
-from lenswidget.widget.branches import Branches
 from lenswidget.widget.requests import RunRequest
 from lenswidget.widget.session import Runs, Session
 from lenswidget.widget.view_traits import CHOICE, SHARED, as_state
@@ -61,7 +60,6 @@ class FilmWidget(LensWidget):
         for name in ("recipe", "branches"):
             begin.pop(name, None)
         self._check_choices(begin)
-        self._branches = Branches()
         self._frames = frames_of(frames, model)
         self._place: int = begin.pop("frame", 0)
         check_place(self._place, self._frames)

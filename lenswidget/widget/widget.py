@@ -101,8 +101,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
             prompt = model.spec if prompt is None else prompt
         engine = GivenRunEngine(model) if isinstance(model, Run) else engine_of(model)
         session = Session(engine, lens, lenses, strict=strict)
-        self._branches = Branches()
-        self._restore_branches(session, branches)
+        tree = self._restored_branches(session, branches)
         if prompt is None and state is None:
             raise PromptError("No prompt was given. Write model.lens(prompt), or state= with w.state.")
         if prompt is None:
@@ -112,12 +111,21 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
         runs = session.execute(replace(spec, sampling=spec.sampling or sampling_of_state(recipe)))
         if lens is not None or "lens" not in begin:
             begin["lens"] = session.first_lens
-        self._begin(session, runs, begin, is_cell_given="selection" in choices)
+        self._begin(session, runs, begin, is_cell_given="selection" in choices, branches=tree)
         self._restore_source(recipe)
 
-    def _begin(self, session: Session, runs: Runs, begin: dict[str, Any], *, is_cell_given: bool) -> None:
+    def _begin(
+        self,
+        session: Session,
+        runs: Runs,
+        begin: dict[str, Any],
+        *,
+        is_cell_given: bool,
+        branches: Branches | None = None,
+    ) -> None:
         """Show the first runs, with the choices to begin with; a state's selection is kept if it fits."""
         self._session = session
+        self._branches = branches or Branches()
         self._latest = runs.run.id  # of the runs, in whatever order they come to be shown
         self._tasks = Tasks(self._reply, self._progress, self._turn, lambda: takes_turns(self.comm))
         selection = begin.pop("selection", None)

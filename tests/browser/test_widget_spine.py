@@ -58,7 +58,7 @@ def test_each_word_says_what_the_models_log_softmax_says(widget, shot):
     shot(widget.page, "spine-open")
     # a screen reader hears the token and its number, with the same value that is drawn
     words.locator(".lw-word").nth(4).click()
-    assert words.get_attribute("aria-valuenow") == "4"
+    expect(words).to_have_attribute("aria-valuenow", "4")
     assert re.search(rf"surprise {own[3]:.2f} nats", words.get_attribute("aria-valuetext"))
 
 
@@ -67,13 +67,13 @@ def test_keys_step_through_the_columns_and_play_runs_to_the_end(widget):
     widget.cell(20, 3).click()
     widget.page.keyboard.press(".")
     expect(widget.cell(20, 4)).to_be_focused()
-    assert words.get_attribute("aria-valuenow") == "4"
+    expect(words).to_have_attribute("aria-valuenow", "4")
     widget.page.keyboard.press(",")
     widget.page.keyboard.press(",")
     expect(widget.cell(20, 2)).to_be_focused()
     words.focus()
     widget.page.keyboard.press("ArrowRight")
-    assert words.get_attribute("aria-valuenow") == "3"
+    expect(words).to_have_attribute("aria-valuenow", "3")
     expect(words).to_be_focused()
     widget.root.get_by_label("Speed", exact=True).select_option("16")
     words.focus()

@@ -240,7 +240,8 @@ def test_a_model_that_cannot_be_loaded_is_refused_in_its_own_words(far):
 def test_a_survey_by_workers_is_the_local_one_row_by_row_though_one_is_lost(far, near, tmp_path, monkeypatch):
     import ray
 
-    monkeypatch.setattr("lenswidget.engines.remote_workers.ROWS", 4)
+    for module in ("engines.remote_workers", "survey.work"):
+        monkeypatch.setattr(f"lenswidget.{module}.WINDOW", 4)
     rows = [
         {
             "prompt": f"{PROMPT} {n},",
