@@ -11,7 +11,9 @@ import ray_cluster
 import torch
 
 import lenswidget as lw
+from lenswidget.engines import remote_workers
 from lenswidget.errors import EngineLostError, TraceError
+from lenswidget.survey import work
 
 PROMPT = "The Eiffel Tower is in the city of"
 NUMBERS = (
@@ -240,8 +242,8 @@ def test_a_model_that_cannot_be_loaded_is_refused_in_its_own_words(far):
 def test_a_survey_by_workers_is_the_local_one_row_by_row_though_one_is_lost(far, near, tmp_path, monkeypatch):
     import ray
 
-    for module in ("engines.remote_workers", "survey.work"):
-        monkeypatch.setattr(f"lenswidget.{module}.WINDOW", 4)
+    for module in (remote_workers, work):
+        monkeypatch.setattr(module, "WINDOW", 4)
     rows = [
         {
             "prompt": f"{PROMPT} {n},",
