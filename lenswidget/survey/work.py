@@ -17,7 +17,7 @@ from lenswidget.survey.measured import Measured
 from lenswidget.survey.rows import SurveyRow
 
 # Rows that are looked at together, to find some of one length; workers in other processes share such windows.
-WINDOW = 64
+WINDOW = 128
 
 
 class Work:
