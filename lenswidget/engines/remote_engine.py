@@ -9,18 +9,15 @@ from lenswidget.interventions.recipe import EMBED_SITE, Edit
 from lenswidget.lenses.lens import Lens, LogitLens
 from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.models.prompts import Prompt
-from lenswidget.readout import reading
 from lenswidget.readout.background import Background
 from lenswidget.readout.background_fit import background_slices
-from lenswidget.readout.card import Card, decode_query
 from lenswidget.readout.local_engine import LocalEngine
-from lenswidget.readout.query import Query
-from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import ModelInfo, Run, RunSpec
+from lenswidget.readout.run_reader import RunReader
 from lenswidget.tracing.locks import ModelLock
 
 
-class RemoteEngine:
+class RemoteEngine(RunReader):
     """An `Engine` whose model is in a Ray actor. All that it does is what `LocalEngine` does there."""
 
     def __init__(self, calls: RayCalls) -> None:
@@ -58,18 +55,6 @@ class RemoteEngine:
     def extend(self, run: Run, n_tokens: int, **sampling: Any) -> Generator[Run, None, Run]:
         """As `LocalEngine.extend`."""
         return self._calls.slices(LocalEngine.extend, self, run, n_tokens, **sampling)
-
-    def read(self, query: Query, **limits: Any) -> Readout:
-        """As `LocalEngine.read`."""
-        return reading.read_query(query, **limits)
-
-    def read_slices(self, query: Query) -> Generator[tuple[int, int], None, Readout]:
-        """As `LocalEngine.read_slices`."""
-        return reading.read_slices(query)
-
-    def decode(self, query: Query, temperature: float = 1.0) -> Card:
-        """As `LocalEngine.decode`."""
-        return decode_query(query, temperature)
 
     def lenses(self) -> Mapping[str, Lens]:
         """What stands for the lenses that come with the model, by name."""

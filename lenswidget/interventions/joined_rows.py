@@ -31,7 +31,7 @@ def joined_logits(
     where = rows.columns[[column for _, column in cells]]
     start = rows.start(where)
     is_between = rows.site in _BETWEEN
-    joins = [layer + (rows.site == "resid_post") for layer, _ in cells]
+    joins = [rows.first_block(layer) for layer, _ in cells]
     joining: dict[int, Tensor] = {}
     for block, group in groupby(range(len(cells)), key=joins.__getitem__):
         at = list(group)

@@ -93,6 +93,10 @@ class PatchedRows:
         joined = [JOINED] if above and self.columns.numel() <= MOST_JOINED else []
         return [*joined, *cut, *above, "batch", "whole"]
 
+    def first_block(self, layer: int) -> int:
+        """The lowest block that a change at a layer reaches."""
+        return layer + 1 if self.site == "resid_post" else layer
+
     def describe(self, way: str) -> str:
         """What a map says of a way."""
         text = WAYS[way]
@@ -159,8 +163,7 @@ class PatchedRows:
         inputs, options, last = self.call_inputs(n_rows, start)
         call = EditedCall(self.model.hf_model, self.model.hf_model, self.model.anatomy, changes)
         lowest = min(change.layer for change in changes)
-        first = lowest + 1 if self.site == "resid_post" else lowest
-        with self.skipping(first if way in ("after", "above") else 0, start, n_rows):
+        with self.skipping(self.first_block(lowest) if way in ("after", "above") else 0, start, n_rows):
             result = call(**inputs, **options)
         return logits_of(result)[:, last].float()
 

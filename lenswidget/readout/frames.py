@@ -84,7 +84,7 @@ def _run(made: Any) -> Run:
 
 def _again(run: Run) -> Callable[[], Run]:
     """Gives the run while something keeps it and its model is what it was; else makes it again."""
-    engine = engine_of(run)
+    engine = engine_of_run(run)
     if isinstance(engine, GivenRunEngine):  # nothing here can make it again
         return lambda: run
     kept, spec = weakref.ref(run), run.spec
@@ -96,7 +96,7 @@ def _again(run: Run) -> Callable[[], Run]:
     return make
 
 
-def engine_of(run: Run) -> Engine:
+def engine_of_run(run: Run) -> Engine:
     """What reads a run, and runs its recipe again where its model is in this process."""
     try:
         return LocalEngine(run.local_model)

@@ -1,20 +1,17 @@
 """The engine of a run that was given as it is: it reads that run, and makes no other."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from lenswidget.errors import LensError
 from lenswidget.lenses.lens import Lens, check_lens
 from lenswidget.models.encoded_prompt import EncodedPrompt
-from lenswidget.readout import reading
-from lenswidget.readout.card import Card, decode_query
-from lenswidget.readout.query import Query
-from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import ModelInfo, Run, RunSpec
+from lenswidget.readout.run_reader import RunReader
 from lenswidget.tracing.locks import ModelLock
 
 
-class GivenRunEngine:
+class GivenRunEngine(RunReader):
     """Reads a run; it knows no model that could run anything."""
 
     def __init__(self, run: Run) -> None:
@@ -56,18 +53,6 @@ class GivenRunEngine:
         if spec.prompt is not own.prompt or spec.edits != own.edits:
             self.encode(spec)
         return self._run
-
-    def read(self, query: Query, **limits: Any) -> Readout:
-        """As `LocalEngine.read`."""
-        return reading.read_query(query, **limits)
-
-    def read_slices(self, query: Query) -> Generator[tuple[int, int], None, Readout]:
-        """As `LocalEngine.read_slices`."""
-        return reading.read_slices(query)
-
-    def decode(self, query: Query, temperature: float = 1.0) -> Card:
-        """As `LocalEngine.decode`."""
-        return decode_query(query, temperature)
 
     def lenses(self) -> Mapping[str, Lens]:
         """None: a run does not carry them."""

@@ -15,16 +15,13 @@ from lenswidget.lenses.lens import Lens, as_lens, check_lens
 from lenswidget.models.encoded_prompt import EncodedPrompt, encode_prompt
 from lenswidget.models.facts import facts_of
 from lenswidget.models.prompts import Prompt
-from lenswidget.readout import reading
 from lenswidget.readout.capture import Capture
-from lenswidget.readout.card import Card, decode_query
 from lenswidget.readout.continuing import continued, held_as_it_is
 from lenswidget.readout.engine import Engine
 from lenswidget.readout.last_row import last_row_fidelity
 from lenswidget.readout.model_info import ModelInfo, describe
-from lenswidget.readout.query import Query
-from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
+from lenswidget.readout.run_reader import RunReader
 from lenswidget.readout.streams import as_streams
 from lenswidget.readout.taking_over import Grown, grow
 
@@ -37,7 +34,7 @@ class HasEngine(Protocol):
     def engine(self) -> Engine: ...
 
 
-class LocalEngine:
+class LocalEngine(RunReader):
     """The engine of a model in this process.
 
     Args:
@@ -149,18 +146,6 @@ class LocalEngine:
             kept=grown.kept,
             _model=model,
         )
-
-    def read(self, query: Query, **limits: Any) -> Readout:
-        """What some cells say, at once; limits as `lenswidget.readout.reading.read_query` takes them."""
-        return reading.read_query(query, **limits)
-
-    def read_slices(self, query: Query, **limits: Any) -> Generator[tuple[int, int], None, Readout]:
-        """The same in slices: `lenswidget.readout.reading.read_slices`."""
-        return reading.read_slices(query, **limits)
-
-    def decode(self, query: Query, temperature: float = 1.0) -> Card:
-        """One cell decoded again in full: `lenswidget.readout.card.decode`."""
-        return decode_query(query, temperature)
 
     def lenses(self) -> Mapping[str, Lens]:
         """The lenses that come with the model, by name; a widget opens on the first."""

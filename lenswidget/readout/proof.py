@@ -90,7 +90,7 @@ def prove(run: Run, base: Run) -> Proof:
 
 def effect_of(engine: Engine, run: Run, base: Run, control: Run | None) -> tuple[Effect, Readout]:
     """What the edits of `run` did to the token that `base` answers with; and what `run` itself answers."""
-    last = Cells([run.n_layers - 1], [run.answer_position])
+    last = run.answer_cell
     answer = engine.read(Query(base, last, k=1))
     token_id = int(answer.ids[0, 0])
     if token_id < 0:

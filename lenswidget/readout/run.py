@@ -202,6 +202,11 @@ class Run:
         return self._own[-1]
 
     @property
+    def answer_cell(self) -> Cells:
+        """The one cell that says the model's own answer: the last layer's, at `answer_position`."""
+        return Cells([self.n_layers - 1], [self.answer_position])
+
+    @property
     def answer_position(self) -> int:
         """Where the model's answer stands: the last column, which speaks of the token after the prompt.
 

@@ -12,7 +12,6 @@ from lenswidget.readout.compare import compare_pair
 from lenswidget.readout.compared import Comparison
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.pair import pair_of
-from lenswidget.widget.messages import n_columns_at_first
 from lenswidget.widget.paired_session import PairedSession, prompts_of
 from lenswidget.widget.refusals import validates
 from lenswidget.widget.view_traits import as_state
@@ -89,14 +88,6 @@ class CompareWidget(LensWidget):
     def to_dataframe(self, **options: Any) -> Any:
         """`comparison().to_dataframe()`: a row per cell, with both sides and their differences."""
         return self.comparison(**options).to_dataframe()
-
-    def _snapshot(self, run_id: str | None = None) -> dict[str, Any]:
-        """Both sides of the newest columns, so that the difference is there at first too."""
-        n_rows = len(self._session.layers(self.site, self.lens))
-        n_tracked = len(self._reading["track"])
-        newest = n_columns_at_first(n_rows, 2 * self.k, 2 * n_tracked)
-        packed = self.packed_grid(newest=newest, with_base=True)
-        return {"header": packed.header, "buffers": packed.buffers}
 
 
 def _again(given: tuple[Any, ...], state: Mapping[str, Any]) -> tuple[Any, ...]:

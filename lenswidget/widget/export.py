@@ -15,7 +15,6 @@ from lenswidget.files import file_at, write_beside
 from lenswidget.readout.query import METRICS
 from lenswidget.versions import __version__
 from lenswidget.widget import html_table
-from lenswidget.widget.packing import Packed
 
 # ipywidgets' own traits, which mean nothing outside a notebook
 NOT_SHOWN = frozenset({"layout", "tabbable", "tooltip"})
@@ -121,15 +120,11 @@ def static_state(
         **state,
         "k": k,
         "spine": widget.packed_spine(),
-        "snapshot": _stored(packed),
-        "source_snapshot": _stored(source) if source else {},
+        "snapshot": _storable(packed.trait),
+        "source_snapshot": _storable(source.trait) if source else {},
         "whys": widget.stored_whys(),
         "status": OFFLINE,
     }
-
-
-def _stored(packed: Packed) -> dict[str, Any]:
-    return _storable({"header": packed.header, "buffers": packed.buffers})
 
 
 def _storable(value: Any) -> Any:

@@ -13,7 +13,7 @@ from lenswidget.readout.frames import (
     FramesLike,
     check_place,
     check_same_cells,
-    engine_of,
+    engine_of_run,
     frames_of,
     shape_of,
 )
@@ -65,7 +65,7 @@ class FilmWidget(LensWidget):
         check_place(self._place, self._frames)
         first = self._frames[self._place].make()
         self._shape = shape_of(first)
-        session = Session(engine_of(first), lens, lenses, strict=strict)
+        session = Session(engine_of_run(first), lens, lenses, strict=strict)
         session.check_run(first)
         if lens is not None or "lens" not in begin:
             begin["lens"] = session.first_lens
@@ -95,7 +95,7 @@ class FilmWidget(LensWidget):
         check_same_cells(frame.name, run, self._shape)
         session.check_run(run)
         before = session.shown
-        session.take_engine(engine_of(run))
+        session.take_engine(engine_of_run(run))
         self._latest, self._place = run.id, place
         with self.hold_sync():
             try:

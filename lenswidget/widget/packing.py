@@ -47,6 +47,11 @@ class Packed:
     header: dict[str, Any]
     buffers: list[bytes]
 
+    @property
+    def trait(self) -> dict[str, Any]:
+        """As a trait holds it: `Snapshot` in `protocol.ts`."""
+        return {"header": self.header, "buffers": self.buffers}
+
 
 def pack(arrays: Mapping[str, Any], labels: Mapping[int, Any], **header: Any) -> Packed:
     """Pack the arrays of a rectangle of cells.

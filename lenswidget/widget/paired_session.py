@@ -11,7 +11,6 @@ import numpy as np
 from lenswidget.errors import CellError, EditError, LensError, PromptError
 from lenswidget.lenses.lens import LensLike, covered_layers
 from lenswidget.models.encoded_prompt import EncodedPrompt
-from lenswidget.progress import drain
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.engine import Engine
 from lenswidget.readout.given_run import GivenRunEngine
@@ -62,6 +61,10 @@ class PairedSession(Session):
     # --- runs
 
     @property
+    def is_paired(self) -> bool:
+        return True
+
+    @property
     def locks(self) -> tuple[ModelLock, ...]:
         return (self._engine.lock, self._first.lock)
 
@@ -83,9 +86,7 @@ class PairedSession(Session):
     @property
     def has_answer_in_both(self) -> bool:
         """Whether what the first run answers is a token of the second's vocabulary too."""
-        run = self._pair.a
-        last = Cells([run.n_layers - 1], [run.answer_position])
-        answer = drain(self._engine.read_slices(Query(run, last, k=1))).ids[0].tolist()
+        answer = self._answer_of(self._pair.a).ids[0, :1].tolist()
         return self.ids.in_vocabulary(1, answer)[0] >= 0
 
     def texts_in_both(self, ids: Sequence[int]) -> list[str]:
@@ -182,9 +183,7 @@ class PairedSession(Session):
 
     def _described(self, side: int) -> dict[str, Any]:
         run = self.grid.run(side)
-        last = Cells([run.n_layers - 1], [run.answer_position])
-        answer = drain(self._engine.read_slices(Query(run, last)))
-        message = run_message(run, self.ids.own[side], tuple(self.lenses), answer)
+        message = run_message(run, self.ids.own[side], tuple(self.lenses), self._answer_of(run))
         return self.grid.described(side, message)
 
     def set_source(self, prompt: Any) -> RunMessage | None:

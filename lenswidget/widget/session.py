@@ -123,6 +123,11 @@ class Session:
     # --- runs
 
     @property
+    def is_paired(self) -> bool:
+        """Whether the grid is of two runs side by side."""
+        return False
+
+    @property
     def locks(self) -> tuple[ModelLock, ...]:
         """Held while this session runs and reads."""
         return (self._engine.lock,)
@@ -366,9 +371,11 @@ class Session:
 
     def _message(self, run: Run) -> RunMessage:
         """A run without edits."""
-        last = Cells([run.n_layers - 1], [run.answer_position])
-        answer = drain(self._engine.read_slices(Query(run, last)))
-        return run_message(run, self.labels, tuple(self.lenses), answer)
+        return run_message(run, self.labels, tuple(self.lenses), self._answer_of(run))
+
+    def _answer_of(self, run: Run) -> Readout:
+        """The model's own answer, as a readout of one cell."""
+        return drain(self._engine.read_slices(Query(run, run.answer_cell)))
 
     # --- the run that patches are taken from
 

@@ -352,8 +352,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
             self.set_trait("run", self._session.describe())
             self._keep_spine(run)
             self._keep_branches(run)
-            packed = self.packed_grid(newest=1)
-            self.set_trait("snapshot", {"header": packed.header, "buffers": packed.buffers})
+            self.set_trait("snapshot", self.packed_grid(newest=1).trait)
 
     @contextmanager
     def hold_trait_notifications(self) -> Any:
@@ -402,13 +401,11 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
         # what is usual takes seconds to find out: the page's own requests do that, in slices
         is_known = self.show != "lift" or self._session.has_background(self.lens, self.site)
         show = self.show if is_known else "top"
-        if self._session_of_one is not None and run_id is None:
+        if self._session.is_paired:  # both sides, so that the difference is there at first too
             newest = n_columns_at_first(n_rows, 2 * self.k, 2 * n_tracked)
-            packed = self.packed_grid(newest=newest, with_base=True, show="top")
-        else:
-            newest = n_columns_at_first(n_rows, self.k, n_tracked)
-            packed = self.packed_grid(newest=newest, show=show, run_id=run_id)
-        return {"header": packed.header, "buffers": packed.buffers}
+            return self.packed_grid(newest=newest, with_base=True, show="top").trait
+        newest = n_columns_at_first(n_rows, self.k, n_tracked)
+        return self.packed_grid(newest=newest, show=show, run_id=run_id).trait
 
     # --- the selected cell's card
 

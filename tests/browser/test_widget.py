@@ -1,14 +1,11 @@
 """The widget in a real JupyterLab on SmolLM2: everything a person does, and what Python sees of it."""
 
 import re
-from pathlib import Path
 
 import pytest
 from harness.pages import frames, until_still, watched_page
 from playwright.sync_api import expect
-from widget_page import PROMPT, WidgetPage
-
-AXE = Path(__file__).parents[2] / "js" / "node_modules" / "axe-core" / "axe.min.js"
+from widget_page import AXE, PROMPT, WidgetPage
 
 # The cell's own card, by another road: float64 from the states that transformers gives.
 ORACLE = """

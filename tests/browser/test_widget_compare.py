@@ -4,7 +4,7 @@ import re
 
 import pytest
 from playwright.sync_api import expect
-from test_widget_looks import AXE, OUTSIDE
+from test_widget_looks import OUTSIDE
 from widget_page import widget_in_lab
 
 CODE = """import lenswidget as lw
@@ -76,14 +76,7 @@ def test_a_card_has_two_columns(widget, shot):
 
 def test_axe_finds_nothing_and_nothing_is_cut(widget, shot):
     widget.open_card(29, LAST)
-    widget.page.evaluate(AXE.read_text())
-    for theme in ("Dark", "Light"):
-        widget.notebook.use_theme(f"JupyterLab {theme}")
-        expect(widget.root).to_have_attribute("data-theme", theme.lower())
-        widget.page.wait_for_timeout(300)
-        found = widget.page.evaluate("async () => (await axe.run('.lenswidget')).violations.map((v) => v.id)")
-        assert found == [], theme
-        shot(widget.page, f"compare-{theme.lower()}")
+    widget.has_no_axe_violations(shot, "compare")
     for width in (600, 350):
         widget.page.set_viewport_size({"width": width, "height": 1100})
         widget.page.wait_for_timeout(500)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from playwright.sync_api import expect
-from test_widget_looks import AXE, OUTSIDE
+from test_widget_looks import OUTSIDE
 from widget_page import WidgetPage
 
 LAST = 8  # position of the prompt's last token
@@ -192,11 +192,4 @@ def test_edits_fit_a_narrow_page_and_its_dark_theme_and_axe_finds_nothing(widget
         assert widget.page.evaluate(OUTSIDE.replace(".lw-tag", ".lw-tag, .lw-edit")) == []
         shot(widget.page, f"edit-{width}")
     widget.page.set_viewport_size({"width": 1400, "height": 1100})
-    widget.page.evaluate(AXE.read_text())
-    for theme in ("Dark", "Light"):
-        widget.notebook.use_theme(f"JupyterLab {theme}")
-        expect(widget.root).to_have_attribute("data-theme", theme.lower())
-        widget.page.wait_for_timeout(300)
-        found = widget.page.evaluate("async () => (await axe.run('.lenswidget')).violations.map((v) => v.id)")
-        assert found == [], theme
-        shot(widget.page, f"edit-{theme.lower()}")
+    widget.has_no_axe_violations(shot, "edit")

@@ -2,14 +2,11 @@
 
 import base64
 import re
-from pathlib import Path
 
 import pytest
 from harness.pages import watched_page
 from playwright.sync_api import expect
-from widget_page import PROMPT, WidgetPage, widget_in_lab
-
-AXE = Path(__file__).parents[2] / "js" / "node_modules" / "axe-core" / "axe.min.js"
+from widget_page import AXE, PROMPT, WidgetPage, widget_in_lab
 
 # What a person reads or presses, and what of it does not lie inside the widget, to a pixel's fraction.
 OUTSIDE = """() => {

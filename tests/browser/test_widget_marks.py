@@ -1,12 +1,8 @@
 """What the page says of its rows and columns: a chat's messages, passes of looped blocks, masked models."""
 
-from pathlib import Path
-
 from harness.pages import frames
 from playwright.sync_api import expect
-from widget_page import widget_in_lab
-
-AXE = Path(__file__).parents[2] / "js" / "node_modules" / "axe-core" / "axe.min.js"
+from widget_page import AXE, widget_in_lab
 
 CHAT = """import lenswidget as lw
 model = lw.demo_model()

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from playwright.sync_api import expect
-from test_widget_looks import AXE, OUTSIDE
+from test_widget_looks import OUTSIDE
 from widget_page import WidgetPage
 
 LAST = 8
@@ -139,14 +139,7 @@ def test_a_map_fills_the_grid_and_a_click_makes_the_patch(widget, shot):
     expect(
         widget.root.get_by_role("img", name=re.compile("Estimate .across. against measurement"))
     ).to_be_visible()
-    widget.page.evaluate(AXE.read_text())
-    for theme in ("Dark", "Light"):
-        widget.notebook.use_theme(f"JupyterLab {theme}")
-        expect(widget.root).to_have_attribute("data-theme", theme.lower())
-        widget.page.wait_for_timeout(300)
-        found = widget.page.evaluate("async () => (await axe.run('.lenswidget')).violations.map((v) => v.id)")
-        assert found == [], theme
-        shot(widget.page, f"map-{theme.lower()}")
+    widget.has_no_axe_violations(shot, "map")
     for width in (600, 350):
         widget.page.set_viewport_size({"width": width, "height": 1500})
         widget.page.wait_for_timeout(500)

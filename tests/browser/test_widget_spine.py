@@ -4,17 +4,9 @@ import re
 
 import pytest
 from playwright.sync_api import expect
-from widget_page import PROMPT, WidgetPage, widget_in_lab
+from widget_page import PROMPT, WidgetPage
 
 SLOW_MS = 60_000
-
-
-@pytest.fixture(scope="module")
-def shown(browser, lab):
-    with widget_in_lab(browser, lab, "spine.ipynb") as widget:
-        yield widget
-        assert widget.log.of_lenswidget() == []
-        assert widget.log.uncaught == []
 
 
 @pytest.fixture

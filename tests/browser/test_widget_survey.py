@@ -2,7 +2,7 @@
 
 import pytest
 from playwright.sync_api import expect
-from test_widget_looks import AXE, OUTSIDE
+from test_widget_looks import OUTSIDE
 from widget_page import widget_in_lab
 
 CODE = """import lenswidget as lw
@@ -111,14 +111,7 @@ def test_curves_groups_and_differences_follow_what_is_chosen(shown):
 
 
 def test_axe_finds_nothing_and_nothing_is_cut(shown, shot):
-    shown.page.evaluate(AXE.read_text())
-    for theme in ("Dark", "Light"):
-        shown.notebook.use_theme(f"JupyterLab {theme}")
-        expect(shown.root).to_have_attribute("data-theme", theme.lower())
-        shown.page.wait_for_timeout(300)
-        found = shown.page.evaluate("async () => (await axe.run('.lenswidget')).violations.map((v) => v.id)")
-        assert found == [], theme
-        shot(shown.page, f"survey-{theme.lower()}")
+    shown.has_no_axe_violations(shot, "survey")
     for width in (600, 350):
         shown.page.set_viewport_size({"width": width, "height": 1000})
         shown.page.wait_for_timeout(300)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from playwright.sync_api import expect
-from test_widget_looks import AXE, OUTSIDE
+from test_widget_looks import OUTSIDE
 from widget_page import WidgetPage
 
 LAST = 8  # position of the prompt's last token
@@ -95,14 +95,7 @@ def test_by_keyboard_and_without_faults_for_a_screen_reader(widget, shot):
     table = section.get_by_role("table", name="What layer 11 adds")
     expect(table.get_by_role("row", name=re.compile("^neuron"))).to_have_count(5, timeout=60_000)
     assert widget.page.evaluate(OUTSIDE) == []
-    widget.page.evaluate(AXE.read_text())
-    for theme in ("Dark", "Light"):
-        widget.notebook.use_theme(f"JupyterLab {theme}")
-        expect(widget.root).to_have_attribute("data-theme", theme.lower())
-        widget.page.wait_for_timeout(300)
-        found = widget.page.evaluate("async () => (await axe.run('.lenswidget')).violations.map((v) => v.id)")
-        assert found == [], theme
-        shot(widget.page, f"why-{theme.lower()}")
+    widget.has_no_axe_violations(shot, "why")
     # another cell is explained in its turn
     widget.cell(20, 5).click()
     widget.decoded_card(20, 5)
@@ -152,13 +145,6 @@ def test_an_open_layer_marks_what_its_attention_read_and_a_head_has_arcs(widget,
     section.get_by_role("button", name=re.compile("^layer 23:")).focus()
     expect(widget.root.locator(".lw-arcs path")).to_have_count(n_arcs)
     # no part of the marks takes a press: the cell under an arc opens
-    widget.page.evaluate(AXE.read_text())
-    for theme in ("Dark", "Light"):
-        widget.notebook.use_theme(f"JupyterLab {theme}")
-        expect(widget.root).to_have_attribute("data-theme", theme.lower())
-        widget.page.wait_for_timeout(300)
-        found = widget.page.evaluate("async () => (await axe.run('.lenswidget')).violations.map((v) => v.id)")
-        assert found == [], theme
-        shot(widget.page, f"why-arcs-{theme.lower()}")
+    widget.has_no_axe_violations(shot, "why-arcs")
     section.get_by_role("button", name=re.compile("^layer 23:")).click()
     expect(widget.root.locator(".is-read, .lw-readcolumn, .lw-arcs")).to_have_count(0)

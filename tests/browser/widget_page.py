@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ model = lw.demo_model()
 w = model.lens({PROMPT!r}, lens="logit")
 w"""
 READY_MS = 180_000
+AXE = Path(__file__).parents[2] / "js" / "node_modules" / "axe-core" / "axe.min.js"
 
 
 # A cell that is at work from when `begun` is there until `end` is.
@@ -90,6 +91,19 @@ class WidgetPage:
     def control(self, label: str) -> Locator:
         """One of the choices above the grid."""
         return self.root.locator(".lw-controls").get_by_label(label, exact=True)
+
+    def has_no_axe_violations(self, shot: Callable[[Page, str], None], name: str) -> None:
+        """In the dark theme and in the light one, of which a picture is taken."""
+        self.page.evaluate(AXE.read_text())
+        for theme in ("Dark", "Light"):
+            self.notebook.use_theme(f"JupyterLab {theme}")
+            expect(self.root).to_have_attribute("data-theme", theme.lower())
+            self.page.wait_for_timeout(300)
+            found = self.page.evaluate(
+                "async () => (await axe.run('.lenswidget')).violations.map((v) => v.id)"
+            )
+            assert found == [], theme
+            shot(self.page, f"{name}-{theme.lower()}")
 
     def reset(self) -> None:
         """The widget as it was at first."""
