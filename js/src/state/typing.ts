@@ -2,7 +2,7 @@ import { whenClosed } from "../base/events.ts";
 import type { App } from "./context.ts";
 import { isOffline } from "./selectors.ts";
 
-/** A key is waited for so long before the text is run. */
+/** Keys that come faster than this are waited out; at a person's pace a text is run at once, since the latest wins. */
 const PAUSE_MS = 60;
 /** Where runs take longer than this, one after the other, the grid no longer follows. */
 const SLOW_MS = 1500;
@@ -14,6 +14,7 @@ export class Typing {
   readonly #run: () => Promise<void>;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #n_slow = 0;
+  #changed_ms = -PAUSE_MS;
 
   constructor(app: App, run: () => Promise<void>) {
     this.#app = app;
@@ -23,8 +24,11 @@ export class Typing {
 
   /** The text changed, or a run ended while it changed. */
   changed(): void {
+    const now = performance.now();
+    const pause = now - this.#changed_ms < PAUSE_MS ? PAUSE_MS : 0;
+    this.#changed_ms = now;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.#follow(), PAUSE_MS);
+    this.#timer = setTimeout(() => void this.#follow(), pause);
   }
 
   async #follow(): Promise<void> {

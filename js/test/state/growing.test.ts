@@ -25,6 +25,22 @@ test("live runs the text after a pause in typing, the latest alone", async () =>
   expect(app.get().running).toBe(null);
 });
 
+test("live runs a single key at once, and keys in a burst when it is over", () => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance"] });
+  const { app, kernel } = open();
+  const prompts = () => runs(kernel).map(({ prompt }) => prompt);
+  app.local({ isLive: true });
+  app.dispatch({ type: "draft", text: "The c" });
+  vi.advanceTimersByTime(1);
+  expect(prompts()).toEqual(["The c"]);
+  for (const text of ["The ci", "The cit"]) {
+    vi.advanceTimersByTime(20);
+    app.dispatch({ type: "draft", text });
+  }
+  vi.advanceTimersByTime(59);
+  expect(prompts()).toEqual(["The c"]);
+});
+
 test("without live nothing runs until it is asked for, and an empty text never runs by itself", async () => {
   const { app, kernel } = open();
   app.dispatch({ type: "draft", text: "The c" });
