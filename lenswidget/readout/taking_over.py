@@ -108,16 +108,16 @@ def _with_keys(capture: Capture, progress: Callable[[int, int], None] | None) ->
         return None
 
 
-def most_shared(runs: Iterable[Run], spec: RunSpec) -> Run | None:
+def most_shared(runs: Iterable[Run], spec: RunSpec, shown: Run | None = None) -> Run | None:
     """The run that shares most columns with a recipe, of several the first; None where none shares any.
 
-    None as well where one is of the very same recipe: who runs that again wants it run.
+    None as well where the run that is shown is of the very same recipe: who runs that again wants it run.
     """
     found, most = None, 0
     for run in runs:
         if run.kept is not None and run.kept.keys and run.is_current:
             n = shared_prefix(run.spec, spec)
-            if n == run.seq == spec.prompt.seq and not unshared_edits(run.spec, spec):
+            if run is shown and n == run.seq == spec.prompt.seq and not unshared_edits(run.spec, spec):
                 return None
             found, most = (run, n) if n > most else (found, most)
     return found

@@ -176,7 +176,7 @@ class Session:
 
     def _execute(self, spec: RunSpec, *bases: Run) -> Run:
         others = [*bases, *reversed(self._runs.values())]
-        reuse = most_shared(others, spec) if self.reuse else False
+        reuse = most_shared(others, spec, self._runs.get(self.shown)) if self.reuse else False
         return self.check_run(self._engine.run(spec, reuse=reuse))
 
     def take_engine(self, engine: Engine) -> None:

@@ -33,6 +33,21 @@ def test_another_end_of_the_prompt_takes_the_beginning_over(model):
     assert np.abs(after.log_probs - whole.log_probs).max() < 1e-4
 
 
+def test_a_prompt_that_was_shown_before_takes_its_earlier_run_over(model):
+    w = model.lens(PROMPT + " Paris")
+    first, before = w.run["id"], w.readout()
+    w.prompt = PROMPT + " Rome"
+    w.prompt = PROMPT + " Paris"
+    reuse = w.run["reuse"]
+    assert (reuse["run_id"], reuse["n_columns"]) == (first, len(w.run["tokens"]) - 1)
+    after = w.readout()
+    assert (after.ids == before.ids).all()
+    assert np.abs(after.log_probs - before.log_probs).max() < 1e-4
+    # the one that is shown, run again: who asks for that wants it run
+    Page(w).ask("run", again=w.run["id"])
+    assert w.run["reuse"]["run_id"] is None
+
+
 def test_reuse_can_be_switched_off(model):
     w = model.lens(PROMPT)
     w.reuse = False
