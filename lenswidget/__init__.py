@@ -1,5 +1,6 @@
 """See what a language model would say at every layer and token."""
 
+from lenswidget.about import about
 from lenswidget.demo import demo_model
 from lenswidget.engines.connect import connect, connect_workers
 from lenswidget.errors import LensError
@@ -57,6 +58,7 @@ __all__ = [
     "SurveyWidget",
     "TracedModel",
     "TunedLens",
+    "about",
     "attention",
     "attribute",
     "causal_map",

@@ -25,11 +25,11 @@ from lenswidget.readout.cells import Cells
 from lenswidget.readout.engine import Engine
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.metrics import Tile, measure
+from lenswidget.readout.product import full_float32
 from lenswidget.readout.query import rows
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.readout.shown import Chooser
 from lenswidget.readout.tiles import exact_logits
-from lenswidget.readout.unembed import full_float32
 
 MAX_TOKENS = 48
 # The first position is an attention sink; of neighbours every third one says as much for a third of the time.

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from lenswidget.anatomy.fidelity import Fidelity, compare
 from lenswidget.anatomy.tail import Tail
-from lenswidget.readout.unembed import Unembed, full_float32
+from lenswidget.readout.product import full_float32
+from lenswidget.readout.unembed import Unembed
 
 
 def last_row_fidelity(tail: Tail, last: Tensor, own: Tensor, decoded: Tensor | None) -> Fidelity:

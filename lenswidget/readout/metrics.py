@@ -56,19 +56,19 @@ class Tile:
 
 @dataclass(frozen=True)
 class Normed:
-    """A tile after the softmax: centred logits, probabilities, and what normalises them.
+    """A tile's centred logits, their exponentials, and what normalises these.
 
     Attributes:
         centred: `[rows, d_vocab]`, each row less its largest logit: large terms would cancel otherwise.
-        probs: `[rows, d_vocab]`, to be divided by `total`; None where no row is held against another.
-        total: `[rows]`, what the row of `probs` adds up to, nearly 1.
+        exps: `[rows, d_vocab]`, probabilities once divided by `total`; None unless rows are compared.
+        total: `[rows]`, what the row of `exps` adds up to.
         log_z: `[rows]`, log of the sum of the exponentials of `centred`.
-        expected: `[rows]`, mean of `centred` under `probs`.
+        expected: `[rows]`, mean of `centred` under the probabilities.
         is_finite: `[rows]`, whether the row has a softmax at all.
     """
 
     centred: Float[Tensor, "rows d_vocab"]
-    probs: Float[Tensor, "rows d_vocab"] | None
+    exps: Float[Tensor, "rows d_vocab"] | None
     total: Float[Tensor, " rows"]
     log_z: Float[Tensor, " rows"]
     expected: Float[Tensor, " rows"]
@@ -113,7 +113,7 @@ def measure(
     if chooser is not None:
         chosen = chooser.choose(x[:n], Best(ids[:n], top[:n]), tile.layers, tile.exact)
     is_paired = "kl" in metrics or tile.references is not None
-    normed = _normalise(x, ids, top, keep_probs=is_paired)
+    normed = _normalise(x, ids, top, keep_exps=is_paired)
     ok, shift = normed.is_finite[:n], top[:n, :1]
     ids_k, best = shown[:n, :k], best_of_all[:n, :k]
     found = {
@@ -230,31 +230,33 @@ def _rows_at_once(x: Tensor) -> int:
     return min(len(x), ROWS_AT_ONCE if x.device.type == "cpu" else ROWS_AT_ONCE_ELSEWHERE)
 
 
-def _normalise(x: Tensor, ids: Tensor, top: Tensor, keep_probs: bool) -> Normed:
-    """Softmax of each row, its largest logit taken off first and its best logits replaced by `top`."""
+def _normalise(x: Tensor, ids: Tensor, top: Tensor, keep_exps: bool) -> Normed:
+    """What a softmax of each row needs, its largest logit taken off and its best logits replaced by `top`.
+
+    Exponentials and their sum: `torch.softmax` goes over the row twice more, and adds up its terms one after
+    another, which is off by 1e-5 in a flat row; `sum` adds them in pairs.
+    """
     peak = top[:, :1]
     best = (top - peak).float()
     n_at_once = _rows_at_once(x)
-    probs = torch.empty_like(x) if keep_probs else None
+    exps = torch.empty_like(x) if keep_exps else None
     scratch = torch.empty_like(x[:n_at_once])
-    largest, expected, total = torch.empty(3, len(x), dtype=x.dtype, device=x.device)
+    expected, total = torch.empty(2, len(x), dtype=x.dtype, device=x.device)
     shift = peak.float()
     for start in range(0, len(x), n_at_once):
         rows = slice(start, start + n_at_once)
         part = x[rows].sub_(shift[rows]).scatter_(1, ids[rows], best[rows])
-        p = torch.softmax(part, dim=-1, out=scratch[: len(part)] if probs is None else probs[rows])
-        # softmax adds up its terms one after another, off by 1e-5 in a flat row; sum adds them in pairs
+        p = torch.exp(part, out=scratch[: len(part)] if exps is None else exps[rows])
         torch.sum(p, dim=-1, out=total[rows])
-        largest[rows] = p.gather(1, ids[rows, :1]).squeeze(1)
-        products = p.mul_(part) if probs is None else torch.mul(p, part, out=scratch[: len(part)])
+        products = p.mul_(part) if exps is None else torch.mul(p, part, out=scratch[: len(part)])
         torch.sum(products, dim=-1, out=expected[rows])
-    log_z, expected = (total / largest).log_(), expected / total
+    log_z, expected = total.log(), expected / total
     is_finite = peak.squeeze(1).isfinite() & log_z.isfinite()
     if bool((expected.isnan() & is_finite).any()):
         # some logits are -inf, and 0 * -inf is NaN
         x.clamp_(min=FAR_BELOW)
         expected = torch.where(is_finite, torch.stack([(r.softmax(-1) * r).sum() for r in x]), expected)
-    return Normed(x, probs, total, log_z, expected, is_finite)
+    return Normed(x, exps, total, log_z, expected, is_finite)
 
 
 def _agrees(first: Tensor, is_finite: Tensor, tile: Tile) -> Tensor:
@@ -266,13 +268,13 @@ def _agrees(first: Tensor, is_finite: Tensor, tile: Tile) -> Tensor:
 
 def _kl_final(normed: Normed, tile: Tile) -> tuple[Tensor, Tensor]:
     """KL(final || cell) and KL(cell || final) of every cell; `[cells]` each, in nats."""
-    assert normed.probs is not None
+    assert normed.exps is not None
     onto, under = torch.empty_like(normed.log_z[: tile.n_cells]).repeat(2, 1)
     for start, stop, final in tile.segments:
         cells = slice(start, stop)
         # expected centred logit of one under the probabilities of the other, for a position's cells at once
-        onto[cells] = _dots(normed.centred[cells], normed.probs[final]) / normed.total[final]
-        under[cells] = _dots(normed.probs[cells], normed.centred[final]) / normed.total[cells]
+        onto[cells] = _dots(normed.centred[cells], normed.exps[final]) / normed.total[final]
+        under[cells] = _dots(normed.exps[cells], normed.centred[final]) / normed.total[cells]
         entropy = normed.log_z[final] - normed.expected[final]
         onto[cells] = normed.log_z[cells] - onto[cells] - entropy
         under[cells] = (normed.log_z[final] - under[cells]) - (normed.log_z[cells] - normed.expected[cells])
@@ -284,20 +286,20 @@ def _kl_final(normed: Normed, tile: Tile) -> tuple[Tensor, Tensor]:
 
 def _kl(normed: Normed, of: slice, to: slice) -> Tensor:
     """KL(of || to), row by row; `[cells]` in nats."""
-    assert normed.probs is not None
-    crossed = _dots(normed.probs[of], normed.centred[to]) / normed.total[of]
+    assert normed.exps is not None
+    crossed = _dots(normed.exps[of], normed.centred[to]) / normed.total[of]
     entropy = normed.log_z[of] - normed.expected[of]
     return _tidy(normed.log_z[to] - crossed - entropy)
 
 
 def _js(normed: Normed, a: slice, b: slice) -> Tensor:
     """The mean of KL(p || m) and KL(q || m), m the mean of p and q, row by row; `[cells]` in nats."""
-    assert normed.probs is not None
+    assert normed.exps is not None
     found = torch.empty_like(normed.log_z[a])
     n_at_once = _rows_at_once(normed.centred[a])
     for start in range(0, len(found), n_at_once):
         rows = slice(start, start + n_at_once)
-        p, q = (normed.probs[each][rows] / normed.total[each][rows, None] for each in (a, b))
+        p, q = (normed.exps[each][rows] / normed.total[each][rows, None] for each in (a, b))
         log_p, log_q = (normed.centred[each][rows] - normed.log_z[each][rows, None] for each in (a, b))
         mean = torch.logaddexp(log_p, log_q) - LOG_2
         terms = torch.where(p > 0, p * (log_p - mean), 0.0) + torch.where(q > 0, q * (log_q - mean), 0.0)

@@ -18,12 +18,12 @@ from lenswidget.progress import Progress, drain, reporting
 from lenswidget.readout.background import Background
 from lenswidget.readout.elsewhere import slices_at_the_run
 from lenswidget.readout.metrics import Tile, measure
+from lenswidget.readout.product import full_float32
 from lenswidget.readout.query import CellsLike, CheckedQuery, Query
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.remembered import without_taken_over
 from lenswidget.readout.run import EMBED_SITE, Run
 from lenswidget.readout.tiles import TILE_BYTES, TileDecoder, is_out_of_memory
-from lenswidget.readout.unembed import full_float32
 
 
 def read(

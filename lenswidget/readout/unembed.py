@@ -1,7 +1,6 @@
 """The final norm and the unembed's product in float32, as fast as the machine gives it."""
 
-import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +10,8 @@ from torch.nn.functional import embedding
 
 from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import device_of
-from lenswidget.tolerances import PACKED_PRODUCT, WIDENED_NORM, largest, within
+from lenswidget.readout.product import pack, packed_product, timing
+from lenswidget.tolerances import WIDENED_NORM, largest, within
 
 # Weights stored in these are converted: bfloat16 has 8 significant bits, so logits would tie.
 HALVES = (torch.bfloat16, torch.float16)
@@ -26,8 +26,7 @@ EXACT_BYTES, EXACT_BYTES_ELSEWHERE = 3 << 19, 64 << 20
 class Unembed:
     """Prepared states to float32 logits, as `tail.project` gives them.
 
-    On the CPU the weight is kept in oneDNN's own order, which makes the product a third faster and a single
-    row as fast as memory; that is reached through private operators of torch, so it is tried once.
+    On the CPU the weight is kept in oneDNN's own order where that was measured to be faster (`product.py`).
 
     Args:
         tail: a `Tail`.
@@ -65,7 +64,7 @@ class Unembed:
             return self._tail.project(prepared)
         if self._packed is not None:
             bias = None if linear.bias is None else linear.bias.float()
-            product = torch.ops.mkldnn._linear_pointwise(prepared, self._packed, bias, "none", [], "")
+            product = packed_product(prepared, self._packed, bias)
         else:
             product = self._product(prepared, linear.weight)
             product = product if linear.bias is None else product.add_(linear.bias)
@@ -122,47 +121,15 @@ def _packed(hf_model: nn.Module, linear: Any) -> Tensor | None:
 
 def _pack(linear: Any) -> Tensor | None:
     weight = linear.weight.detach()
-    if 4 * weight.numel() > PACK_BYTES or not torch.backends.mkldnn.is_available():
+    if 4 * weight.numel() > PACK_BYTES or not timing().is_packed:
         return None
-    try:
-        weight = weight.float()
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 128)
-        probe = torch.linspace(-1, 1, weight.shape[1], device="cpu").expand(2, -1).contiguous()
-        product = torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "")
-        plain = probe @ weight.T
-        if not within(product, plain, PACKED_PRODUCT, plain.abs()):
-            return None
-    except (RuntimeError, AttributeError, TypeError, NotImplementedError):
-        return None
-    return packed
+    return pack(weight.float())
 
 
 def free_bytes(device: torch.device) -> int:
     """Memory of a CUDA device that can still be had: what is free, and what torch keeps of it unused."""
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + kept
-
-
-@contextlib.contextmanager
-def full_float32(device: torch.device) -> Generator[None, None, None]:
-    """No autocast, TF32 or bfloat16 products inside, whatever was set outside: 10 bits would change ids."""
-    backends: dict[str, Any] = {"cuda": torch.backends.cuda, "cpu": torch.backends.mkldnn}
-    # oneDNN has had one since torch 2.9
-    matmul = getattr(backends.get(device.type), "matmul", None)
-    with torch.autocast(device.type, enabled=False):
-        if matmul is None:
-            yield
-            return
-        # torch 2.9 renamed it, and refuses the old name once the new one was used
-        name, full = (
-            ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
-        )
-        was = getattr(matmul, name)
-        setattr(matmul, name, full)
-        try:
-            yield
-        finally:
-            setattr(matmul, name, was)
 
 
 def widened(tail: Any) -> Callable[[Tensor], Tensor] | None:

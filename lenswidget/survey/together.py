@@ -17,9 +17,10 @@ from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.models.facts import held
 from lenswidget.models.hf_model import evaluation, uncached
 from lenswidget.readout.metrics import Tile, measure
+from lenswidget.readout.product import full_float32
 from lenswidget.readout.run import EMBED_SITE
 from lenswidget.readout.tiles import CPU_TILE_BYTES, TILE_BYTES, exact_logits
-from lenswidget.readout.unembed import Unembed, full_float32
+from lenswidget.readout.unembed import Unembed
 from lenswidget.tolerances import TEXTS_TOGETHER
 
 # Pairs of a column and a token that may follow it.

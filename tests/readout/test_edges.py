@@ -17,7 +17,7 @@ from lenswidget.lenses.jacobian import JacobianLens
 from lenswidget.lenses.lens import LogitLens
 from lenswidget.lenses.load import load_lens
 from lenswidget.lenses.tuned import TunedLens
-from lenswidget.readout import tiles, unembed
+from lenswidget.readout import product, tiles, unembed
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.metrics import Tile, measure
@@ -349,7 +349,11 @@ def test_a_changed_unembed_is_read_as_it_now_is():
         assert np.array_equal(after.ids[:, -1], before.ids[:, 0]), name
 
 
-def test_a_packed_weight_goes_with_its_model():
+PACKED, PLAIN = product.Timing(1, packed_ms=1.0, plain_ms=2.0), product.Timing(1, packed_ms=2.0, plain_ms=2.0)
+
+
+def test_a_packed_weight_goes_with_its_model(monkeypatch):
+    monkeypatch.setattr(unembed, "timing", lambda: PACKED)
     model = wide_vocabulary(llama, fresh=True)
     made = LocalEngine(model).run(IDS)
     read(made)
@@ -362,25 +366,52 @@ def test_a_packed_weight_goes_with_its_model():
     assert packed() is None
 
 
-def test_the_plain_product_is_the_same_as_the_packed_one(run, monkeypatch):
-    packed = read(run, metrics=ALL, track=[7])
-    monkeypatch.setattr(unembed, "_pack", lambda linear: None)
-    plain = read(run, metrics=ALL, track=[7])
+def test_either_way_of_the_product_gives_the_same_numbers(monkeypatch):
+    found = {}
+    for way in (PACKED, PLAIN):
+        monkeypatch.setattr(unembed, "timing", lambda way=way: way)
+        made = LocalEngine(wide_vocabulary(llama, fresh=True)).run(IDS)
+        found[way] = read(made, metrics=ALL, track=[7])
+        assert (unembed.Unembed(made.tail)._packed is not None) == way.is_packed
+    packed, plain = found.values()
     assert np.array_equal(packed.ids, plain.ids)
     for name in NUMBERS:
         np.testing.assert_allclose(getattr(plain, name), getattr(packed, name), atol=2e-6, rtol=1e-6)
+
+
+def test_a_way_is_measured_once_for_each_number_of_threads(monkeypatch):
+    monkeypatch.setattr(product, "_timings", {})
+    first = product.timing()
+    assert product.timing() is first
+    assert first.n_threads == torch.get_num_threads()
+    assert first.plain_ms > 0
+    assert first.packed_ms is None or first.packed_ms > 0
+
+
+def test_a_packed_weight_is_kept_only_where_it_is_faster():
+    assert product.Timing(2, packed_ms=0.9, plain_ms=1.0).is_packed
+    assert not product.Timing(2, packed_ms=1.0, plain_ms=1.0).is_packed
+    assert not product.Timing(2, packed_ms=None, plain_ms=1.0).is_packed
+
+
+def test_without_onednn_there_is_no_packed_weight(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(product, "_timings", {})
+    assert product.pack(torch.eye(64)) is None
+    assert "cannot be had packed" in str(product.timing())
 
 
 def test_tiles_shrink_while_they_are_slow_and_grow_back(run, monkeypatch):
     monkeypatch.setattr(tiles, "SLOW_ROWS", 2)
     asked = Query(run, k=5).checked()
     decoder = tiles.TileDecoder(asked, 256 << 20)
-    whole = len(decoder.tile(0)[0])
-    decoder.pace(1.0, 0.1)
-    assert len(decoder.tile(0)[0]) < whole
-    for _ in range(10):
-        decoder.pace(0.01, 0.1)
-    assert len(decoder.tile(0)[0]) == whole
+    with run.held():
+        whole = len(decoder.tile(0)[0])
+        decoder.pace(1.0, 0.1)
+        assert len(decoder.tile(0)[0]) < whole
+        for _ in range(10):
+            decoder.pace(0.01, 0.1)
+        assert len(decoder.tile(0)[0]) == whole
     assert decoder.halve()
     decoder.pace(0.01, 0.1)
     assert decoder._rows == whole // 2  # not beyond what memory allowed

@@ -9,7 +9,7 @@ from oracle import Reference, kl, tail_in_float64
 from tiny import IDS, gpt2, llama, wide_vocabulary
 
 import lenswidget as lw
-from lenswidget.readout import unembed
+from lenswidget.readout import product, unembed
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.query import Query
@@ -206,7 +206,7 @@ def test_a_model_stored_in_16_bits_is_read_in_float32(kind, dtype, monkeypatch):
 def test_products_are_float32_inside_and_as_they_were_afterwards(device, backend, asked, was):
     torch.set_float32_matmul_precision(asked)
     try:
-        with unembed.full_float32(torch.device(device)):
+        with product.full_float32(torch.device(device)):
             assert backend.matmul.fp32_precision == "ieee"
         assert backend.matmul.fp32_precision == was
     finally:

@@ -1,0 +1,116 @@
+"""The product with the unembed's weight on a CPU, two ways; which is the faster here is measured, once.
+
+oneDNN can keep a weight in an order of its own. What that earns depends on the processor and on the number of
+threads: both ways are timed side by side when one is first needed, and what was found holds for the process.
+"""
+
+import contextlib
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lenswidget.tolerances import PACKED_PRODUCT, within
+
+# A product of the shape of a tile's, small enough that all rounds take less than a tenth of a second.
+PROBE_ROWS, PROBE_WIDTH, PROBE_VOCABULARY, PROBE_ROUNDS = 64, 768, 8192, 3
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What the two ways took for one product, in this process and with so many threads.
+
+    Attributes:
+        n_threads: torch's, while it was measured.
+        packed_ms: least of some rounds with the weight in oneDNN's order; None where that cannot be had.
+        plain_ms: least of some rounds of `torch.mm`.
+    """
+
+    n_threads: int
+    packed_ms: float | None
+    plain_ms: float
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the packed weight is used."""
+        return self.packed_ms is not None and self.packed_ms < self.plain_ms
+
+    def __str__(self) -> str:
+        packed = "cannot be had" if self.packed_ms is None else f"{self.packed_ms:.2f} ms"
+        way = "packed weight" if self.is_packed else "plain"
+        return f"{way} ({packed} packed, {self.plain_ms:.2f} ms plain, {self.n_threads} threads)"
+
+
+_timings: dict[int, Timing] = {}
+
+
+def timing() -> Timing:
+    """The two ways side by side, measured at the first call for torch's present number of threads."""
+    n_threads = torch.get_num_threads()
+    if n_threads not in _timings:
+        with full_float32(torch.device("cpu")):
+            _timings[n_threads] = _measured(n_threads)
+    return _timings[n_threads]
+
+
+def pack(weight: Tensor) -> Tensor | None:
+    """A float32 weight `[d_vocab, d_unembed]` in oneDNN's order; None where that cannot be had.
+
+    It is reached through private operators of torch, so what they give is compared with the plain product.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return None
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 128)
+        probe = torch.linspace(-1, 1, weight.shape[1], device="cpu").expand(2, -1).contiguous()
+        plain = probe @ weight.T
+        is_same = within(packed_product(probe, packed), plain, PACKED_PRODUCT, plain.abs())
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError):
+        return None
+    return packed if is_same else None
+
+
+def packed_product(states: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`[n, d_unembed]` with a packed weight, float32 `[n, d_vocab]`."""
+    return torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], "")
+
+
+@contextlib.contextmanager
+def full_float32(device: torch.device) -> Generator[None, None, None]:
+    """No autocast, TF32 or bfloat16 products inside, whatever was set outside: 10 bits would change ids."""
+    backends: dict[str, Any] = {"cuda": torch.backends.cuda, "cpu": torch.backends.mkldnn}
+    # oneDNN has had one since torch 2.9
+    matmul = getattr(backends.get(device.type), "matmul", None)
+    with torch.autocast(device.type, enabled=False):
+        if matmul is None:
+            yield
+            return
+        # torch 2.9 renamed it, and refuses the old name once the new one was used
+        name, full = (
+            ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
+        )
+        was = getattr(matmul, name)
+        setattr(matmul, name, full)
+        try:
+            yield
+        finally:
+            setattr(matmul, name, was)
+
+
+def _measured(n_threads: int) -> Timing:
+    steps = torch.linspace(-1, 1, PROBE_VOCABULARY * PROBE_WIDTH, device="cpu")
+    weight, states = steps.view(PROBE_VOCABULARY, PROBE_WIDTH), steps.view(-1, PROBE_WIDTH)[:PROBE_ROWS]
+    out = torch.empty(PROBE_ROWS, PROBE_VOCABULARY, device="cpu")
+    packed, packed_s, plain_s = pack(weight), torch.inf, torch.inf
+    for _ in range(PROBE_ROUNDS):
+        started = time.perf_counter()
+        torch.mm(states, weight.T, out=out)
+        plain_s = min(plain_s, time.perf_counter() - started)
+        if packed is not None:
+            started = time.perf_counter()
+            packed_product(states, packed)
+            packed_s = min(packed_s, time.perf_counter() - started)
+    return Timing(n_threads, None if packed is None else 1000 * packed_s, 1000 * plain_s)
