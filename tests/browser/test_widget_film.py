@@ -68,3 +68,7 @@ def test_it_plays_to_its_end_and_offers_nothing_that_it_refuses(film: WidgetPage
     expect(film.root.get_by_role("button", name="Run", exact=True)).to_be_disabled()
     expect(film.root.locator(".lw-fork")).to_have_count(0)
     expect(answer(film)).to_have_text("“␣Rome”")
+
+
+def test_axe_finds_nothing_in_a_film(film: WidgetPage, shot):
+    film.has_no_axe_violations(shot, "film")
