@@ -4,7 +4,9 @@ JupyterLab 4.6 with ipykernel 7 sends the messages of comms to a subshell, which
 answered while a cell runs. ipywidgets 8.1 and traitlets 5 take no lock of their own.
 """
 
-from collections.abc import Generator
+import signal
+import threading
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
 
@@ -53,6 +55,31 @@ def in_turns(work: Generator[Any, None, Any], *locks: ModelLock) -> Generator[An
             work.close()
 
 
+@contextmanager
+def undisturbed() -> Generator[None, None, None]:
+    """An interrupt waits for the end of the body: in the middle of a send nobody knows whether it is out."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
+
+
+class _Left(t.TraitError):
+    """A hold was left by another error: as a `TraitError`, for which alone traitlets takes values back."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+
 class HasLocks(Protocol):
     """What knows the locks of the models that a widget shows."""
 
@@ -73,12 +100,38 @@ class TakesTurns(t.HasTraits):
     def _turn(self) -> AbstractContextManager[None]:
         return turn(*self._locks)
 
+    def _way_back(self) -> Callable[[], None]:
+        """What puts the traits back as they are now, here and on the page; no observer hears of it."""
+        before: dict[str, Any] = dict(self._trait_values)
+
+        def back() -> None:
+            own: Any = self
+            now: dict[str, Any] = self._trait_values
+            told = [name for name, value in before.items() if now.get(name) is not value and name in own.keys]
+            now.update(before)
+            if told and own.comm is not None:
+                own.send_state(told)
+
+        return back
+
+    @contextmanager
+    def _whole(self) -> Generator[None, None, None]:
+        """A turn in which all of a change is made, or nothing of it where an interrupt comes."""
+        with self._turn():
+            back = self._way_back()
+            try:
+                yield
+            except KeyboardInterrupt:
+                with undisturbed():
+                    back()
+                raise
+
     def _in_turns(self, work: Generator[Any, None, Any]) -> Generator[Any, None, Any]:
         return in_turns(work, *self._locks)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(getattr(type(self), name, None), t.TraitType):
-            with self._turn():
+            with self._whole():
                 super().__setattr__(name, value)
         else:
             super().__setattr__(name, value)
@@ -90,9 +143,23 @@ class TakesTurns(t.HasTraits):
 
     @contextmanager
     def hold_trait_notifications(self) -> Any:
-        """Several traits at once, checked and told at the end."""
-        with self._turn(), super().hold_trait_notifications():
-            yield
+        """Several traits at once, checked and told at the end; after any error all are as they were."""
+        with self._turn():
+            back = self._way_back()
+            try:
+                with super().hold_trait_notifications():
+                    try:
+                        yield
+                    except t.TraitError:
+                        raise
+                    except BaseException as error:
+                        raise _Left(error) from None
+            except BaseException as error:
+                with undisturbed():
+                    back()
+                if isinstance(error, _Left):
+                    raise error.error from None
+                raise
 
     @contextmanager
     def hold_sync(self) -> Any:

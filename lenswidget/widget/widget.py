@@ -1,7 +1,6 @@
 """The widget: traits that Python and the page share, and the messages between them. No arithmetic here."""
 
 from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -127,7 +126,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
         self._session = session
         self._branches = branches or Branches()
         self._latest = runs.run.id  # of the runs, in whatever order they come to be shown
-        self._tasks = Tasks(self._reply, self._progress, self._turn, lambda: takes_turns(self.comm))
+        self._tasks = Tasks(self._reply, self._progress, self._whole, lambda: takes_turns(self.comm))
         selection = begin.pop("selection", None)
         try:
             super().__init__(**begin)
@@ -274,7 +273,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
 
         The edits stay, where they fit.
         """
-        with self._turn():
+        with self._whole():
             is_same = type(prompt) in (str, list) and prompt == self._session.spec.prompt.as_given
             self._end_comparison()
             if not (is_same and self._session.is_current):
@@ -284,7 +283,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
     def _run_edits(self, edits: Any) -> None:
         """Python set the edits: run the same prompt with them now."""
         given = check_edits(edits)
-        with self._turn():
+        with self._whole():
             self._end_comparison()
             if given != self._session.spec.edits:
                 self._show(self._execute(replace(self._session.spec, edits=given)))
@@ -331,7 +330,12 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
         return {"run_id": run.id}
 
     def _show(self, runs: Runs) -> None:
-        """Make a run the one that is shown, here and on the page."""
+        """Make a run the one that is shown, here and on the page; interrupted, the one before stays."""
+        with self._whole():
+            self._check_reading()
+            self._show_now(runs)
+
+    def _show_now(self, runs: Runs) -> None:
         before = self._session.spec.prompt.bands if self._session.shown else None
         self._session.show(runs)
         with self.hold_sync():
@@ -353,20 +357,6 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
             self._keep_spine(run)
             self._keep_branches(run)
             self.set_trait("snapshot", self.packed_grid(newest=1).trait)
-
-    @contextmanager
-    def hold_trait_notifications(self) -> Any:
-        """Several traits at once; where one is refused, all are as they were, and so is the run shown."""
-        with self._turn():
-            session, before = self._session, self._session.shown_runs
-            try:
-                with super().hold_trait_notifications():
-                    yield
-            except t.TraitError:
-                if before is not None and self._session is session and session.shown != before.run.id:
-                    self._session.show(before)
-                    self._latest = before.run.id
-                raise
 
     @t.observe("show")
     def _on_show(self, _change: Any) -> None:
@@ -480,7 +470,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
         """Python, other views and the saved notebook have the page's card too, in one message."""
         if card["run_id"] not in self._session.together:
             return
-        with self.hold_sync():
+        with self._whole(), self.hold_sync():
             self.set_trait("decoded", card)
             self.selection = {"layer": card["layer"], "position": card["position"]}
 
