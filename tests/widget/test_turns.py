@@ -1,10 +1,12 @@
 """Two threads in any order, and interrupts: whatever comes of it, here and on the page one run is shown."""
 
-import _thread
 import contextlib
+import functools
+import linecache
 import random
-import signal
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from widget_pages import Page, kept_by_the_page
 
 from lenswidget.errors import LensError
 from lenswidget.interventions.recipe import Edit
+from lenswidget.widget import turns
 
 REFUSED = [{"selection": {"layer": 99, "position": 0}}, {"site": "nonsense"}, {"pins": [{}]}]
 
@@ -152,35 +155,94 @@ def test_a_widget_that_one_thread_closes_holds_up_no_other(model, seed):
     other.close()
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_interrupts_of_cells_beside_a_page_leave_one_run_that_is_shown(model, seed):
+# --- an interrupt at lines of the widget's code
+
+FOLDER = str(Path(turns.__file__).parent)
+# Lines at which Python looks for no signal, and those that put back what an interrupt left.
+SILENT = ("try:", "finally:", "yield", "return back", "raise")
+N_LINES = 40
+
+
+def interrupted(action, at):
+    """Do it with an interrupt at a line of the widget's code, or at none; how many lines there were."""
+    n_lines = 0
+
+    def on_line(frame, event, _):
+        nonlocal n_lines
+        if event == "line" and not is_silent(frame.f_code.co_filename, frame.f_lineno):
+            n_lines += 1
+            if n_lines == at:
+                raise KeyboardInterrupt
+        return on_line
+
+    def on_call(frame, *_):
+        code = frame.f_code
+        is_ours = code.co_filename.startswith(FOLDER) and code.co_name not in ("back", "undisturbed")
+        return on_line if is_ours else None
+
+    before = sys.gettrace()
+    sys.settrace(on_call)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return n_lines
+
+
+@functools.cache
+def is_silent(path, number):
+    return linecache.getline(path, number).strip().startswith(SILENT)
+
+
+def reply_of(page, **fields):
+    """A request of the page; whether its one reply says that the kernel was interrupted."""
+    reply, _ = page.ask(**fields)
+    if reply.get("error", {}).get("message") == "The kernel was interrupted.":
+        raise KeyboardInterrupt
+
+
+CHANGES = {
+    "prompt": lambda w, page: setattr(w, "prompt", "The city of"),
+    "edits": lambda w, page: setattr(w, "edits", [Edit("zero", layers=1)]),
+    "selection": lambda w, page: setattr(w, "selection", {"layer": 2, "position": 1}),
+    "k": lambda w, page: setattr(w, "k", 3),
+    "hold": lambda w, page: w.set_state({"k": 3, "selection": {"layer": 2, "position": 1}}),
+    "fork": lambda w, page: w.fork(1, 9),
+    "compare": lambda w, page: w.compare_with(0),
+    "message": lambda w, page: reply_of(page, kind="run", run_id=w.run["id"], prompt="The city of"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_an_interrupt_at_any_line_of_a_change_makes_all_of_it_or_nothing(model, name):
     w = model.lens(PROMPT)
     page, seen = Page(w), kept_by_the_page(w)
-    rngs = [random.Random(3 * seed + i) for i in range(3)]
-    is_done = threading.Event()
+    w.selection = {"layer": 1, "position": 0}
+    w.fork(2, 7)
 
-    def cells():
-        for _ in range(12):
-            with contextlib.suppress(KeyboardInterrupt):
-                act(w, page, rngs[0], n=1)
+    def change():
+        CHANGES[name](w, page)
 
-    def pages():
-        for _ in range(6):
-            act(w, page, rngs[1], n=1)
-            is_done.wait(0.004 * rngs[2].random())
-            if not is_done.is_set():
-                _thread.interrupt_main(signal.SIGINT)
+    def begin_again():
+        w.compare_with(None)
+        w.edits, w.k = (), 5
+        w.prompt = PROMPT
+        w.fork(2, 7)
+        w.selection = {"layer": 1, "position": 0}
 
-    def here():
+    n_lines = interrupted(change, None)
+    begin_again()
+    n_undone = 0
+    for at in sorted(random.Random(name).sample(range(1, n_lines + 1), min(N_LINES, n_lines))):
+        before = {each: getattr(w, each) for each in (*w.keys, "edits") if each != "layout"}
+        shown = w._session.shown, w._session.is_paired
         try:
-            cells()
-        finally:
-            is_done.set()
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        together(pages, here=here)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    check_it_shows_one_run(w, page, seen, model)
+            interrupted(change, at)
+        except KeyboardInterrupt:
+            after = {each: getattr(w, each) for each in before}
+            is_undone = after == before and (w._session.shown, w._session.is_paired) == shown
+            n_undone += is_undone
+        check_it_shows_one_run(w, page, seen, model)
+        begin_again()
+    assert n_undone > 0
     w.close()
