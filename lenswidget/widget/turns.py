@@ -18,20 +18,85 @@ from lenswidget.tracing.locks import ModelLock
 _WIDGETS = ModelLock()
 
 
+class _Waiting:
+    """Takes the place of Python's handler of SIGINT: the first interrupt waits, a second one does not."""
+
+    has_come = False
+
+    def __call__(self, *_: Any) -> None:
+        if self.has_come:
+            raise KeyboardInterrupt
+        self.has_come = True
+
+
+def _handler() -> Any:
+    is_main = threading.current_thread() is threading.main_thread()
+    return signal.getsignal(signal.SIGINT) if is_main else None
+
+
+@contextmanager
+def undisturbed() -> Generator[None, None, None]:
+    """An interrupt waits for the end of the body: in the middle of a send nobody knows whether it is out.
+
+    Python looks for signals when a function begins: one that is delivered at the entry of `__exit__` would
+    leave a lock held.
+    """
+    if _handler() is not signal.default_int_handler:
+        yield
+        return
+    waiting = _Waiting()
+    signal.signal(signal.SIGINT, waiting)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if waiting.has_come:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Generator[None, None, None]:
+    """Long work inside of `undisturbed`, which an interrupt ends; one that waits ends it before it begins."""
+    waiting = _handler()
+    if not isinstance(waiting, _Waiting):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        if waiting.has_come:
+            waiting.has_come = False
+            raise KeyboardInterrupt
+        yield
+    finally:
+        signal.signal(signal.SIGINT, waiting)
+
+
 @contextmanager
 def turn(*locks: ModelLock) -> Generator[None, None, None]:
-    """Hold the lock of all widgets, and those of some models.
+    """Hold the lock of all widgets, and those of some models; an interrupt waits for its end.
 
     While another thread has a model, the lock of the widgets is free: that thread may set a widget's trait.
     """
-    while True:
-        with _WIDGETS, ExitStack() as stack:
-            taken = next((lock for lock in locks if not _take(lock, stack)), None)
-            if taken is None:
-                yield
-                return
-        with taken:
-            pass
+    with undisturbed():
+        while True:
+            with _held(_WIDGETS), ExitStack() as stack:
+                taken = next((lock for lock in locks if not _take(lock, stack)), None)
+                if taken is None:
+                    yield
+                    return
+            with _held(taken):
+                pass
+
+
+@contextmanager
+def _held(lock: ModelLock) -> Generator[None, None, None]:
+    holder = object()
+    try:
+        with interruptible():  # another thread may have it for long
+            lock.acquire(holder=holder)
+        yield
+    finally:
+        lock.release_all(holder)
 
 
 def _take(lock: ModelLock, stack: ExitStack) -> bool:
@@ -53,23 +118,6 @@ def in_turns(work: Generator[Any, None, Any], *locks: ModelLock) -> Generator[An
     finally:
         with turn(*locks):
             work.close()
-
-
-@contextmanager
-def undisturbed() -> Generator[None, None, None]:
-    """An interrupt waits for the end of the body: in the middle of a send nobody knows whether it is out."""
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if came:
-        raise KeyboardInterrupt
 
 
 class _Left(t.TraitError):
@@ -149,7 +197,8 @@ class TakesTurns(t.HasTraits):
             try:
                 with super().hold_trait_notifications():
                     try:
-                        yield
+                        with interruptible():
+                            yield
                     except t.TraitError:
                         raise
                     except BaseException as error:
@@ -165,7 +214,7 @@ class TakesTurns(t.HasTraits):
     def hold_sync(self) -> Any:
         """Several traits in one message."""
         above: Any = super()
-        with self._turn(), above.hold_sync():
+        with self._turn(), above.hold_sync(), interruptible():
             yield
 
     def set_state(self, sync_data: dict[str, Any]) -> None:

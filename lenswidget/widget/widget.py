@@ -36,6 +36,7 @@ from lenswidget.widget.session import Runs, Session
 from lenswidget.widget.spine_traits import SpineTraits
 from lenswidget.widget.summary import one_line
 from lenswidget.widget.tasks import Answer, Tasks, error_message
+from lenswidget.widget.turns import interruptible
 from lenswidget.widget.view_traits import SHARED, EditsTrait, PromptTrait, as_state
 
 # of the event loop, for a cancel to be read and handled even behind a few other messages
@@ -236,7 +237,8 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
                 show=self.show if show is None else show,
                 **reading,
             )
-            return drain(self._session.read(request), progress)
+            with interruptible():
+                return drain(self._session.read(request), progress)
 
     def packed_floor(self) -> dict[str, Any]:
         """What a cell of each layer must exceed to say more than noise, as the page takes it.
@@ -244,7 +246,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
         No layers where no text can be given to the model, as to one without a tokenizer.
         """
         try:
-            with self._turn():
+            with self._turn(), interruptible():
                 return drain(self._session.floor(FloorRequest(self.site, self.lens, self.show)))
         except PromptError:
             return {"layers": [], "values": []}
@@ -292,7 +294,8 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
         self.set_trait("status", {**IDLE, "state": "working", "text": "Running the model"})
         self._session.reuse = self.reuse
         try:
-            runs = self._session.execute(spec)
+            with interruptible():
+                runs = self._session.execute(spec)
         finally:
             self.set_trait("status", self._status_at_rest)
         self._latest = runs.run.id
