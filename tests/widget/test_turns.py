@@ -239,12 +239,18 @@ def reply_of(page, **fields):
         raise KeyboardInterrupt
 
 
+def hold_two(w):
+    with w.hold_trait_notifications():
+        w.k = 3
+        w.selection = {"layer": 2, "position": 1}
+
+
 CHANGES = {
     "prompt": lambda w, page: setattr(w, "prompt", "The city of"),
     "edits": lambda w, page: setattr(w, "edits", [Edit("zero", layers=1)]),
     "selection": lambda w, page: setattr(w, "selection", {"layer": 2, "position": 1}),
     "k": lambda w, page: setattr(w, "k", 3),
-    "hold": lambda w, page: w.set_state({"k": 3, "selection": {"layer": 2, "position": 1}}),
+    "hold": lambda w, page: hold_two(w),
     "fork": lambda w, page: w.fork(1, 9),
     "compare": lambda w, page: w.compare_with(0),
     "message": lambda w, page: reply_of(page, kind="run", run_id=w.run["id"], prompt="The city of"),
