@@ -14,7 +14,7 @@ from lenswidget.errors import Cancelled
 from lenswidget.interventions.changes import Change, Rule, read_states
 from lenswidget.interventions.effects import Array, CausalMap
 from lenswidget.interventions.map_request import HEADS, MapRequest
-from lenswidget.interventions.patched_rows import JOINED, MOST_TOKENS, WAYS, PatchedRows
+from lenswidget.interventions.patched_rows import JOINED, MOST_TOKENS, OURS, PatchedRows
 from lenswidget.interventions.recipe import Edit
 from lenswidget.models.encoded_prompt import EncodedPrompt, column_source
 from lenswidget.tolerances import PATCHED_ROWS, largest
@@ -54,6 +54,7 @@ class HeadMapper:
         self._units: dict[int, Units] = {layer: units for layer, units in found.items() if units}
         self._n_heads = max((units.n for units in self._units.values()), default=0)
         self._way, self._error, self._n_checked, self._done = "", 0.0, 0, 0
+        self._failed: dict[str, Exception] = {}
         self._total = sum(units.n for units in self._units.values()) * len(asked.measure)
 
     def map(self) -> CausalMap:
@@ -89,7 +90,7 @@ class HeadMapper:
             noised=grids.get("noised"),
             ablated=grids.get("ablated"),
             estimated=None,
-            way=WAYS[self._way],
+            way=clean.describe_after(self._way, self._failed),
             error=self._error,
             n_checked=self._n_checked,
             tokenizer=self._model.tokenizer,
@@ -144,9 +145,10 @@ class HeadMapper:
                     other = (head + 1) % self._units[layer].n
                     found = self._patched(sweep, way, layer, [head, other])
                     errors.append(largest(found[0] - whole[layer, head]))
-            except Cancelled:
+            except OURS:
                 raise
-            except Exception:
+            except Exception as failure:
+                self._failed.setdefault(way, failure.with_traceback(None))
                 continue
             bounds = [PATCHED_ROWS.bound(largest(whole[cell]), dtype) for cell in cells]
             if all(error <= bound for error, bound in zip(errors, bounds, strict=True)):

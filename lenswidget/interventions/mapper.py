@@ -13,7 +13,7 @@ from lenswidget.interventions.gradients import site_gradients
 from lenswidget.interventions.head_map import removed
 from lenswidget.interventions.joined_rows import joined_logits
 from lenswidget.interventions.map_request import MapRequest
-from lenswidget.interventions.patched_rows import JOINED, Cell, PatchedRows
+from lenswidget.interventions.patched_rows import JOINED, OURS, Cell, PatchedRows
 from lenswidget.tolerances import PATCHED_ROWS, largest
 
 # Of layers that are filled coarse to fine: every 8th first, every 4th of the others next, and so on.
@@ -49,6 +49,7 @@ class Mapper:
         self._model, self._asked, self._is_growing = model, asked, is_growing
         self._way, self._error, self._n_checked = "", 0.0, 0
         self._text = "the estimate alone"
+        self._failed: dict[str, Exception] = {}
         self._done = 0
         self._rows = [i for i, layer in enumerate(asked.layers) if asked.site in model.layers[layer].offered]
         n_sweeps = len(asked.measure - {"estimate"})
@@ -180,17 +181,20 @@ class Mapper:
             # the model's own code: whatever it cannot do is done by whole forwards
             try:
                 found, error = self._check(sweep, way, changed, whole)
-            except Exception:
+            except OURS:
+                raise
+            except Exception as failure:
+                self._failed.setdefault(way, failure.with_traceback(None))
                 continue
             dtype = getattr(self._model.hf_model, "dtype", torch.float32)
             if all(gap <= PATCHED_ROWS.bound(largest(whole[cell]), dtype) for cell, gap in error.items()):
                 self._way, self._error = way, max(self._error, *error.values())
-                self._text = sweep.into.describe(way)
+                self._text = sweep.into.describe_after(way, self._failed)
                 self._n_checked += len(whole)
                 self._done += len(found)
                 return found
         self._way, self._error, self._n_checked = "whole", 0.0, 0
-        self._text = sweep.into.describe("whole")
+        self._text = sweep.into.describe_after("whole", self._failed)
         return {}
 
     def _check(

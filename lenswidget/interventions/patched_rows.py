@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from lenswidget.anatomy.bypass import forwards_replaced
 from lenswidget.anatomy.protocol import ReadableModel
+from lenswidget.errors import LensError
 from lenswidget.interventions.changes import Change
 from lenswidget.interventions.edited_call import EditedCall
 from lenswidget.interventions.recipe import Edit
@@ -43,6 +44,8 @@ MOST_JOINED = 256
 FEW_TOKENS, LAYERS_SHARE = 512, 6
 
 Cell: TypeAlias = tuple[int, int]
+# Not of the model's own code: these end a map, whichever way it is run.
+OURS = (LensError, AssertionError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +105,16 @@ class PatchedRows:
         text = WAYS[way]
         is_cut = way == JOINED and self.cache is not None
         return text.replace("all tokens", "tokens from the changed position on") if is_cut else text
+
+    def describe_after(self, way: str, failed: Mapping[str, Exception]) -> str:
+        """What a map says of a way, and of those before it in which the model's own code failed."""
+        text = self.describe(way)
+        if not failed:
+            return text
+        name, error = next(iter(failed.items()))
+        line = next(iter(str(error).splitlines()), "")
+        said = f"{type(error).__name__}: {line:.120}" if line else type(error).__name__
+        return f"{text} ({' and '.join(failed)} failed in the model's own code, first {name!r} with {said})"
 
     def start(self, where: Tensor) -> int:
         """Where a forward for these columns may begin: the first of them, if the cache can be cut there."""

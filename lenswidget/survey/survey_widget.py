@@ -11,7 +11,9 @@ from lenswidget.checks import is_integer
 from lenswidget.errors import CellError, LensError
 from lenswidget.survey.curves import CONTRASTS, curves_of
 from lenswidget.survey.measured import METRICS, Measured
+from lenswidget.survey.opener import Opener
 from lenswidget.survey.picture import Picture, Surveyed, packed_curves
+from lenswidget.tracing.locks import ModelLock
 from lenswidget.widget.page_state import source_of
 from lenswidget.widget.refusals import validates
 from lenswidget.widget.session import Runs, Session
@@ -83,6 +85,13 @@ class SurveyWidget(LensWidget):
             self.set_trait("survey", self._picture.packed())
             self._mark(measured)
 
+    @property
+    def _locks(self) -> tuple[ModelLock, ...]:
+        """Those of all models: opening a prompt of another, the widget has that one's lock from the start."""
+        opener: Opener | None = self.__dict__.get("_opener")
+        of_models = () if opener is None else (engine.lock for engine in opener.engines.values())
+        return tuple(dict.fromkeys([*super()._locks, *of_models]))
+
     def open_row(self, row: int, *, model: str | None = None, condition: str = "plain") -> None:
         """Show the live grid of a prompt.
 
@@ -101,7 +110,7 @@ class SurveyWidget(LensWidget):
                 "Choose one of survey.to_dataframe() without an error."
             )
         column, strip = picture.columns.index(row), picture.strips.index((name, condition))
-        with self._turn():
+        with self._whole():
             self._open(OpenRequest(column, strip), self._measured(column, strip))
 
     def save(self, path: str | Path, **options: Any) -> Path:

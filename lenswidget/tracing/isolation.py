@@ -121,9 +121,7 @@ class Switch:
             if _is_inference() != state.is_inference:
                 # an interrupt came between the two: the forward's own guard went before one above it, which
                 # has restored what it found there
-                guard = C._InferenceMode(state.is_inference)
-                _guards_kept.append((guard, not state.is_inference))
-                guard.__enter__()
+                _guards_kept.append((C._InferenceMode(state.is_inference), not state.is_inference))
             self._set_all_but_inference(take(), state)
 
     def _change(self, now: TorchState, state: TorchState) -> None:
@@ -139,10 +137,9 @@ class Switch:
         if self._guards and self._guards[-1][1] == is_inference:
             self._guards.pop()[0].__exit__(None, None, None)
         if _is_inference() != is_inference:
-            guard = C._InferenceMode(is_inference)
-            # kept first: one that an interrupt left in a traceback would undo itself at any later time
-            self._guards.append((guard, not is_inference))
-            guard.__enter__()
+            # it acts when it is made; `__enter__` does nothing. No line between this and where it is kept: an
+            # interrupt there would leave it in a traceback, and it would undo itself whenever that is freed
+            self._guards.append((C._InferenceMode(is_inference), not is_inference))
 
     def _set_all_but_inference(self, now: TorchState, state: TorchState) -> None:
         if now.autocast != state.autocast:

@@ -1,6 +1,6 @@
 """The part of the widget that forks: a tree of runs, each of which can be shown again or beside another."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, SupportsIndex
 from uuid import uuid4
@@ -47,7 +47,7 @@ class BranchTraits(TakesTurns):
             CellError: no such position or token.
             PromptError: the prompt is more than token ids.
         """
-        with self._turn():
+        with self._whole():
             session = self._session_of_one or self._session
             source = Branch(session.shown, session.spec)
             self._fork(source, forked(source.spec, position, session.token_id(token)))
@@ -60,7 +60,7 @@ class BranchTraits(TakesTurns):
         Raises:
             CellError: there is none.
         """
-        with self._turn():
+        with self._whole():
             self._show_again(self._branch(branch))
 
     def compare_with(self, branch: str | int | None) -> None:
@@ -74,7 +74,7 @@ class BranchTraits(TakesTurns):
         Raises:
             CellError: there is none.
         """
-        with self._turn():
+        with self._whole():
             if branch is None:
                 self._end_comparison()
             else:
@@ -101,6 +101,24 @@ class BranchTraits(TakesTurns):
         self._session, self._session_of_one = self._session_of_one, None
         self._show(self._session.shown_runs or Runs(self._session.run))
         self.set_trait("view", "after")
+
+    def _way_back(self) -> Callable[[], None]:
+        """What shows again, in the sessions and the tree, what is shown now: one run, or two."""
+        traits = super()._way_back()
+        if "_branches" not in self.__dict__:  # it has just begun
+            return traits
+        session, of_one, tree = self._session, self._session_of_one, self._branches.copy()
+        shown = [(each, each.shown_runs) for each in (of_one, session) if each is not None]
+
+        def back() -> None:
+            self._session, self._session_of_one, self._branches = session, of_one, tree
+            for each, runs in shown:
+                if runs is not None:
+                    each.show(runs)
+                    self._note_run(runs.run)
+            traits()
+
+        return back
 
     def _branch(self, branch: str | int) -> Branch:
         tree = self._branches.all

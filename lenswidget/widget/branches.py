@@ -57,6 +57,12 @@ class Branches:
         """The tree of an earlier widget."""
         self.all = branches[:MOST_BRANCHES]
 
+    def copy(self) -> "Branches":
+        """The tree as it is now, which later forks leave as it is."""
+        found = Branches()
+        found.all, found._shown = [*self.all], self._shown
+        return found
+
     def _put(self, run: Branch) -> None:
         place = self._place_of(run)
         if place is None:

@@ -6,16 +6,15 @@ request runs through at once.
 
 import asyncio
 import logging
-import signal
-import threading
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from traitlets import TraitError
 
 from lenswidget.errors import Cancelled, LensError
+from lenswidget.widget.turns import undisturbed
 
 logger = logging.getLogger("lenswidget")
 
@@ -51,23 +50,6 @@ class _Ended:
     """Work that has come to its end."""
 
     value: Any
-
-
-@contextmanager
-def undisturbed() -> Generator[None, None, None]:
-    """An interrupt waits for the end of the body: in the middle of a send nobody knows whether it is out."""
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if came:
-        raise KeyboardInterrupt
 
 
 class Tasks:

@@ -28,13 +28,22 @@ MOST_ON_A_CARD = 1000
 SHARED, CHOICE = {"sync": True}, {"sync": True, "is_choice": True}
 
 
+def is_taken_back(obj: t.HasTraits) -> bool:
+    """Whether traitlets is undoing what was set in a hold: nothing is run then, and `_way_back` shows it."""
+    # it puts a function in place of `notify_change`: one that keeps changes, and then one that drops them
+    return getattr(obj.__dict__.get("notify_change"), "__name__", "") == "<lambda>"
+
+
 class PromptTrait(t.Any):
     """What was run. Setting it runs the new prompt first, and keeps it only if that went well."""
 
     def set(self, obj: Any, value: Any) -> None:
         """Run `value`; the widget then calls `keep`."""
-        with refused_together():
-            obj._run_prompt(value)
+        if is_taken_back(obj):
+            self.keep(obj, value)
+        else:
+            with refused_together():
+                obj._run_prompt(value)
 
     def keep(self, obj: Any, value: str | list[int]) -> None:
         """The prompt of the run that is shown now; observers hear of it."""
@@ -46,8 +55,11 @@ class EditsTrait(t.Any):
 
     def set(self, obj: Any, value: Any) -> None:
         """Run the prompt with these edits; the widget then calls `keep`."""
-        with refused_together():
-            obj._run_edits(value)
+        if is_taken_back(obj):
+            self.keep(obj, value)
+        else:
+            with refused_together():
+                obj._run_edits(value)
 
     def keep(self, obj: Any, value: tuple[Edit, ...]) -> None:
         """The edits of the run that is shown now; observers hear of it."""
@@ -90,6 +102,13 @@ class ViewTraits(TakesTurns):
         traits: dict[str, Any] = self.traits()
         traits["prompt"].keep(self, spec.prompt.as_given)
         traits["edits"].keep(self, spec.edits)
+
+    def _check_reading(self) -> None:
+        """In a hold, which checks at its end: check now what another run is read with."""
+        if self._cross_validation_lock:
+            traits: dict[str, Any] = self.traits()
+            for name in ("site", "lens", "pins"):
+                traits[name]._cross_validate(self, getattr(self, name))
 
     def _keep_folds(self, before: Sequence[Band], now: Sequence[Band]) -> None:
         """Another prompt is shown: of its bands, those that the last one had too stay as they were."""

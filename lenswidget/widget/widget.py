@@ -1,7 +1,6 @@
 """The widget: traits that Python and the page share, and the messages between them. No arithmetic here."""
 
 from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -37,6 +36,7 @@ from lenswidget.widget.session import Runs, Session
 from lenswidget.widget.spine_traits import SpineTraits
 from lenswidget.widget.summary import one_line
 from lenswidget.widget.tasks import Answer, Tasks, error_message
+from lenswidget.widget.turns import interruptible
 from lenswidget.widget.view_traits import SHARED, EditsTrait, PromptTrait, as_state
 
 # of the event loop, for a cancel to be read and handled even behind a few other messages
@@ -127,7 +127,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
         self._session = session
         self._branches = branches or Branches()
         self._latest = runs.run.id  # of the runs, in whatever order they come to be shown
-        self._tasks = Tasks(self._reply, self._progress, self._turn, lambda: takes_turns(self.comm))
+        self._tasks = Tasks(self._reply, self._progress, self._whole, lambda: takes_turns(self.comm))
         selection = begin.pop("selection", None)
         try:
             super().__init__(**begin)
@@ -237,7 +237,8 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
                 show=self.show if show is None else show,
                 **reading,
             )
-            return drain(self._session.read(request), progress)
+            with interruptible():
+                return drain(self._session.read(request), progress)
 
     def packed_floor(self) -> dict[str, Any]:
         """What a cell of each layer must exceed to say more than noise, as the page takes it.
@@ -245,7 +246,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
         No layers where no text can be given to the model, as to one without a tokenizer.
         """
         try:
-            with self._turn():
+            with self._turn(), interruptible():
                 return drain(self._session.floor(FloorRequest(self.site, self.lens, self.show)))
         except PromptError:
             return {"layers": [], "values": []}
@@ -274,7 +275,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
 
         The edits stay, where they fit.
         """
-        with self._turn():
+        with self._whole():
             is_same = type(prompt) in (str, list) and prompt == self._session.spec.prompt.as_given
             self._end_comparison()
             if not (is_same and self._session.is_current):
@@ -284,7 +285,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
     def _run_edits(self, edits: Any) -> None:
         """Python set the edits: run the same prompt with them now."""
         given = check_edits(edits)
-        with self._turn():
+        with self._whole():
             self._end_comparison()
             if given != self._session.spec.edits:
                 self._show(self._execute(replace(self._session.spec, edits=given)))
@@ -293,7 +294,8 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
         self.set_trait("status", {**IDLE, "state": "working", "text": "Running the model"})
         self._session.reuse = self.reuse
         try:
-            runs = self._session.execute(spec)
+            with interruptible():
+                runs = self._session.execute(spec)
         finally:
             self.set_trait("status", self._status_at_rest)
         self._latest = runs.run.id
@@ -331,7 +333,12 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
         return {"run_id": run.id}
 
     def _show(self, runs: Runs) -> None:
-        """Make a run the one that is shown, here and on the page."""
+        """Make a run the one that is shown, here and on the page; interrupted, the one before stays."""
+        with self._whole():
+            self._check_reading()
+            self._show_now(runs)
+
+    def _show_now(self, runs: Runs) -> None:
         before = self._session.spec.prompt.bands if self._session.shown else None
         self._session.show(runs)
         with self.hold_sync():
@@ -353,20 +360,6 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
             self._keep_spine(run)
             self._keep_branches(run)
             self.set_trait("snapshot", self.packed_grid(newest=1).trait)
-
-    @contextmanager
-    def hold_trait_notifications(self) -> Any:
-        """Several traits at once; where one is refused, all are as they were, and so is the run shown."""
-        with self._turn():
-            session, before = self._session, self._session.shown_runs
-            try:
-                with super().hold_trait_notifications():
-                    yield
-            except t.TraitError:
-                if before is not None and self._session is session and session.shown != before.run.id:
-                    self._session.show(before)
-                    self._latest = before.run.id
-                raise
 
     @t.observe("show")
     def _on_show(self, _change: Any) -> None:
@@ -480,7 +473,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
         """Python, other views and the saved notebook have the page's card too, in one message."""
         if card["run_id"] not in self._session.together:
             return
-        with self.hold_sync():
+        with self._whole(), self.hold_sync():
             self.set_trait("decoded", card)
             self.selection = {"layer": card["layer"], "position": card["position"]}
 

@@ -222,13 +222,26 @@ def test_what_is_not_the_same_as_whole_forwards_is_run_whole(monkeypatch):
 
     def broken(self, n_blocks, start, n_rows):
         if n_blocks:
-            raise ZeroDivisionError
+            raise ZeroDivisionError("no block")
         return skipping(self, n_blocks, start, n_rows)
 
     monkeypatch.setattr(patched_rows.PatchedRows, "skipping", broken)
     found = lw.causal_map(model, CLEAN, CORRUPT, answer=ANSWER)
-    assert found.way == patched_rows.WAYS["batch"]
+    failed = "joined and after and above failed in the model's own code"
+    assert found.way == (
+        f"{patched_rows.WAYS['batch']} ({failed}, first 'joined' with ZeroDivisionError: no block)"
+    )
     np.testing.assert_allclose(found.denoised, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"site": "heads", "positions": [4]}], ids=["cells", "heads"])
+def test_an_error_of_our_own_is_not_taken_for_a_way_that_does_not_work(monkeypatch, options):
+    def refused(self, n_blocks, start, n_rows):
+        raise EditError("a sentence")
+
+    monkeypatch.setattr(patched_rows.PatchedRows, "skipping", refused)
+    with pytest.raises(EditError, match="a sentence"):
+        lw.causal_map(made("sequential"), CLEAN, CORRUPT, answer=ANSWER, **options)
 
 
 @torch.no_grad()

@@ -21,3 +21,16 @@ class Page:
         replies = [(c, b) for c, b in self.sent if c.get("id") == request_id and "kind" not in c]
         assert len(replies) == 1, "every request gets one reply"
         return replies[0]
+
+
+def kept_by_the_page(w):
+    """What a page has after all updates, by trait."""
+    state = {}
+    send = w.comm.send
+
+    def kept(data, *rest, **more):
+        state.update(data.get("state", {}) if data.get("method") == "update" else {})
+        send(data, *rest, **more)
+
+    w.comm.send = kept
+    return state

@@ -2,11 +2,14 @@
 
 import json
 import re
+import threading
+import time
 
 import numpy as np
 import pytest
 import tiny
 import traitlets
+from side_by_side import together
 from widget_pages import Page
 
 import lenswidget as lw
@@ -190,3 +193,24 @@ def test_a_hundred_thousand_prompts_are_a_few_bytes_each():
     assert sum(map(len, packed["buffers"])) == n * (2 * 4 + 2 + 4 + 2)
     assert max(map(len, packed["header"]["prompts"])) == MOST_CHARACTERS
     assert np.frombuffer(packed["buffers"][0], "<u2")[:4].tolist() == [65_534, 3, 0, 0]
+
+
+def test_opening_a_prompt_of_another_model_and_a_trace_of_that_do_not_wait_for_each_other(model):
+    other = tiny.language_model()
+    w = lw.survey({"one": model, "two": other}, ROWS[:2], **QUIET).widget()
+    begun = threading.Event()
+
+    def tracing():
+        with other.trace(ROWS[0]["prompt"]):
+            begun.set()
+            time.sleep(0.3)  # by then the other thread wants this model
+            w.curve = "log_prob"
+
+    def opening():
+        begun.wait()
+        w.open_row(0, model="two")
+
+    together(tracing, opening)
+    assert (w.curve, w.opened) == ("log_prob", {"column": 0, "strip": 1})
+    assert w.run["id"] == w.snapshot["header"]["run_id"]
+    w.close()

@@ -100,3 +100,20 @@ def test_the_error_is_still_of_its_own_kind(widget):
         widget.selection = {}
     assert type(told.value).__name__ == "CellError"
     assert isinstance(told.value, IndexError)
+
+
+def test_a_value_refused_in_a_hold_leaves_a_comparison_and_its_tree_as_they_were(widget):
+    widget.fork(2, 7)
+    widget.compare_with(0)
+    before, shown = values(widget), widget._session.shown
+    tree = list(widget._branches.all)
+    with pytest.raises(CellError):
+        set_together(widget, prompt="The city", selection={"layer": 99, "position": 0})
+    assert values(widget) == before
+    assert widget._session.is_paired
+    assert (widget._session.shown, widget._branches.all) == (shown, tree)
+    assert widget.readout().run_id == widget.run["id"] == shown
+    widget.compare_with(None)  # and the one run is there as it was
+    assert widget.run["id"] == widget._session.shown == tree[1].id
+    set_together(widget, prompt="The city", k=7)
+    assert (widget.prompt, widget.branches) == ("The city", [])

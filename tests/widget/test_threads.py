@@ -1,57 +1,17 @@
 """A host may handle a page's messages on another thread than the cells, as JupyterLab 4.6 does."""
 
-import sys
 import threading
-import traceback
 
 import pytest
 import traitlets
+from side_by_side import together
 from tiny import PROMPT, language_model
-from widget_pages import Page
-
-SECONDS = 60
+from widget_pages import Page, kept_by_the_page
 
 
 @pytest.fixture(scope="module")
 def model():
     return language_model()
-
-
-def together(*works):
-    """Each work on a thread of its own; fails where one does not end, or fails."""
-    failures = []
-
-    def watched(work):
-        try:
-            work()
-        except BaseException:
-            failures.append(traceback.format_exc())
-
-    threads = [threading.Thread(target=watched, args=(work,), daemon=True) for work in works]
-    interval_s = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(SECONDS)
-    finally:
-        sys.setswitchinterval(interval_s)
-    assert not any(thread.is_alive() for thread in threads), "two threads wait for each other"
-    assert failures == []
-
-
-def kept_by_the_page(w):
-    """What a page has after all updates, by trait."""
-    state = {}
-    send = w.comm.send
-
-    def kept(data, *rest, **more):
-        state.update(data.get("state", {}) if data.get("method") == "update" else {})
-        send(data, *rest, **more)
-
-    w.comm.send = kept
-    return state
 
 
 def test_what_cells_and_page_run_at_once_is_shown_whole_here_and_there(model):
