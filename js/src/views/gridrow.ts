@@ -104,7 +104,7 @@ export function fitRows(
 /** Write a cell's look. Only what changed is written, because each write restyles. */
 export function paint(cell: CellNode, look: Look, isFocused: boolean): void {
   const { text, className, surface, ink, pin } = look;
-  const key = `${text}\n${className}\n${surface}\n${pin}\n${isFocused}`;
+  const key = [text, className, surface, pin, isFocused].join();
   if (cell.last === key) return;
   cell.last = key;
   const { element } = cell;
@@ -112,7 +112,7 @@ export function paint(cell: CellNode, look: Look, isFocused: boolean): void {
   if (cell.text.data !== text) cell.text.data = text;
   if (style.backgroundColor !== surface) style.backgroundColor = surface;
   if (style.color !== ink) style.color = ink;
-  if (pin || element.className.includes("is-pinned")) style.setProperty("--lw-pin", pin);
+  style.setProperty("--lw-pin", pin);
   if (element.className !== className) element.className = className;
   if (element.tabIndex !== (isFocused ? 0 : -1)) element.tabIndex = isFocused ? 0 : -1;
   const isSelected = className.includes("is-selected") ? "true" : "false";
