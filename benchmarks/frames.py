@@ -33,7 +33,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames of one scroll, in ms: times between them, and processor time per frame, in all and by kind."""
+    """The frames of one scroll, in ms: times between them, and processor time per frame, also by kind."""
 
     median_ms: float
     p95_ms: float
