@@ -151,7 +151,7 @@ test("an open layer marks the columns that were read, and a head has arcs while 
   await click("Why");
   expect(count(".is-read")).toBe(0);
   await click("layer 1:");
-  // without a size only six columns are in the page
+  // without a size only four columns are in the page
   expect(count(".lw-colhead.is-read")).toBe(3);
   expect(count(".lw-readcolumn")).toBe(3);
   expect(count(".lw-colhead.is-sink")).toBe(1);
