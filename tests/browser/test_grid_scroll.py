@@ -77,9 +77,8 @@ def test_labels_and_heads_stay_beside_their_rows_and_columns(big, at):
 
 
 def test_a_scroll_keeps_the_elements_and_moves_them_every_other_column(big):
-    big.evaluate(
-        "() => document.querySelectorAll('.lw-body [role=gridcell]').forEach((c, i) => { c.nth = i; })"
-    )
+    cells = "[...document.querySelectorAll('.lw-body [role=gridcell]')]"
+    big.evaluate(f"() => {cells}.forEach((cell, i) => {{ cell.nth = i; }})")
     firsts = set()
     for left in range(0, 72 * 24, 24):
         big.evaluate(SCROLL_TO, [left, 0])
