@@ -21,6 +21,7 @@ export class Overview {
   readonly #canvas = document.createElement("canvas");
   readonly #frame = document.createElement("i");
   #key: unknown[] = [];
+  #shape: Shape | null = null;
   /** How many of the tiles are painted; -1 where the picture is of something else. */
   #n_tiles = -1;
   /** The columns of the picture by position, its rows by layer. */
@@ -61,12 +62,13 @@ export class Overview {
     const key = [shape, cells, ...looks, app.theme()];
     if (!sameItems(key, this.#key)) this.#n_tiles = -1;
     this.#key = key;
+    this.#shape = shape;
     if (cells && this.#n_tiles !== cells.tilesOf(traits).length)
-      this.#timer ||= window.setTimeout(() => this.#paint(shape), SETTLE_MS);
+      this.#timer ||= window.setTimeout(() => this.#paint(), SETTLE_MS);
   }
 
   /** Paint the cells of new tiles, or all of them where the picture is of something else. */
-  #paint(shape: Shape): void {
+  #paint(): void {
     this.#timer = 0;
     const app = this.#app;
     const traits = app.traits();
@@ -77,7 +79,7 @@ export class Overview {
     const tiles = cells.tilesOf(traits);
     let due: readonly Cellular[] = tiles.slice(this.#n_tiles).map(({ header }) => header);
     if (this.#n_tiles < 0) {
-      const { isAcross, rows, cols } = shape;
+      const { isAcross, rows, cols } = this.#shape as Shape;
       this.#xs = sampled(isAcross ? cols : rows, MAX_COLS);
       this.#ys = sampled(
         [...(isAcross ? rows : cols)].sort((a, b) => b - a),
