@@ -6,20 +6,26 @@ numbers. Both are taken inside the page, at a person's pace: within 40 ms of the
 takes 46 ms, since the server waits for an acknowledgement that the browser puts off. What the decode itself
 costs in the kernel is printed beside them.
 
-With `--against REVISION`, in JupyterLab alone: a press of the mouse until the card with the kernel's numbers
-is painted, 100 presses of either build in rounds that alternate; medians, and their ratio.
+With `--against REVISION`, the pages of that revision and of this working tree are built anew and measured in
+turn: the frames of scrolls over a grid of 100 x 4,096 and, in JupyterLab, a press of the mouse until the card
+with the kernel's numbers is painted; 100 presses of either build in rounds that alternate. `--only scroll` or
+`--only press` leaves the other away.
 """
 
 import argparse
+import contextlib
 import statistics
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "browser"), str(ROOT / "benchmarks")]
 
 from against import checkout  # noqa: E402
+from frames import compare_scrolls  # noqa: E402
 from harness import output_page  # noqa: E402
 from harness.lens import Lens  # noqa: E402
 from harness.notebook import Notebook, write_notebook  # noqa: E402
@@ -132,27 +138,60 @@ def presses(browser, package):
         return page.evaluate(CLICKS, [N_PRESSES + 5, N_LAYERS, True])[5:]
 
 
-def compare(revision: str) -> None:
-    """Prints press to paint of this build beside an earlier one."""
-    times = {revision: [], "this build": []}
-    with chromium() as browser, checkout(revision) as earlier:
-        builds = [(revision, earlier), ("this build", ROOT)]
-        for i in range(N_ROUNDS):
-            for name, package in builds if i % 2 else builds[::-1]:
-                times[name] += presses(browser, package)
+@contextlib.contextmanager
+def built(revision: str) -> Iterator[Path]:
+    """A folder with the tree of a revision, its page built by its own script, with the packages here."""
+    packages = ROOT / "js" / "node_modules"
+    if not packages.exists():
+        sys.exit("The pages are built with js/node_modules, which is not there. Run `make setup` first.")
+    with checkout(revision) as folder:
+        (folder / "js" / "node_modules").symlink_to(packages)
+        subprocess.run(["npm", "run", "--silent", "build"], cwd=folder / "js", check=True)
+        yield folder
+
+
+def working_tree() -> str:
+    """A commit of the tracked files as they are."""
+    command = ["git", "stash", "create"]
+    found = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    return found or "HEAD"
+
+
+def compare(revision: str, only: str | None, n_rounds: int) -> None:
+    """Prints the frames of scrolls, and press to paint, of this build beside an earlier one."""
+    with chromium() as browser, built(revision) as earlier, built(working_tree()) as now:
+        builds = {revision: earlier, "this build": now}
+        if only != "press":
+            pages = {name: folder / "lenswidget" / "static" for name, folder in builds.items()}
+            compare_scrolls(browser, pages, n_rounds)
+        if only != "scroll":
+            compare_presses(browser, builds, n_rounds)
+
+
+def compare_presses(browser, builds: dict[str, Path], n_rounds: int) -> None:
+    """Prints press to paint of each build, and the ratio of the last to the first."""
+    times: dict[str, list[float]] = {name: [] for name in builds}
+    for i in range(n_rounds):
+        for name, package in list(builds.items())[:: 1 if i % 2 else -1]:
+            times[name] += presses(browser, package)
     medians = {name: statistics.median(of_build) for name, of_build in times.items()}
     for name, of_build in times.items():
         p90 = sorted(of_build)[int(0.9 * len(of_build))]
         print(f"{name}: press to paint {medians[name]:.1f} ms, p90 {p90:.1f}, of {len(of_build)} presses")
-    print(f"ratio {medians['this build'] / medians[revision]:.2f}")
+    then, now = medians.values()
+    print(f"ratio {now / then:.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--against", metavar="REVISION")
-    revision = parser.parse_args().against
-    if revision is not None:
-        compare(revision)
+    parser.add_argument("--only", choices=["scroll", "press"], help="of what --against measures")
+    parser.add_argument(
+        "--rounds", type=int, default=N_ROUNDS, help="of --against, each of 25 presses a build"
+    )
+    options = parser.parse_args()
+    if options.against is not None:
+        compare(options.against, options.only, options.rounds)
         return
     print("| host | empty round trip, median / p90 | click to card, median / p90 | decode alone |")
     print("| --- | --- | --- | --- |")

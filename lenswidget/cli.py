@@ -12,6 +12,7 @@ import torch
 
 from lenswidget.demo import demo_model
 from lenswidget.errors import LensError, PromptError
+from lenswidget.host_check import doctor
 from lenswidget.language_model import LanguageModel
 from lenswidget.versions import __version__
 from lenswidget.widget.widget import LensWidget
@@ -26,13 +27,21 @@ examples:
       a row per cell and top token, for a spreadsheet or pandas
   lenswidget - --model ./my-model --force < prompt.txt
       the prompt from a file, UTF-8; an output file that exists is written over
+  lenswidget doctor
+      runs nothing: what is installed, and whether notebooks will find the widget's scripts
 
 The HTML file needs no kernel, no network and no other file: open it, or send it.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 0, 1 for what went wrong with the run, 2 for bad usage."""
+    """Runs the command; returns its exit status: 0, 1 for what went wrong or is missing, 2 for bad usage."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    # that word alone; as a prompt it comes with an option, or on standard input
+    if given == ["doctor"]:
+        report, is_sound = doctor()
+        print(report)
+        return 0 if is_sound else 1
     parser = _parser()
     args = parser.parse_args(arguments)
     target = Path(os.path.expanduser(args.output))  # Path's own fails on an unknown user

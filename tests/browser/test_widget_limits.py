@@ -4,13 +4,12 @@ import gzip
 import json
 import statistics
 import time
-from pathlib import Path
 
 import pytest
+from harness.big_grid import SCROLL, SCROLLS, STATIC, mount_big
 from playwright.sync_api import expect
 from widget_page import CODE, widget_in_lab
 
-STATIC = Path(__file__).parents[2] / "lenswidget" / "static"
 N_CLICKS = 100
 N_PAIRS = 10
 # As a person clicks. Within some 40 ms of the last message the browser puts off its acknowledgement, for
@@ -146,78 +145,11 @@ def test_a_card_is_painted_first_and_then_why(browser, lab):
         assert len(painted[True]) == N_PAIRS
 
 
-# A page with the committed bundle and a model made of numbers, which answers every read at once.
-BIG = """async ([esm, css, n_layers, n_tokens]) => {
-  const style = document.head.appendChild(document.createElement("style"));
-  style.textContent = css;
-  const { default: widget } = await import(URL.createObjectURL(new Blob([esm], { type: "text/javascript" })));
-  const ids = Array.from({ length: 500 }, (_, id) => id);
-  const labels = Object.fromEntries(ids.map((id) => [id, [`token${id}`, "text", `token${id}`]]));
-  const tokens = Array.from({ length: n_tokens }, (_, i) => i % 500);
-  const run = { id: "r", prompt: "p", model: "m", dtype: "float32", quantization: null, n_layers,
-    d_vocab: 500, tokens, labels, special: tokens.map(() => false), sites: ["resid_post"],
-    lenses: ["logit"], max_length: null, fidelity: null, extras: [],
-    next: { id: 7, log_prob: -1 } };
-  const values = { run, prompt: "p" };
-  const heard = new Set();
-  const reply = ({ id, layers, positions, k, run_id, site, lens }) => {
-    const n = layers.length * positions.length;
-    const shape = [layers.length, positions.length];
-    const arrays = [["ids", "int32", [...shape, k]], ["log_probs", "float32", [...shape, k]],
-                    ["entropy_nats", "float32", shape]]
-      .map(([name, dtype, shape]) => ({ name, dtype, shape }));
-    const log_probs = Float32Array.from({ length: n * k }, (_, i) => -((i * 7919) % 97) / 20);
-    const top = Int32Array.from({ length: n * k }, (_, i) => (i * 31) % 500);
-    const buffers = [top, log_probs, new Float32Array(n)];
-    const asked = { run_id, site, lens, k, layers, positions };
-    const value = { ...asked, tracked_ids: [], arrays, labels: {} };
-    for (const f of heard) f({ id, value }, buffers.map((b) => new DataView(b.buffer)));
-  };
-  const model = { get: (name) => values[name], set() {}, save_changes() {}, off() {},
-    on: (event, f) => event === "msg:custom" && heard.add(f),
-    send: (message) => message.kind === "read" && setTimeout(reply, 0, message) };
-  const el = document.body.appendChild(document.createElement("div"));
-  const frame = () => new Promise(requestAnimationFrame);
-  await frame();
-  const started = performance.now();
-  widget.render({ model, el });
-  await frame();
-  await frame();
-  return performance.now() - started;
-}"""
-SCROLL = """async ([dx, dy, n]) => {
-  const grid = document.querySelector(".lw-grid");
-  const taken = [];
-  let nodes = 0;
-  let last = await new Promise(requestAnimationFrame);
-  for (let i = 0; i < n; i++) {
-    grid.scrollLeft += dx;
-    if (grid.scrollTop + grid.clientHeight >= grid.scrollHeight - 2) dy = -dy;
-    grid.scrollTop += dy;
-    const now = await new Promise(requestAnimationFrame);
-    taken.push(now - last);
-    last = now;
-    nodes = Math.max(nodes, document.querySelectorAll("*").length);
-  }
-  taken.sort((a, b) => a - b);
-  return { median_ms: taken[n >> 1], p95_ms: taken[Math.floor(n * 0.95)], max_ms: taken[n - 1], nodes };
-}"""
-
-
-def mounted(page):
-    """Mounts a grid of 100 x 4,096 in an empty page; how long that took."""
-    page.goto("about:blank")
-    esm, css = ((STATIC / name).read_text() for name in ("widget.js", "widget.css"))
-    mount_ms = page.evaluate(BIG, [esm, css, 100, 4096])
-    page.locator("[role=gridcell]").first.wait_for()
-    return mount_ms
-
-
 @pytest.fixture
 def big(page):
     page.set_viewport_size({"width": 1200, "height": 900})
     # the least of a few: beside other tests one of them measures the neighbours
-    mount_ms = min(mounted(page) for _ in range(5))
+    mount_ms = min(mount_big(page) for _ in range(5))
     page.wait_for_timeout(1000)
     return page, mount_ms
 
@@ -233,8 +165,8 @@ def test_the_bundle_is_at_most_160_kb_and_60_kb_gzipped():
 def test_a_grid_of_100_by_4096_keeps_to_1500_nodes_and_the_frame_budget(big):
     page, mount_ms = big
     found = {"mount_ms": round(mount_ms)}
-    for name, steps in {"slow": [37, 0, 200], "fast": [640, 6, 200]}.items():
-        found[name] = page.evaluate(SCROLL, steps)
+    for name, steps in SCROLLS.items():
+        found[name] = page.evaluate(SCROLL, list(steps))
         assert found[name]["nodes"] <= 1500
     print(json.dumps(found))
     assert mount_ms <= 500

@@ -51,6 +51,8 @@ export class Cells {
   readonly labels = new Map<number, Label>();
   readonly floors = new Floors();
   readonly #tables = new Map<string, Table>();
+  /** The table that was asked for last: the next cell mostly is of the same. */
+  #last: (Reading & { readonly table: Table }) | null = null;
   readonly #size: number;
   readonly #seq: number;
 
@@ -78,6 +80,7 @@ export class Cells {
         });
       }
       this.#tables.set(key, { tiles: [...tiles], fields: taken });
+      this.#last = null;
     }
   }
 
@@ -95,12 +98,14 @@ export class Cells {
   }
 
   #table({ site, lens }: Reading): Table {
+    if (this.#last?.site === site && this.#last.lens === lens) return this.#last.table;
     const key = `${site}\n${lens}`;
     let table = this.#tables.get(key);
     if (!table) {
       table = { tiles: [], fields: new Map() };
       this.#tables.set(key, table);
     }
+    this.#last = { site, lens, table };
     return table;
   }
 
@@ -140,6 +145,11 @@ export class Cells {
     }
   }
 
+  /** The tiles of a reading, in the order in which they came; more are added at the end. */
+  tilesOf(reading: Reading): readonly Tile[] {
+    return this.#table(reading).tiles;
+  }
+
   has(reading: Reading, field: FieldName, layer: number, position: number): boolean {
     return !!this.#table(reading).fields.get(field)?.tile[this.#at(layer, position)];
   }
@@ -154,9 +164,9 @@ export class Cells {
     const index = field?.index[cell] ?? 0;
     // the id is -1 where the cell is not finite, and -2 where there is none: the lens cannot carry the row, or one
     // of two runs lacks the column
-    const ids = OF_TWO.test(name) ? ["ids", "reference_ids"] : ["ids"];
     const isThere = (array: string) => tile?.arrays.get(array)?.[index * tile.header.k] !== -2;
-    return tile && ids.every(isThere) ? { tile, index } : undefined;
+    if (!tile || !isThere("ids") || (OF_TWO.test(name) && !isThere("reference_ids"))) return undefined;
+    return { tile, index };
   }
 
   /** Whether the top tokens of two runs are the same: 1 or 0, NaN where one has none. */

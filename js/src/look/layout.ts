@@ -51,8 +51,12 @@ export const DEFAULT_COL_PX = DEFAULTS.column_width_px;
 export const MAX_COL_PX = 400;
 /** Keeps the whole widget under 1,500 elements at any column width. */
 export const MAX_CELLS = 1100;
-const OVERSCAN_ROWS = 2;
-const OVERSCAN_COLS = 2;
+/** At least so many rows and columns more than are visible are in the page, on every side. */
+const OVERSCAN = 1;
+/** The window moves by so many at once: a frame that moves it costs as much for one column as for two. */
+const STEP = 2;
+/** How many more than those that are visible. */
+const BEYOND = 2 * OVERSCAN + STEP;
 
 /** The lowest row of a site's grid: the residual stream also has the embedding's row, -1. */
 export function lowestRow(site: string): number {
@@ -134,23 +138,27 @@ export function placeOf(shape: Shape, cell: CellRef): { row: number; col: number
 
 /** The height of the grid, at most `wanted_px`, at which rows in view x columns in view stay within `MAX_CELLS`. */
 export function maxHeight(shape: Shape, width_px: number, wanted_px: number): number {
-  const n_cols = Math.min(shape.cols.length, Math.ceil(width_px / shape.col_px) + 2 * OVERSCAN_COLS);
-  const n_rows = Math.max(8, Math.floor(MAX_CELLS / Math.max(1, n_cols)) - 2 * OVERSCAN_ROWS - 1);
+  const n_cols = Math.min(shape.cols.length, Math.ceil(width_px / shape.col_px) + BEYOND);
+  const n_rows = Math.max(8, Math.floor(MAX_CELLS / Math.max(1, n_cols)) - BEYOND);
   return Math.min(wanted_px, shape.head_row_px + n_rows * shape.row_px);
 }
 
 /** The rows and columns that must be in the page at a scroll position; without `overscan`, those that are visible. */
 export function windowOf(shape: Shape, scroll: Scroll, overscan = true): CellRange {
-  const rows = overscan ? OVERSCAN_ROWS : 0;
-  const cols = overscan ? OVERSCAN_COLS : 0;
   const height = Math.max(0, scroll.height - shape.head_row_px);
   const width = Math.max(0, scroll.width - shape.head_col_px);
-  return {
-    r0: clamp(Math.floor(scroll.top / shape.row_px) - rows, 0, shape.rows.length),
-    r1: clamp(Math.ceil((scroll.top + height) / shape.row_px) + rows, 0, shape.rows.length),
-    c0: clamp(Math.floor(scroll.left / shape.col_px) - cols, 0, shape.cols.length),
-    c1: clamp(Math.ceil((scroll.left + width) / shape.col_px) + cols, 0, shape.cols.length),
+  const range = (from: number, room: number, size: number, n: number) => {
+    if (!overscan)
+      return [Math.floor(from / size), Math.ceil((from + room) / size)].map((x) => clamp(x, 0, n));
+    // as many wherever it is, so that the elements stay
+    const n_drawn = Math.min(n, Math.ceil(room / size) + BEYOND);
+    const first = Math.floor((Math.floor(from / size) - OVERSCAN) / STEP) * STEP;
+    const start = clamp(first, 0, n - n_drawn);
+    return [start, start + n_drawn];
   };
+  const [r0 = 0, r1 = 0] = range(scroll.top, height, shape.row_px, shape.rows.length);
+  const [c0 = 0, c1 = 0] = range(scroll.left, width, shape.col_px, shape.cols.length);
+  return { r0, r1, c0, c1 };
 }
 
 /** The nearest scroll position at which a cell is wholly in view. */

@@ -7,7 +7,7 @@ import type { ViewTraits } from "../kernel/traits.ts";
 import { foldedPasses } from "../look/bands.ts";
 import { superscript } from "../look/format.ts";
 import { shownLayers } from "../look/layout.ts";
-import { colorAt, pinColor } from "../look/scales.ts";
+import { type Color, colorAt, pinColor } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
 import {
   isEdited,
@@ -54,20 +54,14 @@ export function settledLayers(app: App): (position: number) => number | undefine
 }
 
 /** The edges of what the edits, or the cell that is about to be patched, can change: its left and its lower one. */
-function edgesOf(app: App, run: RunInfo, { layer, position }: CellRef): string[] {
-  const state = app.get();
-  const made = madeAt(state);
-  if (!made.length || state.traits.orientation === "tokens" || !isReached(run, made, { layer, position }))
-    return [];
-  const edges: string[] = [];
-  if (!isReached(run, made, { layer, position: position - 1 })) edges.push("is-reach-left");
-  if (!isReached(run, made, { layer: layer - 1, position })) edges.push("is-reach-low");
-  return edges;
+function edgesOf(run: RunInfo, made: readonly CellRef[], { layer, position }: CellRef): string {
+  if (!isReached(run, made, { layer, position })) return "";
+  const left = isReached(run, made, { layer, position: position - 1 }) ? "" : " is-reach-left";
+  return isReached(run, made, { layer: layer - 1, position }) ? left : `${left} is-reach-low`;
 }
 
-/** Whether one of the tokens, ids with commas between, is among the best of a cell or stands in it. */
-function hasAny(cells: Cells, traits: ViewTraits, { layer, position }: CellRef, ids: string): boolean {
-  const wanted = ids.split(",").map(Number);
+/** Whether one of the tokens is among the best of a cell or stands in it. */
+function hasAny(cells: Cells, traits: ViewTraits, { layer, position }: CellRef, wanted: readonly number[]) {
   const standing = standingIn(cells, traits, layer, position);
   if (traits.show !== "top") return !!standing && wanted.includes(standing.id);
   return cells.tops(traits, layer, position, 100).some(({ id }) => wanted.includes(id));
@@ -78,52 +72,53 @@ function isWithin({ layers, positions }: Span, { layer, position }: CellRef): bo
   return within(layer, layers) && within(position, positions);
 }
 
-/** How a cell looks, from the state alone. */
-export function lookOf(
-  app: App,
-  cells: Cells,
-  traits: ViewTraits,
-  cell: CellRef,
-  settled: number | undefined,
-): Look {
+/** The colour of each cell; undefined where it is not computed, null where its number is none. */
+export function colorsOf(app: App, cells: Cells, traits: ViewTraits) {
+  const { d_vocab } = cells.run;
+  const { scale, position: place } = METRIC_SPECS[coloringOf(traits, cells.run)];
+  const theme = app.theme();
+  return ({ layer, position }: CellRef): Color | null | undefined => {
+    const value = cellValue(cells, traits, layer, position);
+    if (value === undefined) return undefined;
+    return Number.isNaN(value) ? null : colorAt(scale, theme, place(value, d_vocab));
+  };
+}
+
+/** How cells look, from the state alone; what all of them share is found once. */
+export function looksOf(app: App, cells: Cells, traits: ViewTraits) {
   const { run } = cells;
-  const { layer, position } = cell;
-  const top = standingIn(cells, traits, layer, position);
-  const value = cellValue(cells, traits, layer, position);
-  const names = ["lw-cell"];
-  if (sameCell(traits.selection, cell)) names.push("is-selected");
-  const shown = shownRun(app.get());
-  if (shown && run.tokens.length === shown.tokens.length) names.push(...edgesOf(app, shown, cell));
-  if (coloringOf(traits, run).startsWith("effect") && !effectAt(traits.causal, layer, position)?.isMeasured)
-    names.push("is-estimate");
-  if (isEdited(shownRun(app.get()), cell)) names.push("is-edited");
-  let surface = "";
-  let ink = "";
-  let pin = "";
-  if (value === undefined) names.push("is-missing");
-  else if (Number.isNaN(value)) names.push("is-nan");
-  else {
-    const spec = METRIC_SPECS[coloringOf(traits, run)];
-    const color = colorAt(spec.scale, app.theme(), spec.position(value, run.d_vocab));
-    surface = color.css;
-    ink = color.ink;
-  }
-  const { tint, span } = app.get();
-  if (tint && !hasAny(cells, traits, cell, tint)) names.push("is-untinted");
-  if (span && isWithin(span, cell)) names.push("is-in-span");
-  if (isNoise(cells, traits, layer, position)) names.push("is-noise");
-  if (top) {
-    const kind = cells.label(top.id)[1];
-    if (kind !== "text") names.push(`is-${kind}`);
-    if (isTarget(run, position, top.id)) names.push("is-next");
-    if (settled === layer) names.push("is-settled");
+  const state = app.get();
+  const { tint, span } = state;
+  const shown = shownRun(state);
+  const isShaped = !!shown && shown.tokens.length === run.tokens.length && traits.orientation !== "tokens";
+  const made = isShaped ? madeAt(state) : [];
+  const tinted = tint ? tint.split(",").map(Number) : null;
+  const isMap = coloringOf(traits, run).startsWith("effect");
+  const colorOf = colorsOf(app, cells, traits);
+  return (cell: CellRef, settled: number | undefined): Look => {
+    const { layer, position } = cell;
+    const top = standingIn(cells, traits, layer, position);
+    const color = colorOf(cell);
+    let name = "lw-cell";
+    if (sameCell(traits.selection, cell)) name += " is-selected";
+    if (shown && made.length) name += edgesOf(shown, made, cell);
+    if (isMap && !effectAt(traits.causal, layer, position)?.isMeasured) name += " is-estimate";
+    if (isEdited(shown, cell)) name += " is-edited";
+    if (!color) name += color === null ? " is-nan" : " is-missing";
+    if (tinted && !hasAny(cells, traits, cell, tinted)) name += " is-untinted";
+    if (span && isWithin(span, cell)) name += " is-in-span";
+    if (isNoise(cells, traits, layer, position)) name += " is-noise";
+    const looks = { surface: color?.css ?? "", ink: color?.ink ?? "" };
+    if (!top) return { ...looks, className: name, text: "", pin: "" };
+    const label = cells.label(top.id);
+    if (label[1] !== "text") name += ` is-${label[1]}`;
+    if (isTarget(run, position, top.id)) name += " is-next";
+    if (settled === layer) name += " is-settled";
     const pinned = pinOf(traits.pins, top.id);
-    if (pinned) {
-      pin = pinColor(pinned.color, app.theme());
-      names.push("is-pinned");
-    }
-  }
-  const text = top && traits.column_width_px >= TEXT_FROM_PX ? brief(cells.label(top.id)) : "";
-  const place = text && top && top.rank > 0 ? superscript(top.rank + 1) : "";
-  return { text: text + place, className: names.join(" "), surface, ink, pin };
+    if (pinned) name += " is-pinned";
+    const pin = pinned ? pinColor(pinned.color, app.theme()) : "";
+    const text = traits.column_width_px >= TEXT_FROM_PX ? brief(label) : "";
+    const place = text && top.rank > 0 ? superscript(top.rank + 1) : "";
+    return { ...looks, className: name, text: text + place, pin };
+  };
 }

@@ -1,7 +1,6 @@
 import { div, hasFocus } from "../base/dom.ts";
 import { on, whenClosed } from "../base/events.ts";
 import { sameItems } from "../base/memo.ts";
-import type { Cells } from "../cells/cells.ts";
 import type { CellRef, RunInfo } from "../kernel/protocol.ts";
 import {
   type CellRange,
@@ -20,9 +19,18 @@ import {
 } from "../look/layout.ts";
 import type { App } from "../state/context.ts";
 import { type Reads, readsOf } from "../state/why.ts";
-import { lookOf, settledLayers } from "./cellLook.ts";
+import { type Look, looksOf, settledLayers } from "./cellLook.ts";
 import { toggleHead } from "./folding.ts";
-import { type CellNode, fitCells, fitRows, makeRow, paint, type RowNode, writeHead } from "./gridrow.ts";
+import {
+  type CellNode,
+  fitCells,
+  fitRows,
+  makeRow,
+  paint,
+  type RowNode,
+  writeHead,
+  writeRowHead,
+} from "./gridrow.ts";
 import { headOf } from "./heads.ts";
 import { Overview } from "./overview.ts";
 import { ReadsLayer, readHead } from "./reads.ts";
@@ -34,10 +42,11 @@ type Place = ReturnType<typeof placeOf>;
 export class GridView {
   readonly element = div("lw-grid", "grid");
   readonly #body = div("lw-body", "rowgroup");
+  readonly #labels = div("lw-rowlabels");
   readonly #head = makeRow("columnheader");
   readonly #strips: Strips;
   readonly #readsLayer = new ReadsLayer();
-  #rows: RowNode[] = [];
+  readonly #rows: RowNode[] = [];
   /** How wide and how tall the grid may be. */
   room_px = 0;
   tallest_px = 714;
@@ -54,8 +63,8 @@ export class GridView {
   #bar_px = SCROLLBAR_PX;
   #height = 0;
   #drawnKey: unknown[] = [];
-  /** What the heads mark as read. */
-  #readsDrawn: Reads | null = null;
+  /** What the heads were drawn for. */
+  #headsKey: unknown[] = [];
   /** The places of focus and selection in the last drawing. */
   #marked: (Place | null)[] = [];
 
@@ -80,7 +89,8 @@ export class GridView {
     head.element.ariaRowIndex = "1";
     this.#strips = new Strips(app);
     head.element.append(this.#strips.element);
-    body.append(this.#readsLayer.element);
+    this.#labels.ariaHidden = "true";
+    body.append(this.#labels, this.#readsLayer.element);
     element.append(head.element, body);
     const { signal } = app;
     on(element, "scroll", () => this.#scrolled(), signal, { passive: true });
@@ -124,7 +134,8 @@ export class GridView {
   elementOf(cell: CellRef): HTMLElement | undefined {
     if (!this.#shape) return undefined;
     const { row, col } = placeOf(this.#shape, cell);
-    return this.#rows.find((node) => node.row === row)?.cells.find((node) => node.col === col)?.element;
+    const node = this.#rows.find((node) => node.row === row);
+    return node?.cells.find((cell) => cell.col === col)?.element;
   }
 
   /** The cells in view, the last layer first; null before the first drawing. */
@@ -139,13 +150,9 @@ export class GridView {
 
   cellOf(target: EventTarget | null): CellRef | undefined {
     const element = target instanceof Element ? target.closest("[role=gridcell]") : null;
-    if (!element || !this.#shape) return undefined;
-    for (const row of this.#rows) {
-      const cell =
-        row.element === element.parentElement && row.cells.find((node) => node.element === element);
-      if (cell) return cellAt(this.#shape, row.row, cell.col);
-    }
-    return undefined;
+    if (!this.#shape || !this.#body.contains(element)) return undefined;
+    const [row, col] = [element?.parentElement?.ariaRowIndex, element?.ariaColIndex].map(Number);
+    return cellAt(this.#shape, (row ?? 0) - 2, (col ?? 0) - 2);
   }
 
   /** A press on the head of a row: its pass, or the band that begins there, folds or unfolds. */
@@ -155,7 +162,7 @@ export class GridView {
     if (!head || !shape) return;
     // the right edge of a column is for its width
     if (head.matches(".lw-colhead") && clientX > head.getBoundingClientRect().right - 7) return;
-    const row = this.#rows.find(({ header }) => header === head)?.row;
+    const row = this.#rows.find(({ label }) => label === head)?.row;
     const col = this.#head.cells.find(({ element }) => element === head)?.col;
     if (row !== undefined) toggleHead(this.#app, shape, row, true);
     else if (col !== undefined) toggleHead(this.#app, shape, col, false);
@@ -228,26 +235,30 @@ export class GridView {
     const window = windowOf(shape, this.scroll());
     this.#app.setViewport(viewportOf(shape, this.scroll()));
     const reads = readsOf(this.#app);
+    const headsKey = [run, shape, reads, this.#app.theme()];
+    if (!sameItems(headsKey, this.#headsKey)) this.#headsKey = headsKey;
     this.#drawHead(run, shape, window, reads);
     this.#strips.draw(shape, window, this.#app.theme());
-    this.#rows = fitRows(this.#body, this.#rows, window, shape.row_px);
+    fitRows(this.#body, this.#labels, this.#rows, window, shape.row_px);
     this.#readsLayer.draw(reads, shape, window);
     const focus = this.#focusPlace(shape);
     let focused: CellNode | undefined;
     const { traits, version } = state;
-    const { selection, metric, rank_token, pins, lens, view, difference, causal, show, floor } = traits;
-    const looks = [state.span, state.tint, show, floor, metric, rank_token, pins, lens, view, difference];
-    const key = [shape, version, ...looks, causal, state.dropAt, state.shown, this.#app.theme(), run];
+    const { selection, cards, trajectory, ...looks } = traits;
+    const { span, tint, dropAt, shown } = state;
+    const key = [shape, version, span, tint, dropAt, shown, ...Object.values(looks), this.#app.theme(), run];
     const onlyNew = sameItems(key, this.#drawnKey);
     this.#drawnKey = key;
     const marked = [focus, selection && placeOf(shape, selection)];
     const touched = [...marked, ...this.#marked];
     this.#marked = marked;
+    const lookOf = looksOf(this.#app, cells, traits);
     for (const row of this.#rows) {
-      const cols = touched.filter((place) => place?.row === row.row).map((place) => place?.col);
-      const isDue = ({ col, last }: CellNode) => !onlyNew || !last || cols.includes(col);
+      const here = touched.filter((place) => place?.row === row.row);
+      const isDue = ({ col, last }: CellNode) =>
+        !onlyNew || !last || here.some((place) => place?.col === col);
       this.#drawRowHead(row, run, shape, reads);
-      focused = this.#drawRow(row, cells, shape, window, focus, isDue) ?? focused;
+      focused = this.#drawRow(row, lookOf, shape, window, focus, isDue) ?? focused;
     }
     this.#keepFocus(focused, hadFocus);
     const { at, size_px, whole } = extentOf(shape, this.scroll());
@@ -256,8 +267,8 @@ export class GridView {
 
   #focusPlace(shape: Shape) {
     const { focus } = this.#app.get();
-    const place = focus ? placeOf(shape, focus) : { row: 0, col: shape.cols.length - 1 };
-    return place.row < 0 || place.col < 0 ? { row: 0, col: shape.cols.length - 1 } : place;
+    const place = focus && placeOf(shape, focus);
+    return place && place.row >= 0 && place.col >= 0 ? place : { row: 0, col: shape.cols.length - 1 };
   }
 
   /** Keep the focus when the focused cell scrolls out of the page: the grid itself then has it, and the keys. */
@@ -283,10 +294,7 @@ export class GridView {
       const left = before ? this.#at.left / before.col_px : 0;
       this.#shapeKey = key;
       this.#shape = shapeOf(run, traits, room_px);
-      for (const row of [this.#head, ...this.#rows]) {
-        for (const { element } of row.cells) element.remove();
-        row.cells = [];
-      }
+      for (const [first] of [this.#head, ...this.#rows].map(({ cells }) => cells)) if (first) first.col = -1;
       this.#layOut(run, this.#shape);
       if (before && before.isAcross !== this.#shape.isAcross) this.#goToFocus(this.#shape);
       else if (left) this.#goTo({ left: left * this.#shape.col_px, top: this.#at.top });
@@ -328,12 +336,12 @@ export class GridView {
 
   #drawHead(run: RunInfo, shape: Shape, window: CellRange, reads: Reads | null): void {
     const theme = this.#app.theme();
-    if (reads !== this.#readsDrawn) for (const cell of this.#head.cells) cell.last = "";
-    this.#readsDrawn = reads;
+    const { cells, last } = this.#head;
     fitCells(this.#head, "columnheader", window, shape.col_px);
-    for (const cell of this.#head.cells) {
-      if (cell.last === theme) continue;
-      cell.last = theme;
+    this.#head.last = this.#headsKey;
+    for (const cell of cells) {
+      if (cell.last && last === this.#headsKey) continue;
+      cell.last = "drawn";
       const head = headOf(run, shape, cell.col, !shape.isAcross);
       const marked = shape.isAcross ? readHead(head, reads, shape.cols[cell.col] ?? -1) : head;
       writeHead(cell.element, "lw-colhead", marked, theme);
@@ -341,20 +349,21 @@ export class GridView {
   }
 
   #drawRowHead(node: RowNode, run: RunInfo, shape: Shape, reads: Reads | null): void {
+    if (node.last === this.#headsKey) return;
+    node.last = this.#headsKey;
     const head = headOf(run, shape, node.row, shape.isAcross);
     const marked = shape.isAcross ? head : readHead(head, reads, shape.rows[node.row] ?? -1);
-    writeHead(node.header, "lw-rowhead", marked, this.#app.theme());
+    writeRowHead(node, marked, this.#app.theme());
   }
 
   #drawRow(
     node: RowNode,
-    cells: Cells,
+    lookOf: (cell: CellRef, settled: number | undefined) => Look,
     shape: Shape,
     window: CellRange,
     focus: Place,
     isDue: (cell: CellNode) => boolean,
   ): CellNode | undefined {
-    const traits = this.#app.traits();
     fitCells(node, "gridcell", window, shape.col_px);
     let focused: CellNode | undefined;
     for (const cell of node.cells) {
@@ -363,7 +372,7 @@ export class GridView {
       const isFocused = node.row === focus.row && cell.col === focus.col;
       if (isFocused) focused = cell;
       if (!isDue(cell)) continue;
-      paint(cell, lookOf(this.#app, cells, traits, ref, this.#settledAt(ref.position)), isFocused);
+      paint(cell, lookOf(ref, this.#settledAt(ref.position)), isFocused);
     }
     return focused;
   }

@@ -12,23 +12,32 @@ export interface CellNode {
   last: string;
 }
 
-/** A row's element with its header and the cells in view, in visual order. */
+/**
+ * A row's element with its header and the cells in view, in visual order. A row's header scrolls with its cells; what
+ * the eye sees is its label, which stays: all labels are one layer, where sticky headers were one each.
+ */
 export interface RowNode {
   readonly element: HTMLDivElement;
   readonly header: HTMLDivElement;
+  /** Of the row of heads, the header itself. */
+  readonly label: HTMLDivElement;
   row: number;
   cells: CellNode[];
+  /** What its header was last written for. */
+  last: unknown;
 }
 
 export type CellRole = "gridcell" | "columnheader";
 
 export function makeRow(headerRole: "rowheader" | "columnheader"): RowNode {
   const element = div("lw-row", "row");
-  const header = div("lw-rowhead", headerRole);
+  const isHead = headerRole === "columnheader";
+  const header = div(isHead ? "lw-rowhead" : "lw-rowname", headerRole);
+  const label = isHead ? header : div("lw-rowhead");
   header.ariaColIndex = "1";
   header.append("");
   element.append(header);
-  return { element, header, row: -1, cells: [] };
+  return { element, header, label, row: -1, cells: [], last: null };
 }
 
 function makeCell(role: CellRole): CellNode {
@@ -40,81 +49,62 @@ function makeCell(role: CellRole): CellNode {
   return { element, text, col: -1, last: "" };
 }
 
-function moveTo(cell: CellNode, col: number): void {
-  cell.col = col;
-  cell.last = "";
-  cell.element.ariaColIndex = String(col + 2);
-}
-
-/** Reuse the cells that leave the range for those that enter it. */
-function moveCells(row: RowNode, role: CellRole, { c0, c1 }: CellRange): CellNode[] {
-  const free = row.cells.filter(({ col }) => col < c0 || col >= c1);
-  const kept = new Map(row.cells.filter(({ col }) => col >= c0 && col < c1).map((cell) => [cell.col, cell]));
-  const next: CellNode[] = [];
-  let before = row.header.nextSibling;
-  for (let col = c0; col < c1; col++) {
-    let cell = kept.get(col);
-    if (!cell) {
-      cell = free.pop() ?? makeCell(role);
-      moveTo(cell, col);
-    }
-    if (cell.element === before) before = before.nextSibling;
-    else row.element.insertBefore(cell.element, before);
-    next.push(cell);
+/**
+ * Make a row hold exactly the cells of a range of columns, in order. The elements stay where they are and are written
+ * anew: to move one costs more, and has the whole row painted.
+ */
+export function fitCells(row: RowNode, role: CellRole, { c0, c1 }: CellRange, col_px: number): void {
+  const { cells, element } = row;
+  if (cells[0]?.col === c0 && cells.length === c1 - c0) return;
+  while (cells.length > c1 - c0) cells.pop()?.element.remove();
+  while (cells.length < c1 - c0) {
+    const cell = makeCell(role);
+    element.append(cell.element);
+    cells.push(cell);
   }
-  for (const { element } of free) element.remove();
-  return next;
-}
-
-/** Make a row hold exactly the cells of a range of columns, in order. */
-export function fitCells(row: RowNode, role: CellRole, window: CellRange, col_px: number): void {
-  const { c0, c1 } = window;
-  const first = row.cells[0];
-  if (first?.col === c0 && row.cells.length === c1 - c0) return;
-  if (first) first.element.style.marginLeft = "";
-  const shift = first ? Math.abs(first.col - c0) : 0;
-  // moving an element costs more than rewriting it, so after a long jump all stay in place and are rewritten
-  if (row.cells.length === c1 - c0 && shift > (c1 - c0) / 4)
-    for (const [i, cell] of row.cells.entries()) moveTo(cell, c0 + i);
-  else row.cells = moveCells(row, role, window);
-  const start = row.cells[0];
+  for (const [i, cell] of cells.entries()) {
+    cell.col = c0 + i;
+    cell.last = "";
+    cell.element.ariaColIndex = String(c0 + i + 2);
+  }
   // the cells follow each other, so only the first needs a position
-  if (start) start.element.style.marginLeft = c0 ? `${c0 * col_px}px` : "";
+  const [first] = cells;
+  if (first) first.element.style.marginLeft = c0 ? `${c0 * col_px}px` : "";
 }
 
-/** Make the body hold exactly the rows of a range, in order; returns them. */
+/** Make the body hold exactly the rows of a range, in order, and `labels` their labels. */
 export function fitRows(
   body: HTMLElement,
-  rows: readonly RowNode[],
+  labels: HTMLElement,
+  rows: RowNode[],
   { r0, r1 }: CellRange,
   row_px: number,
-): RowNode[] {
-  const isIn = ({ row }: RowNode) => row >= r0 && row < r1;
-  const free = rows.filter((node) => !isIn(node));
-  const kept = new Map(rows.filter(isIn).map((node) => [node.row, node]));
-  const next: RowNode[] = [];
-  let before: ChildNode | null = body.firstChild;
-  for (let row = r0; row < r1; row++) {
-    let node = kept.get(row);
-    if (!node) {
-      node = free.pop() ?? makeRow("rowheader");
-      node.row = row;
-      for (const cell of node.cells) cell.last = "";
-      node.element.ariaRowIndex = String(row + 2);
-    }
-    node.element.style.top = `${row * row_px}px`;
-    if (node.element === before) before = before.nextSibling;
-    else body.insertBefore(node.element, before);
-    next.push(node);
+): void {
+  for (const { element, label } of rows.splice(r1 - r0)) {
+    element.remove();
+    label.remove();
   }
-  for (const { element } of free) element.remove();
-  return next;
+  while (rows.length < r1 - r0) {
+    const node = makeRow("rowheader");
+    // before what lies over the cells
+    body.insertBefore(node.element, body.lastChild);
+    labels.append(node.label);
+    rows.push(node);
+  }
+  for (const [i, node] of rows.entries()) {
+    if (node.row === r0 + i) continue;
+    node.row = r0 + i;
+    node.last = null;
+    for (const cell of node.cells) cell.last = "";
+    node.element.ariaRowIndex = String(node.row + 2);
+    for (const { style } of [node.element, node.label]) style.top = `${node.row * row_px}px`;
+  }
 }
 
 /** Write a cell's look. Only what changed is written, because each write restyles. */
 export function paint(cell: CellNode, look: Look, isFocused: boolean): void {
   const { text, className, surface, ink, pin } = look;
-  const key = `${text}\n${className}\n${surface}\n${pin}\n${isFocused}`;
+  const key = [text, className, surface, pin, isFocused].join();
   if (cell.last === key) return;
   cell.last = key;
   const { element } = cell;
@@ -122,26 +112,31 @@ export function paint(cell: CellNode, look: Look, isFocused: boolean): void {
   if (cell.text.data !== text) cell.text.data = text;
   if (style.backgroundColor !== surface) style.backgroundColor = surface;
   if (style.color !== ink) style.color = ink;
-  if (pin || element.className.includes("is-pinned")) style.setProperty("--lw-pin", pin);
+  style.setProperty("--lw-pin", pin);
   if (element.className !== className) element.className = className;
   if (element.tabIndex !== (isFocused ? 0 : -1)) element.tabIndex = isFocused ? 0 : -1;
   const isSelected = className.includes("is-selected") ? "true" : "false";
   if (element.ariaSelected !== isSelected) element.ariaSelected = isSelected;
 }
 
-/** Write the header of a row or a column. Only what changed is written. */
+/** Write the header of a row, which is read out, and its label, which is seen. */
+export function writeRowHead({ header, label }: RowNode, head: Head, theme: Theme): void {
+  writeHead(label, "lw-rowhead", head, theme);
+  const { text, at } = head;
+  header.textContent = text;
+  header.ariaLabel = head.label || (at ? `${at} ${text}` : null);
+  header.ariaExpanded = label.ariaExpanded;
+}
+
+/** Write the header of a row or a column. */
 export function writeHead(element: HTMLElement, name: string, head: Head, theme: Theme): void {
   const { text, at, title, label, band, color, isFolded, share } = head;
-  const className = `${name} ${head.className}${isFolded === null ? "" : " is-foldable"}`;
-  const node = element.firstChild as Text;
-  if (node.data !== text) node.data = text;
-  if (element.className !== className) element.className = className;
-  if (element.dataset.at !== at) element.dataset.at = at;
-  if ((element.dataset.band ?? "") !== band) element.dataset.band = band;
-  if (element.title !== title) element.title = title;
-  if ((element.ariaLabel ?? "") !== label) element.ariaLabel = label || null;
+  element.textContent = text;
+  element.className = `${name} ${head.className}${isFolded === null ? "" : " is-foldable"}`;
+  Object.assign(element.dataset, { at, band });
+  element.title = title;
+  element.ariaLabel = label || null;
   if (color !== null) element.style.setProperty("--lw-band", bandColor(color, theme));
   if (share !== undefined) element.style.setProperty("--lw-share", share.toFixed(3));
-  const expanded = isFolded === null ? null : String(!isFolded);
-  if (element.ariaExpanded !== expanded) element.ariaExpanded = expanded;
+  element.ariaExpanded = isFolded === null ? null : String(!isFolded);
 }

@@ -1,17 +1,8 @@
 /** Keys that move the caret, a choice, or what scrolls. */
-const MOVES = new Set([
-  "ArrowUp",
-  "ArrowDown",
-  "ArrowLeft",
-  "ArrowRight",
-  "Home",
-  "End",
-  "PageUp",
-  "PageDown",
-]);
-const EDITS = new Set(["Backspace", "Delete", "Insert"]);
+const MOVES = /^(Arrow|Home|End|Page)/;
+const EDITS = /^(Backspace|Delete|Insert)/;
 /** What stands in a key's place while a character is being composed. */
-const COMPOSING = new Set(["Process", "Dead", "Unidentified", "Compose"]);
+const COMPOSING = /^(Process|Dead|Unidentified|Compose)/;
 
 /** Whether a key writes a character: a letter on a button is kept too, since hosts cut cells with letters. */
 function isWriting(event: KeyboardEvent): boolean {
@@ -28,16 +19,16 @@ function isWriting(event: KeyboardEvent): boolean {
  */
 export function isUsed(event: KeyboardEvent, target: Element): boolean {
   const { key, ctrlKey, metaKey, altKey, isComposing } = event;
-  if (isComposing || COMPOSING.has(key) || isWriting(event)) return true;
+  if (isComposing || COMPOSING.test(key) || isWriting(event)) return true;
   const isChord = ctrlKey || metaKey;
-  const isMove = MOVES.has(key);
+  const isMove = MOVES.test(key);
   if (altKey) return target.matches("select") && key.startsWith("Arrow");
-  if (target.matches("textarea")) return isMove || EDITS.has(key) || key === "Enter";
+  if (target.matches("textarea")) return isMove || EDITS.test(key) || key === "Enter";
   if (target.matches("input[type=checkbox]")) return false;
   if (target.matches("input[type=range], select")) return !isChord && (isMove || key === "Enter");
   if (target.matches("input")) {
     const isInLine = isMove && !key.startsWith("Page");
-    return isInLine || EDITS.has(key) || (key === "Enter" && !isChord);
+    return isInLine || EDITS.test(key) || (key === "Enter" && !isChord);
   }
   if (target.matches("[role=slider]")) return !isChord && (isMove || key === "Enter");
   if (target.closest("[role=grid]"))

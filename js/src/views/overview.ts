@@ -1,9 +1,10 @@
 import { div } from "../base/dom.ts";
 import { on, whenClosed } from "../base/events.ts";
 import { sameItems } from "../base/memo.ts";
+import type { Tile } from "../cells/packed.ts";
 import type { Shape } from "../look/layout.ts";
 import type { App } from "../state/context.ts";
-import { lookOf } from "./cellLook.ts";
+import { colorsOf } from "./cellLook.ts";
 
 /** Of more columns or rows than this, only some are drawn; the page scales the picture. */
 const MAX_COLS = 1024;
@@ -20,6 +21,12 @@ export class Overview {
   readonly #canvas = document.createElement("canvas");
   readonly #frame = document.createElement("i");
   #key: unknown[] = [];
+  #shape: Shape | null = null;
+  /** How many of the tiles are painted; -1 where the picture is of something else. */
+  #n_tiles = -1;
+  /** The columns of the picture by position, its rows by layer. */
+  #xs = new Map<number, number>();
+  #ys = new Map<number, number>();
   #timer = 0;
 
   readonly #app: App;
@@ -42,43 +49,67 @@ export class Overview {
   /** Frame the part in view, `from` to `to` in [0, 1]; hidden if that is the whole. */
   draw(shape: Shape, from: number, to: number): void {
     const app = this.#app;
-    const { traits, version, shown } = app.get();
+    const { traits } = app.get();
     this.element.hidden = to - from >= 1;
     if (this.element.hidden) return;
+    // moved without a layout: by parts of its own width, which is the picture's
     const { style } = this.#frame;
-    style.left = `${100 * from}%`;
-    style.width = `${100 * (Math.min(1, to) - from)}%`;
-    const { metric, rank_token, site, lens, show, floor } = traits;
-    const key = [shape, version, shown, show, floor, metric, rank_token, site, lens, app.theme()];
-    if (sameItems(key, this.#key)) return;
+    style.transform = `translateX(${100 * from}%)`;
+    style.setProperty("--lw-part", `${100 * (Math.min(1, to) - from)}%`);
+    const { metric, rank_token, site, lens, show, view, difference, causal } = traits;
+    const looks = [show, metric, rank_token, site, lens, view, difference, causal];
+    const cells = app.cells();
+    const key = [shape, cells, ...looks, app.theme()];
+    if (!sameItems(key, this.#key)) this.#n_tiles = -1;
     this.#key = key;
-    this.#timer ||= window.setTimeout(() => this.#paint(shape), SETTLE_MS);
+    this.#shape = shape;
+    if (cells && this.#n_tiles !== cells.tilesOf(traits).length)
+      this.#timer ||= window.setTimeout(() => this.#paint(), SETTLE_MS);
   }
 
-  #paint(shape: Shape): void {
+  /** Paint the cells of new tiles, or all of them where the picture is of something else. */
+  #paint(): void {
     this.#timer = 0;
     const app = this.#app;
     const traits = app.traits();
     const cells = app.cells();
-    const { isAcross } = shape;
-    const positions = isAcross ? shape.cols : shape.rows;
-    const layers = [...(isAcross ? shape.rows : shape.cols)].sort((a, b) => b - a);
     const canvas = this.#canvas;
-    const width = Math.min(positions.length, MAX_COLS);
-    const height = Math.min(layers.length, MAX_ROWS);
-    canvas.width = width;
-    canvas.height = height;
     const pen = canvas.getContext("2d");
     if (!cells || !pen) return;
-    for (let x = 0; x < width; x++) {
-      for (let y = 0; y < height; y++) {
-        const position = positions[Math.floor((x * positions.length) / width)] as number;
-        const layer = layers[Math.floor((y * layers.length) / height)] as number;
-        const { surface } = lookOf(app, cells, traits, { layer, position }, undefined);
-        if (!surface) continue;
-        pen.fillStyle = surface;
-        pen.fillRect(x, y, 1, 1);
-      }
+    const tiles = cells.tilesOf(traits);
+    let due: readonly Cellular[] = tiles.slice(this.#n_tiles).map(({ header }) => header);
+    if (this.#n_tiles < 0) {
+      const { isAcross, rows, cols } = this.#shape as Shape;
+      this.#xs = sampled(isAcross ? cols : rows, MAX_COLS);
+      this.#ys = sampled(
+        [...(isAcross ? rows : cols)].sort((a, b) => b - a),
+        MAX_ROWS,
+      );
+      // also clears it
+      canvas.width = this.#xs.size;
+      canvas.height = this.#ys.size;
+      due = [{ layers: [...this.#ys.keys()], positions: [...this.#xs.keys()] }];
     }
+    this.#n_tiles = tiles.length;
+    const colorOf = colorsOf(app, cells, traits);
+    for (const { layers, positions } of due)
+      for (const position of positions)
+        for (const layer of this.#xs.has(position) ? layers : []) {
+          const y = this.#ys.get(layer);
+          const color = y === undefined ? null : colorOf({ layer, position });
+          if (!color) continue;
+          pen.fillStyle = color.css;
+          pen.fillRect(this.#xs.get(position) as number, y as number, 1, 1);
+        }
   }
+}
+
+type Cellular = Pick<Tile["header"], "layers" | "positions">;
+
+/** Of more than `most` values, as many as that at even distances; each with its place. */
+function sampled(values: readonly number[], most: number): Map<number, number> {
+  const n = Math.min(values.length, most);
+  return new Map(
+    Array.from({ length: n }, (_, i) => [values[Math.floor((i * values.length) / n)] as number, i]),
+  );
 }

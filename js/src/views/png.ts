@@ -5,7 +5,7 @@ import { cellAt, PLAIN_HEAD_PX, type Scroll, type Shape, shapeOf } from "../look
 import { bandColor, pinColor } from "../look/scales.ts";
 import type { App } from "../state/context.ts";
 import { promptText } from "../state/selectors.ts";
-import { type Look, lookOf, settledLayers } from "./cellLook.ts";
+import { type Look, looksOf, settledLayers } from "./cellLook.ts";
 import { headOf } from "./heads.ts";
 import { type LegendKey, legendOf } from "./legend.ts";
 
@@ -92,12 +92,13 @@ function drawCell(
 function drawCells(sheet: Sheet, top: number): void {
   const { app, cells, shape } = sheet;
   const settledAt = settledLayers(app);
+  const lookOf = looksOf(app, cells, app.traits());
   const { col_px, row_px, head_col_px, head_row_px } = shape;
   shape.rows.forEach((_, row) => {
     shape.cols.forEach((_, col) => {
       const cell = cellAt(shape, row, col);
       if (!cell) return;
-      const look = lookOf(app, cells, app.traits(), cell, settledAt(cell.position));
+      const look = lookOf(cell, settledAt(cell.position));
       const y = top + head_row_px + row * row_px;
       drawCell(sheet, look, PAD + head_col_px + col * col_px, y, col_px - 1, row_px - 1);
     });

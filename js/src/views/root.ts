@@ -63,6 +63,8 @@ export class Root {
   #n_opened = 0;
   #selected: CellRef | null = null;
   #settleTimer = 0;
+  /** The state that the last whole drawing was of, but for the numbers. */
+  #drawn: readonly unknown[] = [];
 
   readonly #app: App;
 
@@ -274,7 +276,10 @@ export class Root {
   /** Once the grid stands still after a scroll, what lies beside it is about the cells in view. */
   #settle(): void {
     clearTimeout(this.#settleTimer);
-    this.#settleTimer = window.setTimeout(() => this.#app.flush(), SETTLE_MS);
+    this.#settleTimer = window.setTimeout(() => {
+      this.#settleTimer = 0;
+      this.#app.flush();
+    }, SETTLE_MS);
   }
 
   #resized(): void {
@@ -292,6 +297,13 @@ export class Root {
   draw(): void {
     const app = this.#app;
     const state = app.get();
+    // while the grid scrolls, numbers that come in are drawn in it alone; the rest follows when it stands still
+    const others = [...Object.values({ ...state, version: 0 }), app.theme(), this.#width_px];
+    if (this.#settleTimer && sameItems(others, this.#drawn)) {
+      this.#drawGrid(state);
+      return;
+    }
+    this.#drawn = others;
     const hadFocus = hasFocus(this.element);
     this.#drawTop(state);
     this.#drawGrid(state);

@@ -75,3 +75,20 @@ test("scrolling to a cell in view moves nothing", () => {
   expect(scrollTo(shape, scroll, 8, 13)).toEqual({ left: 720, top: 100 });
   expect(scrollTo(shape, scroll, 0, 0)).toEqual({ left: 0, top: 0 });
 });
+
+test("what is in the page is as many columns wherever the grid is scrolled to, and more than are visible", () => {
+  const shape = shapeOf(run, DEFAULTS);
+  const at = (left: number) => windowOf(shape, { left, top: 0, width: 900, height: 600 });
+  const n = at(0).c1;
+  const end = shape.cols.length * shape.col_px - (900 - shape.head_col_px);
+  for (const left of [0, 1, 100, 5000, 5071, 5072, 5287, end]) {
+    const { c0, c1 } = at(left);
+    const seen = windowOf(shape, { left, top: 0, width: 900, height: 600 }, false);
+    expect(c1 - c0).toBe(n);
+    expect(c0).toBeLessThanOrEqual(Math.max(0, seen.c0 - 1));
+    expect(c1).toBeGreaterThanOrEqual(Math.min(shape.cols.length, seen.c1 + 1));
+  }
+  // a slow scroll moves it every other column
+  const places = Array.from({ length: 40 }, (_, i) => at(5000 + i * shape.col_px).c0);
+  expect(new Set(places).size).toBeLessThanOrEqual(21);
+});

@@ -151,9 +151,9 @@ test("an open layer marks the columns that were read, and a head has arcs while 
   await click("Why");
   expect(count(".is-read")).toBe(0);
   await click("layer 1:");
-  // without a size only two columns are in the page
-  expect(count(".lw-colhead.is-read")).toBe(2);
-  expect(count(".lw-readcolumn")).toBe(2);
+  // without a size only four columns are in the page
+  expect(count(".lw-colhead.is-read")).toBe(3);
+  expect(count(".lw-readcolumn")).toBe(3);
   expect(count(".lw-colhead.is-sink")).toBe(1);
   expect(count(".lw-arcs path")).toBe(0);
   const thumb = () => card().querySelector(".lw-thumb") as HTMLButtonElement;
