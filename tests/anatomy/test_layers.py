@@ -110,7 +110,9 @@ def test_each_part_set_moves_the_stream_by_as_much(model):
 
 def test_the_middle_can_be_set_and_all_that_follows_starts_from_it(model):
     if "resid_mid" not in model.layers[1].offered:
-        with model.trace(IDS, use_cache=False), pytest.raises(AnatomyError, match=r"resid_mid.*Use one of"):
+        reason = re.escape(model.anatomy.sites[1].refused["resid_mid"])
+        said = pytest.raises(AnatomyError, match=rf"resid_mid.* not offered: {reason}\. Use one of")
+        with model.trace(IDS, use_cache=False), said:
             _ = model.layers[1].resid_mid
         return
     new = torch.randn(2, 6, model.anatomy.d_model, generator=torch.Generator().manual_seed(2))

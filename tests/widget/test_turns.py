@@ -198,7 +198,7 @@ FOLDER = str(Path(turns.__file__).parent)
 SILENT = ("try:", "finally:", "yield", "return back", "raise")
 # Functions in which a real interrupt waits, or that undo what one has left.
 GUARDS = ("back", "undisturbed", "interruptible", "turn", "_held", "_take", "__call__")
-N_LINES = 40
+N_LINES = 20
 
 
 def interrupted(action, at):
