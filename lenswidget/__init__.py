@@ -10,7 +10,9 @@ from lenswidget.interventions.recipe import Edit
 from lenswidget.language_model import LanguageModel
 from lenswidget.lenses.jacobian import JacobianLens
 from lenswidget.lenses.lens import LogitLens
+from lenswidget.lenses.lens_report import LensReport
 from lenswidget.lenses.load import load_lens
+from lenswidget.lenses.report import report
 from lenswidget.lenses.tuned import TunedLens
 from lenswidget.readout.attention import Attention, attention
 from lenswidget.readout.attribute import attribute
@@ -48,6 +50,7 @@ __all__ = [
     "JacobianLens",
     "LanguageModel",
     "LensError",
+    "LensReport",
     "LensWidget",
     "LogitLens",
     "Readout",
@@ -70,6 +73,7 @@ __all__ = [
     "fit_background",
     "load_lens",
     "read",
+    "report",
     "spine",
     "survey",
 ]
