@@ -133,8 +133,8 @@ def _take_reports(folder: Path, lenses: Mapping[str, Lens], model: LanguageModel
     try:
         kept = json.loads((folder / REPORTS).read_text(encoding="utf-8"))
         reports = {name: LensReport.from_mapping(each["report"]) for name, each in kept.items()}
-        for name, lens in lenses.items():
-            is_of_it = kept[name]["of"] == content_digest(folder / f"{name}.safetensors")
+        for name in lenses.keys() & reports.keys():
+            lens, is_of_it = lenses[name], kept[name]["of"] == content_digest(folder / f"{name}.safetensors")
             if isinstance(lens, Measured) and is_of_it:
                 keeping(lens, reports[name], model)
         keep_beside(LogitLens(), model, reports["logit"])

@@ -5,9 +5,9 @@
     python scripts/fit_demo_lenses.py report       # of what is shipped, on texts that neither was fitted on
 
 Whenever a lens is shipped anew, `report` must follow (some minutes of one processor): it writes
-`demo-lenses/lenswidget_demo_lenses/reports.json`, from which the widget draws its quality lines, and prints the
-tables of `docs/lenses.md`. That file names the content of the lenses that it is of: only one that has changed is
-measured again, and a test fails until that is done.
+`demo-lenses/lenswidget_demo_lenses/reports.json`, from which the widget draws its quality lines, and prints
+the tables of `docs/lenses.md`. That file names the content of the lenses that it is of: only one that has
+changed is measured again, and a test fails until that is done.
 
 The texts are those of `demo_texts.py`: the Jacobian lens takes the first ones, the tuned lens all but the
 last 24, and the report those 24. The lenses are written to `demo-lenses/`, as int8; the report compares with
