@@ -2,9 +2,9 @@
 
     python benchmarks/lenses.py --rounds 30
 
-Lenses take turns, round after round, in an order that turns too; each grid is a run of the prompt and a readout
-of all its cells, with models and lenses loaded and warm. Of the rounds' ratios the median is told, of processor
-time and of time on the wall.
+Lenses take turns, round after round, in an order that turns too. Each grid is a run of the prompt and a
+readout of all its cells, with model and lenses loaded and warm. Of the rounds' ratios the median is told, of
+processor time and of time on the wall.
 """
 
 import argparse
