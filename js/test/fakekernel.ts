@@ -101,7 +101,7 @@ export class FakeKernel implements HostModel {
       next: next ?? { id: 0, log_prob: 0 },
       special: tokens.map((id) => id === 0),
       sites: ["resid_post", "resid_mid"],
-      lenses: ["logit"],
+      lenses: this.#options.quality ? ["logit", "tuned"] : ["logit"],
       lens_quality: this.#options.quality ? { logit: this.#options.quality } : {},
       max_length: 8192,
       fidelity: {

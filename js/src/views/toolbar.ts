@@ -146,8 +146,12 @@ export function controls(app: App): Child {
     rankChoice(app, traits, run),
     run.sites.length > 1 && select("Site", traits.site, run.sites, (site) => put({ site })),
     run.has_words && select("Show", traits.show, SHOWS, (show) => put({ show: show as Show })),
-    run.lenses.length > 1 && select("Lens", traits.lens, run.lenses, (lens) => put({ lens })),
-    qualityCurve(run, traits.lens),
+    run.lenses.length > 1 &&
+      h(
+        "span.lw-field",
+        select("Lens", traits.lens, run.lenses, (lens) => put({ lens })),
+        qualityCurve(run, traits.lens),
+      ),
     select(
       "Layers",
       String(traits.stride),
