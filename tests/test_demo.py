@@ -13,6 +13,7 @@ from tiny import llama, tokenizer
 
 import lenswidget as lw
 from lenswidget import demo
+from lenswidget.lenses.lens_report import known_report
 from lenswidget.progress import drain
 
 
@@ -217,6 +218,26 @@ def test_a_damaged_lens_is_left_out_with_a_warning(demo_model, tmp_path, monkeyp
         assert demo.find_lenses(demo_model) == {}
     assert ["jacobian" in str(each.message) for each in warned] == [True, False]
     assert all("Install lenswidget-demo-lenses again" in str(each.message) for each in warned)
+
+
+def test_the_reports_that_are_shipped_are_of_the_lenses_that_are_shipped(demo_with_lenses):
+    """Ship a lens anew, and this fails until `python scripts/fit_demo_lenses.py report` was run."""
+    reports = {name: known_report(lens, demo_with_lenses) for name, lens in demo_with_lenses.lenses.items()}
+    reports["logit"] = known_report(lw.LogitLens(), demo_with_lenses)
+    assert list(reports) == ["jacobian", "tuned", "logit"]
+    for found in reports.values():
+        assert found.n_texts == 24
+        assert found.texts == reports["logit"].texts
+        assert (found.kl_nats[-1], found.top1_agreement[-1]) == (0, 1)
+        assert 0 < found.fixed_kl_nats == pytest.approx(reports["logit"].fixed_kl_nats)
+    # the tuned lens was fitted to foretell, and does so in more layers than the logit lens
+    assert len(reports["tuned"].untrusted) < len(reports["logit"].untrusted)
+
+
+def test_reports_that_cannot_be_read_are_left_out_with_a_warning(demo_model, tmp_path):
+    (tmp_path / demo.REPORTS).write_text('{"logit": {}}')
+    with pytest.warns(demo.DemoLensWarning, match="without their quality lines"):
+        demo._take_reports(tmp_path, {}, demo_model)
 
 
 def test_without_the_package_of_lenses_there_are_none(demo_model, monkeypatch):

@@ -3,6 +3,7 @@ import type {
   CardRef,
   CellRef,
   Incoming,
+  Quality,
   RunInfo,
   Why,
   WhyRequest,
@@ -13,6 +14,8 @@ import type { HostModel } from "../src/kernel/transport.ts";
 import { D_VOCAB, type FakeRead, fakeCard, fakeReadout, labelOf, order, VOCABULARY } from "./fakenumbers.ts";
 
 export interface FakeOptions {
+  /** What was measured of the logit lens. */
+  readonly quality?: Quality;
   readonly n_layers?: number;
   readonly words?: readonly string[];
   readonly delay_ms?: number;
@@ -98,7 +101,8 @@ export class FakeKernel implements HostModel {
       next: next ?? { id: 0, log_prob: 0 },
       special: tokens.map((id) => id === 0),
       sites: ["resid_post", "resid_mid"],
-      lenses: ["logit"],
+      lenses: this.#options.quality ? ["logit", "tuned"] : ["logit"],
+      lens_quality: this.#options.quality ? { logit: this.#options.quality } : {},
       max_length: 8192,
       fidelity: {
         ok: true,

@@ -47,6 +47,13 @@ def row_name(row: Row) -> str:
     return f"{row.call}.{row.block}"
 
 
+def layer_name(layer: int, rows: Sequence[Row]) -> str:
+    """A layer as the page heads its row: "embed", "7", or pass and block where blocks run in a loop."""
+    if layer < 0:
+        return "embed"
+    return row_name(rows[layer]) if rows else str(layer)
+
+
 def row_phrase(row: Row) -> str:
     """A row in words: "pass 2, block 3"."""
     return f"pass {row.call}, block {row.block}"

@@ -13,6 +13,7 @@ from lenswidget.engines.named import Names, is_large, is_named
 from lenswidget.engines.remote_run import Handle, RemoteLens, RemoteRun, handle_of, remote_run
 from lenswidget.errors import EngineLostError, LensError
 from lenswidget.lenses.lens import CallableLens
+from lenswidget.lenses.lens_report import LensReport
 from lenswidget.readout.run import Run
 from lenswidget.versions import __version__, import_ray
 
@@ -34,6 +35,7 @@ class RayCalls:
     Attributes:
         info: what the model says of itself, with its tokenizer.
         lenses: those that come with the model, by name.
+        logit_report: what was measured of the logit lens there.
     """
 
     def __init__(self, find: Callable[[], Any], lease: str, wait_s: float | int) -> None:
@@ -78,6 +80,7 @@ class RayCalls:
                 "on both sides."
             )
         self.info, self.lenses = told["info"], told["lenses"]
+        self.logit_report: LensReport | None = told["logit_report"]
 
     # --- Elsewhere
 

@@ -14,7 +14,7 @@ from lenswidget.engines.crossing import content_of, dumps, loads, rebuilt
 from lenswidget.engines.named import is_named
 from lenswidget.engines.remote_run import RemoteLens, described
 from lenswidget.errors import LensError
-from lenswidget.lenses.lens import as_lens
+from lenswidget.lenses.lens import LogitLens, as_lens
 from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.run import Run, RunSpec
@@ -100,11 +100,18 @@ class Host:
             return {"error": self._failed}
         lenses = {key: as_lens(lens) for key, lens in self._model.lenses.items()}
         stubs = {
-            key: RemoteLens(lens.name, key, None if layers is None else frozenset(layers))
+            key: RemoteLens(
+                lens.name,
+                key,
+                None if layers is None else frozenset(layers),
+                self._engine.report_of(lens),
+            )
             for key, lens in lenses.items()
             for layers in [getattr(lens, "layers", None)]
         }
-        return {"version": __version__, "info": self._engine.info(), "lenses": stubs}
+        logit_report = self._engine.report_of(LogitLens())
+        info = self._engine.info()
+        return {"version": __version__, "info": info, "lenses": stubs, "logit_report": logit_report}
 
     def call(self, name: str, lease: str, released: list[str], message: bytes) -> tuple[Any, ...]:
         """Call a function of this package; the reply of it, or of its first slice.

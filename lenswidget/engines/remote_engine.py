@@ -7,6 +7,7 @@ from lenswidget.engines.calls import EngineState, RayCalls
 from lenswidget.interventions.effects import CausalMap
 from lenswidget.interventions.recipe import EMBED_SITE, Edit
 from lenswidget.lenses.lens import Lens, LogitLens
+from lenswidget.lenses.lens_report import LensReport
 from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.models.prompts import Prompt
 from lenswidget.readout.background import Background
@@ -64,6 +65,13 @@ class RemoteEngine(RunReader):
         """As `LocalEngine.check_lens`; a fitted lens is sent for it, once."""
         if not isinstance(lens, LogitLens) and lens not in self._calls.lenses.values():
             self._calls.call(LocalEngine.check_lens, self, lens)
+
+    def report_of(self, lens: Lens) -> LensReport | None:
+        """What was measured of a lens before it was sent, or there before this client came."""
+        if isinstance(lens, LogitLens):
+            return self._calls.logit_report
+        found = getattr(lens, "measured", None)
+        return found if isinstance(found, LensReport) else None
 
     def background(self, lens: Lens, site: str, *, lift: bool) -> Generator[Any, None, Background]:
         """What is usual through a lens: `lenswidget.readout.background_fit.background_slices`."""

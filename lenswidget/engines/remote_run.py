@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lenswidget.anatomy.fidelity import Fidelity
 from lenswidget.errors import ModelError
+from lenswidget.lenses.lens_report import LensReport
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.elsewhere import Elsewhere
 from lenswidget.readout.run import Run, RunSpec
@@ -61,11 +62,13 @@ class RemoteLens:
         name: its own.
         key: its name among the model's lenses.
         layers: those that it carries; None is all.
+        measured: what was measured of it.
     """
 
     name: str
     key: str
     layers: frozenset[int] | None
+    measured: LensReport | None = None
 
     def transport(self, layer: int, states: Any) -> Any:
         """Refuses.

@@ -25,15 +25,17 @@ from lenswidget.lenses.lens_file import (
     load_pickled,
     located,
     read,
+    report_in,
     write,
 )
+from lenswidget.lenses.lens_report import remembered_model
 from lenswidget.lenses.provenance import UNKNOWN, Provenance, check_model, check_states
-from lenswidget.lenses.report import LensReport, report
+from lenswidget.lenses.report import Measured, keeping
 from lenswidget.progress import Progress
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class JacobianLens:
+class JacobianLens(Measured):
     """`J_l h_l`, then the tail: `softmax(W_U norm(J_l h_l))`. The last layer is read as it is.
 
     Attributes:
@@ -83,7 +85,8 @@ class JacobianLens:
 
     def to(self, device: str | torch.device) -> "JacobianLens":
         """The same lens with its matrices on a device, so that a read does not copy them there."""
-        return replace(self, matrices={layer: matrix.to(device) for layer, matrix in self.matrices.items()})
+        moved = replace(self, matrices={layer: matrix.to(device) for layer, matrix in self.matrices.items()})
+        return keeping(moved, self.measured, remembered_model(self))
 
     def check(self, model: ReadableModel | Tail) -> None:
         """Refuses a `LanguageModel` that this lens was not fitted to.
@@ -108,10 +111,6 @@ class JacobianLens:
                 f"This jacobian lens has matrices for layers {beyond}, but the last of the model's "
                 f"{model.anatomy.n_layers} layers needs none; it belongs to a deeper model."
             )
-
-    def report(self, model: ReadableModel, texts: Texts, **options: Any) -> LensReport:
-        """How well it reads a model on texts, by layer; see `lenswidget.lenses.report.report`."""
-        return report(self, model, texts, **options)
 
     @classmethod
     def fit(
@@ -154,7 +153,8 @@ class JacobianLens:
         with fitting(model):
             fit = Fit.prepare(model, texts, layers, skip_first, max_tokens, rows, checkpoint, add_bos)
             fit.run(progress)
-            return cls(fit.means, fit.n_done, model.anatomy.n_layers, fit.provenance)
+            lens = cls(fit.means, fit.n_done, model.anatomy.n_layers, fit.provenance)
+            return keeping(lens, None, model)
 
     @classmethod
     def merge(cls, lenses: Iterable["JacobianLens"]) -> "JacobianLens":
@@ -187,12 +187,13 @@ class JacobianLens:
             LensFileError: missing, or not a Jacobian lens.
             LensMismatchError: fitted to another model.
         """
-        path = located(path)
+        path, measured = located(path), None
         if path.suffix == ".safetensors":
             tensors, provenance, own = read(path, "jacobian")
             try:
                 matrices = {int(name): matrix for name, matrix in unpack(tensors).items()}
                 check_matrices(matrices)
+                measured = report_in(own)
                 n_prompts, n_layers = int(own["n_prompts"]), own["n_layers"]
                 lens = cls(matrices, n_prompts, None if n_layers is None else int(n_layers), provenance)
             except DAMAGE as error:
@@ -203,7 +204,7 @@ class JacobianLens:
         if model is not None:
             lens.check(model)
             lens = replace(lens, n_layers=model.anatomy.n_layers)
-        return lens
+        return keeping(lens, measured, model)
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Keep the lens and where it comes from in one file.
@@ -219,7 +220,7 @@ class JacobianLens:
         if path.suffix != ".pt":
             own = {"n_prompts": self.n_prompts, "n_layers": self.n_layers}
             named = {str(layer): matrix for layer, matrix in sorted(self.matrices.items())}
-            write(path, "jacobian", as_stored(path, named, dtype), self.provenance, **own)
+            write(path, "jacobian", as_stored(path, named, dtype), self.provenance, self.measured, **own)
             return
         if not dtype.is_floating_point:
             raise LensFileError(

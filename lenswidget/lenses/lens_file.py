@@ -17,6 +17,7 @@ from torch import Tensor
 from lenswidget import files
 from lenswidget.errors import LensFileError
 from lenswidget.lenses.compact import pack
+from lenswidget.lenses.lens_report import LensReport
 from lenswidget.lenses.provenance import Provenance
 
 # Everything that a damaged file makes json, a conversion or a constructor raise.
@@ -93,10 +94,17 @@ def as_stored(path: Path, matrices: Mapping[str, Tensor], dtype: torch.dtype) ->
 
 
 def write(
-    path: str | Path, kind: str, tensors: Mapping[str, Tensor], provenance: Provenance, **own: Any
+    path: str | Path,
+    kind: str,
+    tensors: Mapping[str, Tensor],
+    provenance: Provenance,
+    measured: LensReport | None = None,
+    **own: Any,
 ) -> None:
     """One safetensors file that says which kind of lens it is, where it comes from, and its `own` facts.
 
+    Args:
+        measured: how well it reads the model; kept if there is one.
     Raises:
         LensFileError: the name does not end in .safetensors, or it cannot be written.
     """
@@ -106,6 +114,8 @@ def write(
             f"Asked to save a lens as {path.name}; give the file a name that ends in .safetensors."
         )
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    if measured is not None:
+        own["report"] = asdict(measured)
     metadata = {"lens": kind, "provenance": json.dumps(asdict(provenance)), "own": json.dumps(own)}
     with saving(path) as (scratch,):
         save_file(kept, scratch, {**metadata, "digest": digest(kept, metadata)})
@@ -133,6 +143,21 @@ def read(path: Path, kind: str) -> tuple[dict[str, Tensor], Provenance, dict[str
         return tensors, Provenance.from_json(metadata["provenance"]), cast(dict[str, Any], own)
     except DAMAGE as error:
         raise damaged(path, error) from error
+
+
+def report_in(own: Mapping[str, Any]) -> LensReport | None:
+    """What was measured of a lens, among its own facts; None where nothing was.
+
+    Raises:
+        ValueError: it is not what `write` wrote.
+    """
+    return None if own.get("report") is None else LensReport.from_mapping(own["report"])
+
+
+def content_digest(path: Path) -> str:
+    """The digest that a file says is its content's, which `read` has checked; empty for one without."""
+    with safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get("digest", "")
 
 
 def _check_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -221,7 +221,7 @@ def check_model(lens: FittedLens, model: ReadableModel | Tail) -> None:
 def _warn_of_differences(lens: FittedLens, model: ReadableModel | Tail) -> None:
     """Warns of what may make a lens worse than it should be, but does not make it another model's."""
     own, found = lens.provenance.model, model_name(model)
-    if own and _short(own) != _short(found):
+    if own and not is_same_name(own, found):
         same = "though their unembeds are the same" if lens.provenance.unembed else "by their names"
         warnings.warn(
             f"This {lens.name} lens was fitted to {own}, and the model is {found}: not the same model, "
@@ -239,6 +239,11 @@ def _warn_of_differences(lens: FittedLens, model: ReadableModel | Tail) -> None:
             LensMismatchWarning,
             stacklevel=4,
         )
+
+
+def is_same_name(name: str, other: str) -> bool:
+    """Whether two names are one model's, wherever each was loaded from."""
+    return _short(name) == _short(other)
 
 
 def _short(name: str) -> str:

@@ -1,64 +1,23 @@
 """How well a lens reads a model on some texts: numbers for each layer against the model's own prediction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lenswidget.anatomy.protocol import ReadableModel, check_is_model
-from lenswidget.errors import PromptError
+from lenswidget.errors import LensError, PromptError
 from lenswidget.lenses.fit_texts import Texts, check_settings, encode, streams
 from lenswidget.lenses.lens import Lens, LensLike, as_lens, carry, check_lens, covered_layers
+from lenswidget.lenses.lens_report import LensReport, keep_beside, remember_model, remembered_model
 from lenswidget.lenses.provenance import ids_digest, model_name
 from lenswidget.models.hf_model import evaluation
 from lenswidget.progress import Progress, counted
 
 TILE_BYTES = 64 << 20  # of float32 logits at a time
-
-
-@dataclass(frozen=True)
-class LensReport:
-    """What a lens shows of the last layer's prediction, for each layer that it carries.
-
-    Attributes:
-        layers: -1 for the embedding; the last one is read as it is, so its numbers are the model's own.
-        kl_nats: mean KL(last layer || this layer through the lens) over positions, in nats.
-        top1_agreement: share of positions whose top token is the last layer's.
-        median_rank: median over positions of the rank here of the last layer's top token; 0 is the top.
-        n_texts, n_positions: how much was read.
-        texts: sha256 of the token ids.
-    """
-
-    lens: str
-    model: str
-    layers: tuple[int, ...]
-    kl_nats: tuple[float, ...]
-    top1_agreement: tuple[float, ...]
-    median_rank: tuple[float, ...]
-    n_texts: int
-    n_positions: int
-    texts: str = field(repr=False)
-
-    def __repr__(self) -> str:
-        rows = [
-            f"{layer:>5} {kl:>10.4f} {top1:>8.1%} {rank:>12g}"
-            for layer, kl, top1, rank in zip(
-                self.layers, self.kl_nats, self.top1_agreement, self.median_rank, strict=True
-            )
-        ]
-        head = f"{self.lens} lens on {self.model}: {self.n_positions} positions of {self.n_texts} texts"
-        return "\n".join([head, f"{'layer':>5} {'KL (nats)':>10} {'top-1':>8} {'median rank':>12}", *rows])
-
-    def to_dataframe(self) -> Any:
-        """A row per layer: `layer`, `kl_nats`, `top1_agreement`, `median_rank`."""
-        import pandas as pd
-
-        columns = {"layer": self.layers} | {
-            name: getattr(self, name) for name in ("kl_nats", "top1_agreement", "median_rank")
-        }
-        return pd.DataFrame(columns)
 
 
 def report(
@@ -72,6 +31,9 @@ def report(
     progress: Progress = True,
 ) -> LensReport:
     """Read texts through a lens and compare each layer with the last; the model is put back as it was.
+
+    What is found is kept, so that a widget's switch draws it: with a fitted lens itself, whose `save` writes
+    it to the file; of the logit lens and of functions, for as long as the model is there.
 
     Memory is bounded by the streams of one text and a tile of logits, not by the number of texts.
 
@@ -91,57 +53,167 @@ def report(
     check_is_model(model, "A lens")
     check_settings(1, max_tokens=max_tokens)
     check_settings(0, skip_first=skip_first)
-    found = as_lens(lens)
-    check_lens(found, model)
+    measured = as_lens(lens)
+    check_lens(measured, model)
     ids = [text for text in encode(model, texts, max_tokens, add_bos) if len(text) > skip_first]
     if not ids:
         raise PromptError(
             f"None of the texts has more than {skip_first} tokens; pass longer texts, or a smaller "
             "skip_first."
         )
-    measured = _measured(found, model, ids, skip_first, progress)
-    return LensReport(
-        lens=found.name,
+    halves = tuple(_Half(torch.zeros(model.anatomy.d_vocab, dtype=torch.float64)) for _ in range(2))
+    cells = _measured(measured, model, ids, skip_first, progress, halves)
+    found = LensReport(
+        lens=measured.name,
         model=model_name(model),
-        layers=tuple(measured),
-        kl_nats=tuple(float(cells[:, 0].mean()) for cells in measured.values()),
-        top1_agreement=tuple(float((cells[:, 1] == 0).double().mean()) for cells in measured.values()),
-        median_rank=tuple(float(np.median(cells[:, 1].numpy())) for cells in measured.values()),
+        layers=tuple(cells),
+        kl_nats=tuple(float(each[:, 0].mean()) for each in cells.values()),
+        top1_agreement=tuple(float((each[:, 1] == 0).double().mean()) for each in cells.values()),
+        median_rank=tuple(float(np.median(each[:, 1].numpy())) for each in cells.values()),
         n_texts=len(ids),
         n_positions=sum(len(text) - skip_first for text in ids),
         texts=ids_digest(ids),
+        fixed_kl_nats=_fixed_kl(*halves),
     )
+    if isinstance(measured, Measured):
+        keeping(measured, found, None)
+    else:
+        keep_beside(measured, model, found)
+    return found
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Measured:
+    """A lens that keeps what was measured of it; its file does too.
+
+    Attributes:
+        measured: what `report` found last; None before.
+    """
+
+    # not carried over by `dataclasses.replace`: another lens would read otherwise
+    measured: LensReport | None = field(default=None, init=False)
+
+    def report(self, texts: Texts, model: ReadableModel | None = None, **options: Any) -> LensReport:
+        """How well it reads a model on texts, by layer, which it keeps; see `lenswidget.report`.
+
+        Args:
+            texts: strings, or token ids; best such that it was not fitted on.
+            model: the one that it was fitted to or loaded with, unless given.
+            options: of `lenswidget.report`.
+        Raises:
+            LensError: no model is given, and it knows none.
+        """
+        if isinstance(cast(Any, texts), ReadableModel):
+            raise LensError(
+                "A lens was asked to report on a model in the place of texts. Give the texts first: "
+                "lens.report(texts, model)."
+            )
+        own: Any = self
+        model = remembered_model(own) if model is None else model
+        if model is None:
+            raise LensError(
+                f"This {own.name} lens does not know which model to read. Pass it, "
+                "lens.report(texts, model), or load the lens with it, lw.load_lens(path, model)."
+            )
+        return report(own, model, texts, **options)
+
+
+MeasuredLens = TypeVar("MeasuredLens", bound=Measured)
+
+
+def keeping(lens: MeasuredLens, measured: LensReport | None, model: ReadableModel | None) -> MeasuredLens:
+    """The lens, which has noted what was measured of it and the model it is read with; no number changes."""
+    object.__setattr__(lens, "measured", measured)
+    if model is not None:
+        remember_model(lens, model)
+    return lens
+
+
+class _Answer:
+    """The last layer's predictions of some cells, against which every layer is compared.
+
+    Args:
+        logits: `[cells, d_vocab]`.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self.log_p = logits.log_softmax(-1)
+        self.p = self.log_p.exp()
+        self.top = logits.argmax(-1, keepdim=True)
+
+    def compare(self, logits: Tensor) -> Tensor:
+        """KL from these predictions to others and the others' rank of the top here, `[cells, 2]` float64."""
+        own = logits.to(self.p.device)
+        # a token of probability 0 adds nothing, where 0 times an infinity would
+        terms = torch.where(self.p > 0, self.p * (self.log_p - own.log_softmax(-1)), 0)
+        rank = (own > own.gather(-1, self.top)).sum(-1)
+        return torch.stack([terms.double().sum(-1), rank.double()], dim=-1).cpu()
+
+
+@dataclass
+class _Half:
+    """The last layer's predictions on every other text: their sum, and of each the sum of p log p.
+
+    Attributes:
+        p_sum: `[d_vocab]`, float64, on the CPU.
+    """
+
+    p_sum: Tensor
+    n_positions: int = 0
+    plogp_sum: float = 0.0
+
+    def add(self, answer: _Answer) -> None:
+        """Take some cells' predictions in."""
+        log_p = answer.log_p.double()
+        p = log_p.exp()
+        self.p_sum += p.sum(0).cpu()
+        self.plogp_sum += float(torch.where(p > 0, p * log_p, 0).sum())
+        self.n_positions += len(p)
+
+
+def _fixed_kl(a: _Half, b: _Half) -> float | None:
+    """Mean KL from each half's predictions to the mean of the other half's, in nats."""
+    if not (a.n_positions and b.n_positions):
+        return None
+    total = 0.0
+    for own, other in ((a, b), (b, a)):
+        log_q = (other.p_sum / other.n_positions).log()
+        cross = torch.where(own.p_sum > 0, own.p_sum * log_q, 0)
+        total += own.plogp_sum - float(cross.sum())
+    return total / (a.n_positions + b.n_positions)
 
 
 def _measured(
-    lens: Lens, model: ReadableModel, ids: list[Tensor], skip_first: int, progress: Progress
+    lens: Lens,
+    model: ReadableModel,
+    ids: list[Tensor],
+    skip_first: int,
+    progress: Progress,
+    halves: Sequence[_Half],
 ) -> dict[int, Tensor]:
-    """For each layer that the lens carries, what `_compare` finds in all texts together."""
+    """For each layer that the lens carries, what `_Answer.compare` finds in all texts together.
+
+    Args:
+        halves: take the last layer's predictions, those of every other text each.
+    """
     layers = sorted(covered_layers(lens, model.anatomy.n_layers))
     parts: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     done = counted(len(ids), progress, "Lens report")
-    for text in ids:
+    for index, text in enumerate(ids):
         next(done)
         with model.lock, evaluation(model.hf_model), torch.no_grad():
             states = [stream[skip_first:] for stream in streams(model, text)]
-            for layer in layers:
-                parts[layer].append(_compare(lens, model, layer, states[layer + 1], states[-1]))
+            for tile in _tiles(model, len(states[-1])):
+                answer = _Answer(model.tail(states[-1][tile]))
+                halves[index % 2].add(answer)
+                for layer in layers:
+                    carried = carry(lens, layer, states[layer + 1][tile])
+                    parts[layer].append(answer.compare(model.tail(carried)))
     next(done, None)  # lets a progress bar reach its end
     return {layer: torch.cat(part) for layer, part in parts.items()}
 
 
-def _compare(lens: Lens, model: ReadableModel, layer: int, states: Tensor, last: Tensor) -> Tensor:
-    """KL from the last layer and rank of its top token, `[cells, 2]` float64 on the CPU, in tiles."""
+def _tiles(model: ReadableModel, n_cells: int) -> list[slice]:
+    """Of cells whose logits are to take `TILE_BYTES` at most."""
     tile = max(1, TILE_BYTES // (4 * model.anatomy.d_vocab))
-    found: list[Tensor] = []
-    for start in range(0, len(states), tile):
-        cells = slice(start, start + tile)
-        theirs = model.tail(last[cells])
-        own = model.tail(carry(lens, layer, states[cells])).to(theirs.device)
-        expected, seen = theirs.log_softmax(-1), own.log_softmax(-1)
-        # a token of probability 0 adds nothing, where 0 times an infinity would
-        terms = torch.where(expected.exp() > 0, expected.exp() * (expected - seen), 0)
-        answer = theirs.argmax(-1, keepdim=True)
-        rank = (own > own.gather(-1, answer)).sum(-1)
-        found.append(torch.stack([terms.double().sum(-1), rank.double()], dim=-1).cpu())
-    return torch.cat(found)
+    return [slice(start, start + tile) for start in range(0, n_cells, tile)]

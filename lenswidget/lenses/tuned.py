@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from lenswidget.anatomy.tail import Tail
 from lenswidget.errors import LensMismatchError
 from lenswidget.lenses.compact import unpack
 from lenswidget.lenses.fit_texts import Texts, fitting
-from lenswidget.lenses.lens_file import DAMAGE, as_path, as_stored, damaged, located, read, write
+from lenswidget.lenses.lens_file import DAMAGE, as_path, as_stored, damaged, located, read, report_in, write
+from lenswidget.lenses.lens_report import remembered_model
 from lenswidget.lenses.provenance import (
     UNKNOWN,
     Provenance,
@@ -24,14 +24,14 @@ from lenswidget.lenses.provenance import (
     unembed_columns,
     unembed_width,
 )
-from lenswidget.lenses.report import LensReport, report
+from lenswidget.lenses.report import Measured, keeping
 from lenswidget.lenses.tuned_file import check_maps, load_folder, save_folder
 from lenswidget.lenses.tuned_fit import fit
 from lenswidget.progress import Progress
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TunedLens:
+class TunedLens(Measured):
     """`h + A_l h + b_l`, then the tail. The last layer is read as it is.
 
     Attributes:
@@ -82,7 +82,8 @@ class TunedLens:
     def to(self, device: str | torch.device) -> "TunedLens":
         """The same lens with its matrices on a device, so that a read does not copy them there."""
         moved = (self.weight.to(device), self.bias.to(device))
-        return TunedLens(*moved, self.provenance, self.published_hash, self.name)
+        lens = TunedLens(*moved, self.provenance, self.published_hash, self.name)
+        return keeping(lens, self.measured, remembered_model(self))
 
     def check(self, model: ReadableModel | Tail) -> None:
         """Refuses a `LanguageModel` that this lens was not fitted to.
@@ -98,10 +99,6 @@ class TunedLens:
                 f"{str(self.published_hash)[:12]}..., this model's {hashes[0][:12]}.... "
                 "Load the model that it was fitted to, or fit a lens to this one."
             )
-
-    def report(self, model: ReadableModel, texts: Texts, **options: Any) -> LensReport:
-        """How well it reads a model on texts, by layer; see `lenswidget.lenses.report.report`."""
-        return report(self, model, texts, **options)
 
     @classmethod
     def fit(
@@ -139,7 +136,7 @@ class TunedLens:
         """
         with fitting(model):
             found = fit(model, texts, max_tokens, n_steps, cells_per_step, seed, add_bos, progress)
-            return cls(*found, next(iter(published_hashes(model)), None))
+            return keeping(cls(*found, next(iter(published_hashes(model)), None)), None, model)
 
     @classmethod
     def load(cls, path: str | Path, model: ReadableModel | None = None) -> "TunedLens":
@@ -153,7 +150,7 @@ class TunedLens:
             LensFileError: missing, or not a tuned lens.
             LensMismatchError: fitted to another model.
         """
-        path = located(path)
+        path, measured = located(path), None
         if path.is_dir():
             config, weight, bias = load_folder(path)
             provenance = Provenance(model=str(config.get("base_model_name_or_path", "")), settings=config)
@@ -164,12 +161,13 @@ class TunedLens:
                 found = unpack(tensors)
                 weight, bias = check_maps(found["weight"], found["bias"])
                 kept = own["published_hash"]
+                measured = report_in(own)
             except DAMAGE as error:
                 raise damaged(path, error) from error
         lens = cls(weight, bias, provenance, None if kept is None else str(kept))
         if model is not None:
             lens.check(model)
-        return lens
+        return keeping(lens, measured, model)
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Keep the lens and where it comes from in one `.safetensors` file, exactly in float32.
@@ -182,7 +180,7 @@ class TunedLens:
         """
         path = as_path(path)
         tensors = {**as_stored(path, {"weight": self.weight}, dtype), "bias": self.bias}
-        write(path, "tuned", tensors, self.provenance, published_hash=self.published_hash)
+        write(path, "tuned", tensors, self.provenance, self.measured, published_hash=self.published_hash)
 
     def publish(self, folder: str | Path) -> None:
         """Write `config.json` and `params.pt` as the tuned-lens package reads them, and their digests.

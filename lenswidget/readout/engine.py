@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from lenswidget.lenses.lens import Lens
+from lenswidget.lenses.lens_report import LensReport
 from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.readout.card import Card
 from lenswidget.readout.query import Query
@@ -64,6 +65,10 @@ class Engine(Protocol):
 
     def check_lens(self, lens: Lens) -> None:
         """Refuse a lens that was fitted to another model."""
+        ...
+
+    def report_of(self, lens: Lens) -> LensReport | None:
+        """What was measured of a lens on this model; None where nothing was."""
         ...
 
     def let_go(self) -> None:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from lenswidget.errors import LensError
 from lenswidget.lenses.lens import Lens, check_lens
+from lenswidget.lenses.lens_report import LensReport, known_report
 from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.readout.run import ModelInfo, Run, RunSpec
 from lenswidget.readout.run_reader import RunReader
@@ -61,6 +62,10 @@ class GivenRunEngine(RunReader):
     def check_lens(self, lens: Lens) -> None:
         """As `LocalEngine.check_lens`."""
         check_lens(lens, self._run.tail)
+
+    def report_of(self, lens: Lens) -> LensReport | None:
+        """As `LocalEngine.report_of`."""
+        return known_report(lens, self._run.tail)
 
     def let_go(self) -> None:
         """Nothing is kept but the run."""

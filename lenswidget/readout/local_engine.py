@@ -12,6 +12,7 @@ from lenswidget.interventions.changes import Change, make_changes
 from lenswidget.interventions.growing_map import GrowingMap
 from lenswidget.interventions.recipe import Edit, check_edits
 from lenswidget.lenses.lens import Lens, as_lens, check_lens
+from lenswidget.lenses.lens_report import LensReport, known_report
 from lenswidget.models.encoded_prompt import EncodedPrompt, encode_prompt
 from lenswidget.models.facts import facts_of
 from lenswidget.models.prompts import Prompt
@@ -158,6 +159,10 @@ class LocalEngine(RunReader):
             LensMismatchError: width, number of layers or unembed differ.
         """
         check_lens(lens, self.model)
+
+    def report_of(self, lens: Lens) -> LensReport | None:
+        """What was measured of a lens on this model; None where nothing was."""
+        return known_report(lens, self.model)
 
     def growing_map(self, into: EncodedPrompt, source: EncodedPrompt | None, **asked: Any) -> GrowingMap:
         """A causal map of patches into a prompt: `lenswidget.interventions.growing_map.GrowingMap`."""

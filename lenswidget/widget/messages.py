@@ -1,11 +1,12 @@
 """Runs, readouts and cards as the page receives them: JSON and buffers, each id with its label."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from lenswidget.anatomy.passes import passes_of, row_name, row_phrase
+from lenswidget.anatomy.passes import layer_name, passes_of, row_name, row_phrase
+from lenswidget.lenses.lens_report import LensReport
 from lenswidget.models.bands import BandMessage, band_to_json
 from lenswidget.models.words import word_mask
 from lenswidget.readout.background import Background
@@ -16,6 +17,7 @@ from lenswidget.readout.run import Run
 from lenswidget.widget.edit_requests import EditMessage, edit_message
 from lenswidget.widget.labels import Labels
 from lenswidget.widget.packing import ARRAYS, Packed, json_number, label_to_list, pack
+from lenswidget.widget.quality import QualityMessage, quality_message
 from lenswidget.widget.requests import ReadRequest
 
 # VS Code moves about 1 MB a second between kernel and page, so what comes first must be small
@@ -92,6 +94,7 @@ class RunMessage(TypedDict):
     sites: list[str]
     has_words: bool
     lenses: list[str]
+    lens_quality: dict[str, QualityMessage]
     max_length: int | None
     fidelity: FidelityMessage
     edits: list[EditMessage]
@@ -123,11 +126,16 @@ class CardMessage(TypedDict):
 
 
 def run_message(
-    run: Run, labels: Labels, lenses: Sequence[str], answer: Readout, edited: EditedMessage | None = None
+    run: Run,
+    labels: Labels,
+    lenses: Mapping[str, LensReport | None],
+    answer: Readout,
+    edited: EditedMessage | None = None,
 ) -> RunMessage:
     """What the page knows of a run: the model, the prompt's tokens, what can be asked.
 
     Args:
+        lenses: the names of the lenses, and what was measured of each.
         answer: a readout of the last layer at `run.answer_position`: the model's own answer.
         edited: what is known of its edits, where some are on.
     """
@@ -164,6 +172,11 @@ def run_message(
         "sites": list(info.sites),
         "has_words": info.tokenizer is not None and bool(word_mask(info.tokenizer, info.d_vocab).any()),
         "lenses": list(lenses),
+        "lens_quality": {
+            name: quality_message(report, info.n_layers, lambda layer: layer_name(layer, info.rows))
+            for name, report in lenses.items()
+            if report is not None
+        },
         "max_length": info.max_length,
         "fidelity": {
             "ok": fidelity.ok,

@@ -182,8 +182,8 @@ class PairedSession(Session):
         return message
 
     def _described(self, side: int) -> dict[str, Any]:
-        run = self.grid.run(side)
-        message = run_message(run, self.ids.own[side], tuple(self.lenses), self._answer_of(run))
+        run, engine = self.grid.run(side), (self._first, self._engine)[side]
+        message = run_message(run, self.ids.own[side], self._reports(engine), self._answer_of(run))
         return self.grid.described(side, message)
 
     def set_source(self, prompt: Any) -> RunMessage | None:

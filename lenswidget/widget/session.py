@@ -20,6 +20,7 @@ from lenswidget.lenses.lens import (
     covered_layers,
     lenses_by_name,
 )
+from lenswidget.lenses.lens_report import LensReport
 from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.models.token_ids import token_id
 from lenswidget.models.words import word_mask
@@ -367,11 +368,15 @@ class Session:
         effect, answer = effect_of(self._engine, run, runs.base, runs.control)
         ids = [None if each is None else each.id for each in (runs.base, runs.control)]
         edited = edited_message(self.labels, ids, prove(run, runs.base), effect)
-        return run_message(run, self.labels, tuple(self.lenses), answer, edited)
+        return run_message(run, self.labels, self._reports(self._engine), answer, edited)
 
     def _message(self, run: Run) -> RunMessage:
         """A run without edits."""
-        return run_message(run, self.labels, tuple(self.lenses), self._answer_of(run))
+        return run_message(run, self.labels, self._reports(self._engine), self._answer_of(run))
+
+    def _reports(self, engine: Engine) -> dict[str, LensReport | None]:
+        """The lenses by name, and what was measured of each on an engine's model."""
+        return {name: engine.report_of(lens) for name, lens in self.lenses.items()}
 
     def _answer_of(self, run: Run) -> Readout:
         """The model's own answer, as a readout of one cell."""

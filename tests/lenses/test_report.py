@@ -4,15 +4,13 @@ import statistics
 
 import pytest
 import torch
+from random_lenses import LENGTHS, random_lenses
 from tiny import gpt2, language_model, llama
 
 from lenswidget.errors import LensError, LensMismatchError, PromptError, UnknownLensError
 from lenswidget.lenses import report as report_file
-from lenswidget.lenses.jacobian import JacobianLens
 from lenswidget.lenses.report import report
 from lenswidget.lenses.tuned import TunedLens
-
-LENGTHS = (9, 12, 7)
 
 
 @pytest.fixture(scope="module", params=[gpt2, llama])
@@ -23,13 +21,6 @@ def model(request):
 @pytest.fixture(scope="module")
 def texts():
     return [torch.randint(5, 290, (n,), generator=torch.Generator().manual_seed(n)) for n in LENGTHS]
-
-
-def random_lenses():
-    generator = torch.Generator().manual_seed(1)
-    weight = torch.randn(4, 32, 32, generator=generator) * 0.1
-    tuned = TunedLens(weight, weight[:, 0])
-    return tuned, JacobianLens({0: torch.eye(32) + weight[0], 2: torch.eye(32) + weight[1]}, 1, 4)
 
 
 def by_hand(model, texts, carried, skip_first=0):
@@ -84,14 +75,14 @@ def test_the_tiles_change_nothing_but_rounding(model, texts, monkeypatch):
 def test_a_report_is_a_value_that_can_be_read_and_made_a_table(model, texts):
     tuned, jacobian = random_lenses()
     told = []
-    found = tuned.report(model, texts, progress=lambda *step: told.append(step))
+    found = tuned.report(texts, model, progress=lambda *step: told.append(step))
     assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
-    assert found == tuned.report(model, texts, progress=False)
+    assert found == tuned.report(texts, model, progress=False)
     lines = repr(found).splitlines()
     assert lines[0].startswith("tuned lens on ")
     assert lines[0].endswith(": 28 positions of 3 texts")
-    assert [line.split()[0] for line in lines[1:]] == ["layer", "-1", "0", "1", "2", "3"]
-    frame = jacobian.report(model, texts, progress=False).to_dataframe()
+    assert [line.split()[0] for line in lines[1:7]] == ["layer", "-1", "0", "1", "2", "3"]
+    frame = jacobian.report(texts, model, progress=False).to_dataframe()
     assert list(frame.columns) == ["layer", "kl_nats", "top1_agreement", "median_rank"]
     assert frame["layer"].tolist() == [0, 2, 3]
 
@@ -110,6 +101,6 @@ def test_what_cannot_be_reported_on_says_why(model, texts):
     with pytest.raises(UnknownLensError):
         report("tuned", model, texts, progress=False)
     with pytest.raises(LensMismatchError, match="d_model"):
-        TunedLens(torch.zeros(4, 8, 8), torch.zeros(4, 8)).report(model, texts, progress=False)
+        TunedLens(torch.zeros(4, 8, 8), torch.zeros(4, 8)).report(texts, model, progress=False)
     with pytest.raises(LensError, match="Give it a LanguageModel"):
         report(None, model.hf_model, texts, progress=False)

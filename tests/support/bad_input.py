@@ -116,7 +116,14 @@ CASES = {
     ),
     "tuned.report": (
         lambda *args, **options: tuned.report(*args, progress=False, **options),
-        [[3, texts], [hf_model, texts], [model, None], [model, []], [model, [None]], [model, PROMPT]],
+        [[texts], [texts, 3], [texts, hf_model], [model, texts]]
+        + [[given, model] for given in (None, [], [None], PROMPT)],
+        {},
+    ),
+    "report": (
+        lambda *args: lw.report(*args, progress=False),
+        [[tuned, 3, texts], [tuned, hf_model, texts], [3, model, texts]]
+        + [[None, model, given] for given in (None, [], [None], PROMPT)],
         {},
     ),
     "JacobianLens.fit": (

@@ -92,6 +92,8 @@ export interface RunInfo {
   /** Whether the vocabulary is known to have words, so that they can be shown. */
   readonly has_words?: boolean;
   readonly lenses: readonly string[];
+  /** By name of a lens that was measured, how well it reads the model. */
+  readonly lens_quality?: Readonly<Record<string, Quality>>;
   readonly max_length: number | null;
   readonly fidelity: Fidelity | null;
   /** The edits of the run, in the order in which they are made; also those that are off. */
@@ -104,6 +106,14 @@ export interface RunInfo {
   readonly compared?: Compared;
   /** By column: the other side's token where it is another one; else null. */
   readonly others?: readonly (string | null)[];
+}
+
+/** A curve of a lens's top-1 agreement by layer: its SVG paths in 56 x 16, the first of layers not to be trusted. */
+export interface Quality {
+  readonly paths: readonly string[];
+  readonly text: string;
+  /** Which layers are not to be trusted, in a sentence; empty where all are. */
+  readonly poor: string;
 }
 
 export interface Reused {

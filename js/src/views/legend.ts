@@ -33,6 +33,8 @@ export function legendOf(app: App, cells: Cells) {
   if (floor && cells.floors.of(traits, show)?.size)
     keys.push(["no more than noise would say", "is-noise", ""]);
   return {
+    /** Of the lens that all this is read through. */
+    poor: site === "resid_post" && cells.run.lens_quality?.[traits.lens]?.poor,
     name: metricName(cells, traits) + unitOf(traits, cells.run),
     ticks,
     scale: isYesNo ? null : colors,
@@ -43,7 +45,7 @@ export function legendOf(app: App, cells: Cells) {
 export function legend(app: App): Child {
   const cells = app.cells();
   if (!cells) return null;
-  const { name, ticks, scale, keys } = legendOf(app, cells);
+  const { name, ticks, scale, keys, poor } = legendOf(app, cells);
   return h(
     "div.lw-legend",
     { role: "group", "aria-label": `Legend: ${name}` },
@@ -57,5 +59,6 @@ export function legend(app: App): Child {
     keys.map(([text, look, background]) =>
       h("span.lw-key", h("i", { class: `lw-swatch ${look}`, style: { background } }), text),
     ),
+    poor && h("span.lw-key", poor),
   );
 }

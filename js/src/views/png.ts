@@ -187,7 +187,7 @@ function drawTitle({ app, cells: { run }, shape, pen, font, width_px }: Sheet): 
 function drawLegend(sheet: Sheet, top: number): number {
   const { app, cells, pen, ink, width_px } = sheet;
   const theme = app.theme();
-  const { name, scale, ticks, keys } = legendOf(app, cells);
+  const { name, scale, ticks, keys, poor } = legendOf(app, cells);
   const pins = app
     .traits()
     .pins.map(({ label, color }): LegendKey => [`pinned: ${label}`, "is-pinned", "", pinColor(color, theme)]);
@@ -215,6 +215,10 @@ function drawLegend(sheet: Sheet, top: number): number {
     pen.fillStyle = ink;
     write(pen, text, x + 28, y + 10, width_px, "left");
     x += needed_px;
+  }
+  if (poor) {
+    y += LINE_PX;
+    write(pen, poor, PAD, y + 10, width_px, "left");
   }
   return y + LINE_PX;
 }

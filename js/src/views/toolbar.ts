@@ -94,6 +94,22 @@ function differences(run: RunInfo): Options {
   ];
 }
 
+/** How often each layer has the model's own answer on top through a lens: the kernel's curve. */
+function qualityCurve({ lens_quality }: RunInfo, lens: string): Child {
+  const found = lens_quality?.[lens];
+  if (!found) return null;
+  const { text, paths } = found;
+  return h(
+    "span.lw-quality",
+    { title: text, role: "img", "aria-label": text },
+    h(
+      "svg",
+      { width: 56, height: 16 },
+      paths.map((d) => h("path", { d })),
+    ),
+  );
+}
+
 const SHOWS: Options = [
   ["top", "top tokens"],
   ["words", "top words"],
@@ -130,7 +146,12 @@ export function controls(app: App): Child {
     rankChoice(app, traits, run),
     run.sites.length > 1 && select("Site", traits.site, run.sites, (site) => put({ site })),
     run.has_words && select("Show", traits.show, SHOWS, (show) => put({ show: show as Show })),
-    run.lenses.length > 1 && select("Lens", traits.lens, run.lenses, (lens) => put({ lens })),
+    run.lenses.length > 1 &&
+      h(
+        "span.lw-field",
+        select("Lens", traits.lens, run.lenses, (lens) => put({ lens })),
+        qualityCurve(run, traits.lens),
+      ),
     select(
       "Layers",
       String(traits.stride),
