@@ -7,7 +7,7 @@ import { build, context } from "esbuild";
 
 /** Every saved widget carries the script, so it has a budget, in bytes. */
 const MOST_RAW = 160_000;
-const MOST_GZIP = 60_000;
+const MOST_GZIP = 61_000;
 
 const outdir = new URL("../lenswidget/static/", import.meta.url).pathname;
 const shared = {
