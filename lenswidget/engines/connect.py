@@ -25,6 +25,7 @@ def connect(
     model: str | Callable[..., Any],
     *,
     name: str | None = None,
+    tensor_parallel: int = 1,
     num_cpus: float | int = 1,
     num_gpus: float | int = 0,
     resources: Mapping[str, float | int] | None = None,
@@ -43,38 +44,34 @@ def connect(
         model: what `LanguageModel` takes, as the node finds it; or a function of a module that the nodes
             have, which returns a `LanguageModel`.
         name: of the actor; made of the model and its options unless given.
-        num_cpus, num_gpus, resources: that the actor takes of its node.
+        tensor_parallel: in how many actors the model is, each of which has a part of every weight, by
+            transformers' own plan; a function is given `distributed_config` to hand on to `from_pretrained`.
+        num_cpus, num_gpus, resources: that the actor takes of its node; each of several.
         keep_s: seconds.
         wait_s: seconds to wait for the model to be loaded.
         options: of `LanguageModel`, such as `dtype` or `device_map="cuda"`; or of the function.
     Raises:
         LensError: Ray is not installed or reached, or has another lenswidget.
-        ModelError: the model cannot be loaded there.
+        ModelError: the model cannot be loaded there, or not split so.
         EngineLostError: it was not loaded in time.
     """
     ray = import_ray()
     load, given = _loading(model, options)
+    if not is_integer(tensor_parallel) or tensor_parallel < 1:
+        raise LensError(f"Asked for tensor_parallel={tensor_parallel!r:.40}. Pass an integer, 1 or more.")
     _join(ray, address)
-    resource_needs = dict(resources or {})
-    name = name or _name(model, {**options, **resource_needs, "num_gpus": num_gpus})
+    needs: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": dict(resources or {})}
+    split = {"tensor_parallel": tensor_parallel} if tensor_parallel > 1 else {}
+    name = name or _name(model, {**options, **needs["resources"], "num_gpus": num_gpus, **split})
 
     def find() -> Any:
-        from lenswidget.engines.ray_host import GROUPS, RayHost
+        from lenswidget.engines.ray_host import GROUPS, RayGroupHost, RayHost
 
-        return (
-            ray.remote(concurrency_groups=GROUPS)(RayHost)
-            .options(
-                name=name,
-                namespace=NAMESPACE,
-                get_if_exists=True,
-                lifetime="detached",
-                max_restarts=-1,
-                num_cpus=num_cpus,
-                num_gpus=num_gpus,
-                resources=resource_needs or None,
-            )
-            .remote(load, given, keep_s)
-        )
+        more = (tensor_parallel, needs, wait_s) if split else ()
+        lasting: dict[str, Any] = {"get_if_exists": True, "lifetime": "detached", "max_restarts": -1}
+        host = ray.remote(concurrency_groups=GROUPS)(RayGroupHost if split else RayHost)
+        named = host.options(name=name, namespace=NAMESPACE, **lasting, **needs)
+        return named.remote(load, given, keep_s, *more)
 
     lease = ray.util.placement_group([LEASE]).id.hex()
     return RemoteModel(RayCalls(find, lease, wait_s))

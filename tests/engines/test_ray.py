@@ -3,12 +3,12 @@
 import asyncio
 import gc
 import json
-import time
 
 import numpy as np
 import pytest
 import ray_cluster
 import torch
+from ray_cluster import becomes, kept
 
 import lenswidget as lw
 from lenswidget.engines import remote_workers
@@ -69,12 +69,6 @@ def read(run, **options):
 def assert_equal(found, expected):
     for name in NUMBERS:
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
-
-
-def kept(model):
-    import ray
-
-    return ray.get(model._calls._actor.kept.remote())
 
 
 def test_a_run_there_reads_bit_for_bit_as_one_here(far, near):
@@ -181,13 +175,6 @@ def test_two_clients_at_once_get_right_answers_and_a_lost_one_leaves_nothing(far
         other.stdin.close()
         other.stdout.close()
     becomes(lambda: kept(far)["clients"], 1)
-
-
-def becomes(function, expected, patience_s=60):
-    end = time.monotonic() + patience_s
-    while (found := function()) != expected:
-        assert time.monotonic() < end, f"{found!r}, not {expected!r}"
-        time.sleep(0.1)
 
 
 def test_a_killed_actor_gives_one_sentence_and_then_goes_on(far, near, monkeypatch):
