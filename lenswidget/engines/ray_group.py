@@ -1,8 +1,9 @@
 """Processes that have one model together, a part of every weight each. This file imports Ray.
 
-What the first is asked, all are asked, in its order: each runs the same calls on the same runs and values, under
-the same names, and the parts meet in the model's own sums. What they answer is compared, bit for bit. Where one is
-lost, late or of another opinion, the first ends: with it go the others, and Ray starts it again with new ones.
+What the first is asked, all are asked, in its order: each runs the same calls on the same runs and values,
+under the same names, and the parts meet in the model's own sums. What they answer is compared, bit for bit.
+Where one is lost, late or of another opinion, the first ends: with it go the others, and Ray starts it again
+with new ones.
 """
 
 import gc
@@ -125,9 +126,9 @@ class RayRank:
         return digest(found)
 
     @ray.method(concurrency_group=WATCH)
-    def is_there(self) -> bool:
-        """Answered beside the requests."""
-        return True
+    def pid(self) -> int:
+        """Answered beside the requests, as long as the process is there."""
+        return os.getpid()
 
 
 class Group:
@@ -152,7 +153,7 @@ class Group:
             EngineLostError: there is no room for all.
             Exception: whatever one of them raised.
         """
-        here = [rank.is_there.remote() for rank in self._ranks]
+        here = [rank.pid.remote() for rank in self._ranks]
         n_here = len(ray.wait(here, num_returns=len(here), timeout=self._wait_s)[0])
         if n_here < len(here):
             raise EngineLostError(
@@ -176,6 +177,10 @@ class Group:
             raise failed[0]
         return model
 
+    def pids(self) -> list[int]:
+        """Of the other processes, each on its node."""
+        return ray.get([rank.pid.remote() for rank in self._ranks])
+
     def ask(self, name: str, args: Sequence[Any]) -> None:
         """Have all others do what this process is about to do."""
         self._replies = [rank.follow.remote(name, *args) for rank in self._ranks]
@@ -198,7 +203,7 @@ class Group:
         watched: tuple[list[Any], float] = [], 0.0
         while True:
             try:
-                pings = [rank.is_there.remote() for rank in self._ranks]
+                pings = [rank.pid.remote() for rank in self._ranks]
                 if ray.wait(pings, num_returns=len(pings), timeout=SILENT_S)[1]:
                     self.end(f"a rank did not answer within {SILENT_S} s")
                 ray.get(pings)

@@ -1,5 +1,6 @@
 """A host in a Ray actor. This file imports Ray, and so is imported only where a cluster is asked for."""
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -81,6 +82,11 @@ class RayGroupHost(RayHost):
     def leave(self, name: str) -> None:
         """As of a `Host`, by all."""
         self._by_all("leave", super().leave, name)
+
+    @ray.method(concurrency_group=WATCH)
+    def pids(self) -> list[int]:
+        """The processes that have the model together, each on its node; this one first."""
+        return [os.getpid(), *self._group.pids()]
 
     def _by_all(self, name: str, own: Callable[..., Any], *args: Any) -> Any:
         self._group.ask(name, args)

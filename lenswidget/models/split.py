@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lenswidget.errors import ModelError
-from lenswidget.models.hf_model import config_of
+from lenswidget.models.hf_model import config_of, device_of
 
 # Projections whose outputs hold queries, or keys and values, as transformers' plans name them.
 _FUSED = frozenset({"qkv_proj", "query_key_value"})
@@ -27,6 +27,16 @@ def is_spread() -> bool:
 def n_shards(hf_model: nn.Module) -> int:
     """How many processes have a part of every weight, by transformers' tensor parallelism; 1: it is whole."""
     return int(getattr(hf_model, "_tp_size", None) or 1)
+
+
+def largest_of_all(hf_model: nn.Module, value: float) -> float:
+    """The largest of what each process found that has a part of a model; itself where the model is whole."""
+    if n_shards(hf_model) == 1:
+        return value
+    mesh: Any = hf_model._device_mesh
+    found = torch.tensor(value, dtype=torch.float64, device=device_of(hf_model))
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=mesh["tp"].get_group())
+    return float(found)
 
 
 def check_no_pipeline(hf_model: nn.Module) -> None:

@@ -20,10 +20,6 @@ START = [sys.executable, "-W", "ignore", "-m", "ray.scripts.scripts", "start", "
 # same. Ray reads these when it is first imported; by itself it takes a token that it finds in the home folder
 # for a cluster, and none for a client.
 AUTH = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-# A raylet ends where its agents, which are slow to start on a busy machine, have not told it their ports within
-# 15 s: so they are given, and it waits longer for what else they have to say.
-AGENTS = ("dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port")
-PATIENT = {"RAY_agent_register_timeout_ms": "120000"}
 # The second node has what the model needs, so that it is not on the head.
 HAS_MODEL = {"has_model": 1}
 
@@ -47,6 +43,23 @@ def small(n_layer=4):
     return tiny.language_model(n_layer=n_layer)
 
 
+def split(folder, distributed_config):
+    """A part of a model; a rank that says nothing for 10 s is lost."""
+    import torch
+
+    import lenswidget as lw
+    from lenswidget.engines import ray_group
+
+    ray_group.SILENT_S = 10
+    torch.set_num_threads(1)
+    return lw.LanguageModel(folder, distributed_config=distributed_config)
+
+
+def whole_though_split(distributed_config):
+    """A function that does not heed what it is given."""
+    return small()
+
+
 @contextlib.contextmanager
 def cluster(*, n_cpus=3):
     """The address of a cluster of a head and another node; all its processes are gone afterwards."""
@@ -63,7 +76,7 @@ def cluster(*, n_cpus=3):
     head += ["--head", "--num-cpus=1", f"--temp-dir={folder}"]
     other = [f"--address=127.0.0.1:{port}", f"--num-cpus={n_cpus}", '--resources={"has_model": 8}']
     os.environ.update(AUTH)
-    env = {**os.environ, **PATIENT, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
     quiet = {
         "stdout": subprocess.DEVNULL,
         "stderr": subprocess.DEVNULL,
@@ -72,9 +85,9 @@ def cluster(*, n_cpus=3):
     }
     nodes = []
     try:
-        nodes.append(subprocess.Popen([*START, *head, *common, *agent_ports()], **quiet))
+        nodes.append(subprocess.Popen([*START, *head, *common], **quiet))
         listens(client_port)
-        nodes.append(subprocess.Popen([*START, *other, *common, *agent_ports()], **quiet))
+        nodes.append(subprocess.Popen([*START, *other, *common], **quiet))
         yield f"ray://127.0.0.1:{client_port}"
     finally:
         for node in reversed(nodes):
@@ -93,17 +106,13 @@ def connected(address, load=demo, **options):
     return None
 
 
-def agent_ports():
-    return [f"--{name}={free_port()}" for name in AGENTS]
-
-
 def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
 
 
-def listens(port, patience_s=300):
+def listens(port, patience_s=120):
     end = time.monotonic() + patience_s
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
