@@ -80,7 +80,7 @@ def connect(
 def connect_workers(
     address: str | None,
     model: str | Callable[..., Any],
-    n: int,
+    n: int | tuple[int, int],
     *,
     num_cpus: float | int = 1,
     num_gpus: float | int = 0,
@@ -88,26 +88,29 @@ def connect_workers(
     wait_s: float | int = 1800,
     **options: Any,
 ) -> RemoteWorkers:
-    """Up to `n` copies of a model in Ray actors, to share a survey: `lw.survey(workers, rows, ...)`.
+    """Copies of a model in Ray actors, to share a survey: `lw.survey(workers, rows, ...)`.
 
     Waits for the first. As many as the cluster has room for work at a time; others join once it has. They end
     with this process, or by `workers.close()`.
 
     Args:
+        n: how many; or how many at least and at most. Then more are asked for while all are busy and there
+            are more rows, and those beyond the first number end once all rows are taken.
         address, model, num_cpus, num_gpus, resources, wait_s, options: as for `connect`, of each worker.
     Raises:
         LensError: as `connect`.
     """
     ray = import_ray()
     load, given = _loading(model, options)
-    if not is_integer(n) or n < 1:
-        raise LensError(f"Asked for {n!r:.40} workers. Pass an integer, 1 or more.")
+    bounds: Any = n if isinstance(n, tuple) else (n, n)
+    if len(bounds) != 2 or not all(map(is_integer, bounds)) or not 1 <= bounds[0] <= bounds[1]:
+        raise LensError(f"Asked for {n!r:.40} workers. Pass an integer, 1 or more, or two: (1, 4).")
     _join(ray, address)
     # a lost worker is started again, and what it was asked is asked again, once
     lasting: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 1}
     needs: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": dict(resources or {})}
     worker = ray.remote(SurveyWorker).options(**lasting, **needs)
-    return RemoteWorkers([worker.remote(load, given) for _ in range(n)], wait_s)
+    return RemoteWorkers(lambda: worker.remote(load, given), bounds, wait_s)
 
 
 def _loading(model: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -263,6 +263,29 @@ def test_a_survey_by_workers_is_the_local_one_row_by_row_though_one_is_lost(far,
     workers.close()
 
 
+def test_workers_grow_and_shrink_between_their_bounds_and_say_the_same(far, monkeypatch):
+    import ray
+
+    for module in (remote_workers, work):
+        monkeypatch.setattr(module, "WINDOW", 4)
+    rows = [(f"{PROMPT} {n},", " P") for n in range(200)]
+    expected = lw.survey(ray_cluster.small(), rows, progress=False)
+    workers = lw.connect_workers(None, ray_cluster.small, (1, 2), resources=ray_cluster.HAS_MODEL, wait_s=120)
+    (first,) = workers._actors
+    n_workers = []
+    found = lw.survey(workers, rows, progress=lambda *_: n_workers.append(len(workers._actors)))
+    assert_same(found, expected)
+    assert max(n_workers) == 2  # a second one was asked for
+    assert workers._actors == [first]  # and has ended
+    assert workers._ready == [first]
+    assert_same(lw.survey(workers, rows, progress=False), expected)
+    with pytest.raises(lw.LensError, match="or two"):
+        lw.connect_workers(None, ray_cluster.small, (2, 1))
+    workers.close()
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(first.hello.remote())
+
+
 def assert_same(found, expected):
     assert len(found.measured) == len(expected.measured)
     for one, other in zip(found.measured, expected.measured, strict=True):
