@@ -97,7 +97,10 @@ def test_edits_and_the_widget_on_two_ranks_are_those_of_the_whole_model(far, nea
         said = [w.readout(k=2), w.generate(3)]
         w.prompt = PROMPT
         w.edits = [lw.Edit("zero", layers=2, positions=3)]
-        said += [w.readout(k=2), w.causal_map(PROMPT, answer=" Paris", foil=7).estimate]
+        said += [
+            w.readout(k=2),
+            w.causal_map(PROMPT.replace("Eiffel", "Paris"), answer=" Paris", foil=7).estimate,
+        ]
         grids.append(said)
         w.close()
     for one, other in zip(*grids, strict=True):
