@@ -32,7 +32,7 @@ def test_a_lost_actor_leaves_the_grid_says_so_and_comes_back(address, open_in_la
     notebook.run_cell(1)
     lens = Lens(notebook.output(1), N_LAYERS).wait_until_drawn()
     before = [row.text for row in (lens.open_card(29, 8), lens.card_rows())[1]]
-    assert before[0].strip() == "Paris"
+    assert before[0] == "␣Paris"
     cells = lens.grid.inner_text()
 
     notebook.execute(KILL)
