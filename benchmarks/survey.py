@@ -9,12 +9,16 @@ taken chunk by chunk; where nnsight is not installed, its loop is left out. Then
     run + read all   the same, with every cell of the grid
     nnsight          one trace for each prompt: norm, head, log-softmax and rank of each block's last column
     nnsight all      the same, with every column, as in its tutorial
+
+`--memory` measures that alone (Linux): the most that a process has during a survey, above what it had once
+the model was loaded and had read one prompt.
 """
 
 import argparse
 import resource
 import statistics
 import time
+from pathlib import Path
 
 import torch
 
@@ -82,11 +86,29 @@ def loops(model):
     return found
 
 
+def memory(model, n):
+    """What a survey of `n` prompts takes at most, above the model; in MiB."""
+    rows = prompts(model.tokenizer, n)
+    lw.survey(model, rows[:1], progress=False)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    before, began = status("VmRSS"), time.perf_counter()
+    lw.survey(model, rows, progress=False)
+    took = time.perf_counter() - began
+    print(f"{n} prompts: at most {(status('VmHWM') - before) / 1024:.0f} MiB above the model ({took:.0f} s)")
+
+
+def status(name):
+    """A number of KiB that Linux tells of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("prompts", nargs="?", type=int, default=200)
     parser.add_argument("--chunk", type=int, default=CHUNK, help="prompts between two turns")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--memory", action="store_true", help="measure that alone")
     parser.add_argument("--loops", nargs="*", help="the loops to time; all unless given")
     options = parser.parse_args()
     # under other load the time of this process alone tells more, as long as it has one thread
@@ -94,6 +116,9 @@ def main():
     n, chunk_size = options.prompts, options.chunk
     torch.set_num_threads(options.threads)
     model = lw.demo_model()
+    if options.memory:
+        memory(model, n)
+        return
     rows = prompts(model.tokenizer, n)
     named = loops(model)
     named = {name: loop for name, loop in named.items() if name in ("survey", *(options.loops or named))}

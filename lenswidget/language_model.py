@@ -32,6 +32,7 @@ from lenswidget.models.hf_model import (
 from lenswidget.models.pictures import check_pictures, needs_processor, pictured
 from lenswidget.models.prompts import Prompt, model_inputs
 from lenswidget.models.run_state import settle
+from lenswidget.models.split import check_no_pipeline, check_split
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.tracing.generation import Generation
@@ -61,7 +62,7 @@ class LanguageModel(TracedModel, ReadableModel):
         from_pretrained_kwargs: handed on to `AutoModelForCausalLM.from_pretrained`.
     Raises:
         LensError: any of these with a loaded model.
-        ModelError: it cannot be loaded, or is no model.
+        ModelError: it cannot be loaded, or is no model, or only some layers of one that is in a pipeline.
     """
 
     def __init__(
@@ -86,12 +87,14 @@ class LanguageModel(TracedModel, ReadableModel):
                 )
         else:
             name = _name(name_or_hf_model)
+            check_split(name, from_pretrained_kwargs)
             source = _source(name, tokenizer=tokenizer, rename=rename, **given, **from_pretrained_kwargs)
             hf_model = _loaded(
                 auto_class(name, from_pretrained_kwargs), name, **from_pretrained_kwargs
             ).eval()
             tokenizer = tokenizer or name
         super().__init__(hf_model, rename=rename)
+        check_no_pipeline(hf_model)
         if isinstance(tokenizer, (str, os.PathLike)):
             kind = AutoProcessor if takes_pictures(hf_model) else AutoTokenizer
             tokenizer = _loaded(kind, os.fspath(tokenizer))

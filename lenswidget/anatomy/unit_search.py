@@ -18,6 +18,7 @@ from lenswidget.anatomy.tail_chain import ratio
 from lenswidget.anatomy.units import UNITS, BlockUnits, Units, rows_through
 from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import inference
+from lenswidget.models.split import n_shards
 from lenswidget.nested import Slot
 from lenswidget.tolerances import ATTENTION_ROW, PROJECTION, largest, within
 from lenswidget.tracing.locks import lock_of
@@ -51,6 +52,9 @@ def find_units(
     Args:
         paths: of each layer, its block and which of the block's calls it is.
     """
+    if (n := n_shards(hf_model)) > 1:
+        reason = f"they are split over {n} processes"
+        return tuple(BlockUnits(refused=dict.fromkeys(UNITS, reason)) for _ in paths)
     with inference(hf_model):
         seen = watch(hf_model, probe_ids(hf_model))
         calls = seen.by_path()

@@ -25,6 +25,7 @@ def connect(
     model: str | Callable[..., Any],
     *,
     name: str | None = None,
+    tensor_parallel: int = 1,
     num_cpus: float | int = 1,
     num_gpus: float | int = 0,
     resources: Mapping[str, float | int] | None = None,
@@ -43,38 +44,34 @@ def connect(
         model: what `LanguageModel` takes, as the node finds it; or a function of a module that the nodes
             have, which returns a `LanguageModel`.
         name: of the actor; made of the model and its options unless given.
-        num_cpus, num_gpus, resources: that the actor takes of its node.
+        tensor_parallel: in how many actors the model is, each of which has a part of every weight, by
+            transformers' own plan; a function is given `distributed_config` to hand on to `from_pretrained`.
+        num_cpus, num_gpus, resources: that the actor takes of its node; each of several.
         keep_s: seconds.
         wait_s: seconds to wait for the model to be loaded.
         options: of `LanguageModel`, such as `dtype` or `device_map="cuda"`; or of the function.
     Raises:
         LensError: Ray is not installed or reached, or has another lenswidget.
-        ModelError: the model cannot be loaded there.
+        ModelError: the model cannot be loaded there, or not split so.
         EngineLostError: it was not loaded in time.
     """
     ray = import_ray()
     load, given = _loading(model, options)
+    if not is_integer(tensor_parallel) or tensor_parallel < 1:
+        raise LensError(f"Asked for tensor_parallel={tensor_parallel!r:.40}. Pass an integer, 1 or more.")
     _join(ray, address)
-    resource_needs = dict(resources or {})
-    name = name or _name(model, {**options, **resource_needs, "num_gpus": num_gpus})
+    needs: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": dict(resources or {})}
+    split = {"tensor_parallel": tensor_parallel} if tensor_parallel > 1 else {}
+    name = name or _name(model, {**options, **needs["resources"], "num_gpus": num_gpus, **split})
 
     def find() -> Any:
-        from lenswidget.engines.ray_host import GROUPS, RayHost
+        from lenswidget.engines.ray_host import GROUPS, RayGroupHost, RayHost
 
-        return (
-            ray.remote(concurrency_groups=GROUPS)(RayHost)
-            .options(
-                name=name,
-                namespace=NAMESPACE,
-                get_if_exists=True,
-                lifetime="detached",
-                max_restarts=-1,
-                num_cpus=num_cpus,
-                num_gpus=num_gpus,
-                resources=resource_needs or None,
-            )
-            .remote(load, given, keep_s)
-        )
+        more = (tensor_parallel, needs, wait_s) if split else ()
+        lasting: dict[str, Any] = {"get_if_exists": True, "lifetime": "detached", "max_restarts": -1}
+        host = ray.remote(concurrency_groups=GROUPS)(RayGroupHost if split else RayHost)
+        named = host.options(name=name, namespace=NAMESPACE, **lasting, **needs)
+        return named.remote(load, given, keep_s, *more)
 
     lease = ray.util.placement_group([LEASE]).id.hex()
     return RemoteModel(RayCalls(find, lease, wait_s))
@@ -83,7 +80,7 @@ def connect(
 def connect_workers(
     address: str | None,
     model: str | Callable[..., Any],
-    n: int,
+    n: int | tuple[int, int],
     *,
     num_cpus: float | int = 1,
     num_gpus: float | int = 0,
@@ -91,26 +88,29 @@ def connect_workers(
     wait_s: float | int = 1800,
     **options: Any,
 ) -> RemoteWorkers:
-    """Up to `n` copies of a model in Ray actors, to share a survey: `lw.survey(workers, rows, ...)`.
+    """Copies of a model in Ray actors, to share a survey: `lw.survey(workers, rows, ...)`.
 
     Waits for the first. As many as the cluster has room for work at a time; others join once it has. They end
     with this process, or by `workers.close()`.
 
     Args:
+        n: how many; or how many at least and at most. Then more are asked for while all are busy and there
+            are more rows, and those beyond the first number end once all rows are taken.
         address, model, num_cpus, num_gpus, resources, wait_s, options: as for `connect`, of each worker.
     Raises:
         LensError: as `connect`.
     """
     ray = import_ray()
     load, given = _loading(model, options)
-    if not is_integer(n) or n < 1:
-        raise LensError(f"Asked for {n!r:.40} workers. Pass an integer, 1 or more.")
+    bounds: Any = n if isinstance(n, tuple) else (n, n)
+    if len(bounds) != 2 or not all(map(is_integer, bounds)) or not 1 <= bounds[0] <= bounds[1]:
+        raise LensError(f"Asked for {n!r:.40} workers. Pass an integer, 1 or more, or two: (1, 4).")
     _join(ray, address)
     # a lost worker is started again, and what it was asked is asked again, once
     lasting: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 1}
     needs: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": dict(resources or {})}
     worker = ray.remote(SurveyWorker).options(**lasting, **needs)
-    return RemoteWorkers([worker.remote(load, given) for _ in range(n)], wait_s)
+    return RemoteWorkers(lambda: worker.remote(load, given), bounds, wait_s)
 
 
 def _loading(model: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -3,7 +3,6 @@
 import contextlib
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from lenswidget.engines.crossing import content_of, dumps, loads, rebuilt
 from lenswidget.engines.named import is_named
 from lenswidget.engines.remote_run import RemoteLens, described
 from lenswidget.errors import LensError
+from lenswidget.ids import new_id
 from lenswidget.lenses.lens import LogitLens, as_lens
 from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.readout.local_engine import LocalEngine
@@ -77,17 +77,19 @@ class Host:
         load: gives a `LanguageModel`.
         options: of that.
         keep_s: seconds that the model is kept after the last client left.
+    Attributes:
+        failed: why there is no model, or None.
     """
 
     def __init__(self, load: Callable[..., Any], options: dict[str, Any], keep_s: float | int) -> None:
         self._guests: dict[str, Guest] = {}
         self._keep_s, self._alone_since = keep_s, time.monotonic()
-        self._failed: Exception | None = None
+        self.failed: Exception | None = None
         try:
             self._model: Any = load(**options)
             self._engine = LocalEngine(self._model)
         except Exception as error:  # told to the client, who would else see an actor that died
-            self._failed = error
+            self.failed = error
 
     def hello(self, name: str, lease: str) -> dict[str, Any]:
         """What a client must know of the model.
@@ -96,8 +98,8 @@ class Host:
             Exception: whatever loading the model raised.
         """
         self._guest(name, lease)
-        if self._failed is not None:
-            return {"error": self._failed}
+        if self.failed is not None:
+            return {"error": self.failed}
         lenses = {key: as_lens(lens) for key, lens in self._model.lenses.items()}
         stubs = {
             key: RemoteLens(
@@ -129,7 +131,7 @@ class Host:
             found = function(*args, **kwargs)
             if not isinstance(found, Generator):
                 return "value", self._out(guest, found)
-            key = uuid.uuid4().hex
+            key = new_id()
             guest.works[key] = found
             return self._next(guest, key)
 
@@ -169,7 +171,7 @@ class Host:
     @property
     def is_loaded(self) -> bool:
         """Whether there is a model."""
-        return self._failed is None
+        return self.failed is None
 
     # --- the life of clients
 
@@ -231,7 +233,7 @@ class Host:
         if is_named(value):
             token = guest.tokens.get(id(value))
             if token is None:
-                guest.keep(token := uuid.uuid4().hex, value)
+                guest.keep(token := new_id(), value)
             return "value", token, content_of(value)
         return None
 

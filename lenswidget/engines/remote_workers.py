@@ -1,6 +1,6 @@
 """Several copies of a model in Ray actors, which share the rows of a survey."""
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -28,19 +28,23 @@ Results = list[dict[str, Any]]
 class RemoteWorkers:
     """Workers of a survey, as `lw.connect_workers` gives them: `lw.survey(workers, rows, ...)`.
 
-    Those that have loaded the model take rows; the others join when they have. Rows of a worker that is lost
-    are done once more, by the same worker started again.
+    Those that have loaded the model take rows; the others join when they have. While all are busy and there
+    are more rows, twice as many are asked for, up to a bound; those beyond the other bound end when there are
+    none. Rows of a worker that is lost are done once more, by the same worker started again.
 
     Args:
-        actors: handles of `SurveyWorker`s.
+        start: gives the handle of a new `SurveyWorker`.
+        bounds: of how many there are: at least between surveys, and at most.
         wait_s: seconds to wait for the first of them.
     """
 
-    def __init__(self, actors: Sequence[Any], wait_s: float | int) -> None:
-        self._actors, self._wait_s = list(actors), wait_s
+    def __init__(self, start: Callable[[], Any], bounds: tuple[int, int], wait_s: float | int) -> None:
+        self._start, self._bounds, self._wait_s = start, bounds, wait_s
         self.name = ""
+        self._actors: list[Any] = []
         self._ready: list[Any] = []
-        self._coming = {actor.hello.remote(): actor for actor in self._actors}
+        self._coming: dict[Any, Any] = {}
+        self._grow(bounds[0])
         while not self._ready:
             self._take(self._first_of(list(self._coming), self._wait_s))
 
@@ -113,6 +117,10 @@ class RemoteWorkers:
             while next_one in done:
                 yield done.pop(next_one)
                 next_one += 1
+            if not is_more:
+                self._shrink()
+            elif busy and not self._ready and not self._coming:
+                self._grow(min(2 * len(self._actors), self._bounds[1]))
             if not busy and not is_more:
                 return
             if not busy and self._ready:
@@ -124,6 +132,23 @@ class RemoteWorkers:
             actor, place, share = busy.pop(ready)
             done[place] = share, self._got(ready)
             self._ready.append(actor)
+
+    def _grow(self, n: int) -> None:
+        """Ask for workers, until there are `n`."""
+        new = [self._start() for _ in range(n - len(self._actors))]
+        self._actors += new
+        self._coming |= {actor.hello.remote(): actor for actor in new}
+
+    def _shrink(self) -> None:
+        """End idle workers beyond the lower bound, those first that have not loaded the model."""
+        ray = import_ray()
+
+        idle = [*self._coming.values(), *self._ready]
+        for actor in idle[: max(0, len(self._actors) - self._bounds[0])]:
+            self._actors.remove(actor)
+            self._ready = [each for each in self._ready if each is not actor]
+            self._coming = {found: each for found, each in self._coming.items() if each is not actor}
+            ray.kill(actor)
 
     def _first_of(self, references: list[Any], wait_s: float | int | None = None) -> Any:
         ray = import_ray()

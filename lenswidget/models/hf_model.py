@@ -218,6 +218,18 @@ _OF_A_CONFIG = frozenset(
 )
 
 
+def config_of(name: str, options: Mapping[str, Any]) -> Any:
+    """The configuration of a model by its name; None where it cannot be had: loading the model says why.
+
+    Args:
+        options: of `from_pretrained`.
+    """
+    try:
+        return AutoConfig.from_pretrained(name, **{k: v for k, v in options.items() if k in _OF_A_CONFIG})
+    except Exception:
+        return None
+
+
 def auto_class(name: str, options: Mapping[str, Any]) -> Any:
     """The transformers auto class that loads a model by its name; that of causal models where none is known.
 
@@ -226,10 +238,7 @@ def auto_class(name: str, options: Mapping[str, Any]) -> Any:
     """
     if "gguf_file" in options or "config" in options:
         return AutoModelForCausalLM
-    try:
-        config = AutoConfig.from_pretrained(name, **{k: v for k, v in options.items() if k in _OF_A_CONFIG})
-    except Exception:  # loading the model says what is wrong
-        return AutoModelForCausalLM
+    config = config_of(name, options)
     found = (auto for mapping, auto in _AUTO_CLASSES if type(config) in mapping)
     return next(found, AutoModelForCausalLM)
 

@@ -24,6 +24,7 @@ from lenswidget.models.hf_model import (
     takes,
     text_config,
 )
+from lenswidget.models.split import largest_of_all
 from lenswidget.tolerances import SPLIT_FORWARD, spacing
 
 Pair = tuple[Tensor, Tensor] | None
@@ -228,9 +229,10 @@ def _compared(hf_model: nn.Module) -> tuple[str, float, float]:
         kind = type(getattr(whole_out, "past_key_values", None)).__name__
         return f"its cache, a {kind}, cannot be cut at a token", 0.0, 0.0
     bound = SPLIT_FORWARD.bound(1.0, max(logits.dtype, _dtype(whole), key=lambda each: torch.finfo(each).eps))
+    # each process that has a part of the model sees its own keys, and all must decide alike
     gap = max(
         gap_of(logits_of(before_out)[0], logits[:_TRIED_PREFIX]),
-        _gap_of_keys(before, whole.first(_TRIED_PREFIX)),
+        largest_of_all(hf_model, _gap_of_keys(before, whole.first(_TRIED_PREFIX))),
     )
     if not gap <= bound:
         return f"what it says of a prefix depends on what follows, by {gap:.0e} of its norm", gap, bound
@@ -239,7 +241,8 @@ def _compared(hf_model: nn.Module) -> tuple[str, float, float]:
     both = keys_in(rest_out.past_key_values)
     if both is None:
         return "its cache cannot be cut at a token", 0.0, 0.0
-    gap = max(gap, gap_of(logits_of(rest_out)[0], logits[_TRIED_PREFIX:]), _gap_of_keys(both, whole))
+    keys_gap = largest_of_all(hf_model, _gap_of_keys(both, whole))
+    gap = max(gap, gap_of(logits_of(rest_out)[0], logits[_TRIED_PREFIX:]), keys_gap)
     return ("" if gap <= bound else f"a forward in two parts differs by {gap:.0e} of its norm"), gap, bound
 
 

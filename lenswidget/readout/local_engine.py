@@ -1,13 +1,13 @@
 """The engine of a model in this process: runs prompts, keeps their streams, reads cells."""
 
 import functools
-import uuid
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from lenswidget.anatomy.protocol import ReadableModel, check_is_model
 from lenswidget.errors import LensError
+from lenswidget.ids import new_id
 from lenswidget.interventions.changes import Change, make_changes
 from lenswidget.interventions.growing_map import GrowingMap
 from lenswidget.interventions.recipe import Edit, check_edits
@@ -131,7 +131,7 @@ class LocalEngine(RunReader):
         model, facts, tail = self.model, facts_of(self.model.hf_model), self.model.tail
         last = as_streams(grown.streams).parts[-1][-1]
         return Run(
-            id=uuid.uuid4().hex,
+            id=new_id(),
             spec=spec,
             model=describe(model),
             tail=tail,

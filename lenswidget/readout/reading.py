@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lenswidget.errors import Cancelled, FidelityWarning, LensError
 from lenswidget.lenses.lens import LensLike
+from lenswidget.models.split import is_spread
 from lenswidget.progress import Progress, drain, reporting
 from lenswidget.readout.background import Background
 from lenswidget.readout.elsewhere import slices_at_the_run
@@ -157,7 +158,8 @@ def _slices(
             done += taken
             if not is_shared:
                 decoder.pace(time.monotonic() - started, slice_s)
-            if done < total and time.monotonic() - yielded >= slice_s:
+            # after each tile where other processes must stop at the same one
+            if done < total and (is_shared or time.monotonic() - yielded >= slice_s):
                 yield done, total
                 yielded = time.monotonic()
     finally:
@@ -175,12 +177,6 @@ def logits(query: CheckedQuery) -> Tensor:
             return decoder.logits(run, query.cells, query.lens, query.site)
 
 
-def is_spread() -> bool:
-    """Whether several processes hold the model: they must cut the same tiles, whatever their clocks say."""
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
 def _decode_some(decoder: TileDecoder, out: "_Arrays", done: int, asked: CheckedQuery) -> int:
     """One tile's cells, measured and stored; how many there were. Halves the tile while memory is short."""
     while True:
@@ -192,7 +188,7 @@ def _decode_some(decoder: TileDecoder, out: "_Arrays", done: int, asked: Checked
             out.store(order, found)
             return len(order)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or not decoder.halve():
+            if not is_out_of_memory(error) or is_spread() or not decoder.halve():
                 raise
 
 

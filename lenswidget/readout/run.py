@@ -1,7 +1,6 @@
 """A run: its recipe, and the residual streams that one forward of it left."""
 
 import functools
-import uuid
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from lenswidget.anatomy.protocol import ReadableModel
 from lenswidget.anatomy.tail import Tail
 from lenswidget.checks import check_ids, is_integer
 from lenswidget.errors import CellError, ModelError
+from lenswidget.ids import new_id
 from lenswidget.interventions.recipe import EMBED_SITE, RunSpec
 from lenswidget.models.facts import facts_of, held
 from lenswidget.readout.cells import Cells
@@ -106,7 +106,7 @@ class Run:
             raise CellError(f"Asked for {site!r:.40} of states that were sent: {EMBED_SITE} alone was.")
 
         return cls(
-            id=uuid.uuid4().hex,
+            id=new_id(),
             spec=RunSpec(sent.prompt),
             model=replace(info, sites=(EMBED_SITE,)),
             tail=tail,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lenswidget.checks import Ints
 from lenswidget.lenses.lens import Lens, LogitLens, carry
+from lenswidget.models.split import is_spread
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.metrics import Exact, Tile
 from lenswidget.readout.query import CheckedQuery
@@ -46,7 +47,7 @@ class TileDecoder:
         self.device = self._unembeds[id(asked.run.tail)].device
         if self.device.type == "cpu":
             tile_bytes = min(tile_bytes, CPU_TILE_BYTES)
-        elif self.device.type == "cuda":
+        elif self.device.type == "cuda" and not is_spread():
             tile_bytes = min(tile_bytes, free_bytes(self.device) // 4)
         bytes_per_row = 4 * asked.run.d_vocab * (2 if is_paired else 1)
         self._rows = max(1, tile_bytes // bytes_per_row)

@@ -3,12 +3,12 @@
 import asyncio
 import gc
 import json
-import time
 
 import numpy as np
 import pytest
 import ray_cluster
 import torch
+from ray_cluster import becomes, kept
 
 import lenswidget as lw
 from lenswidget.engines import remote_workers
@@ -69,12 +69,6 @@ def read(run, **options):
 def assert_equal(found, expected):
     for name in NUMBERS:
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
-
-
-def kept(model):
-    import ray
-
-    return ray.get(model._calls._actor.kept.remote())
 
 
 def test_a_run_there_reads_bit_for_bit_as_one_here(far, near):
@@ -183,13 +177,6 @@ def test_two_clients_at_once_get_right_answers_and_a_lost_one_leaves_nothing(far
     becomes(lambda: kept(far)["clients"], 1)
 
 
-def becomes(function, expected, patience_s=60):
-    end = time.monotonic() + patience_s
-    while (found := function()) != expected:
-        assert time.monotonic() < end, f"{found!r}, not {expected!r}"
-        time.sleep(0.1)
-
-
 def test_a_killed_actor_gives_one_sentence_and_then_goes_on(far, near, monkeypatch):
     import ray
 
@@ -274,6 +261,29 @@ def test_a_survey_by_workers_is_the_local_one_row_by_row_though_one_is_lost(far,
     (tmp_path / "half.jsonl").write_text(half, encoding="utf-8")
     assert_same(lw.survey(workers, rows, **columns, edits=edits, out=tmp_path / "half.jsonl"), expected)
     workers.close()
+
+
+def test_workers_grow_and_shrink_between_their_bounds_and_say_the_same(far, monkeypatch):
+    import ray
+
+    for module in (remote_workers, work):
+        monkeypatch.setattr(module, "WINDOW", 4)
+    rows = [(f"{PROMPT} {n},", " P") for n in range(200)]
+    expected = lw.survey(ray_cluster.small(), rows, progress=False)
+    workers = lw.connect_workers(None, ray_cluster.small, (1, 2), resources=ray_cluster.HAS_MODEL, wait_s=120)
+    (first,) = workers._actors
+    n_workers = []
+    found = lw.survey(workers, rows, progress=lambda *_: n_workers.append(len(workers._actors)))
+    assert_same(found, expected)
+    assert max(n_workers) == 2  # a second one was asked for
+    assert workers._actors == [first]  # and has ended
+    assert workers._ready == [first]
+    assert_same(lw.survey(workers, rows, progress=False), expected)
+    with pytest.raises(lw.LensError, match="or two"):
+        lw.connect_workers(None, ray_cluster.small, (2, 1))
+    workers.close()
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(first.hello.remote())
 
 
 def assert_same(found, expected):

@@ -43,6 +43,23 @@ def small(n_layer=4):
     return tiny.language_model(n_layer=n_layer)
 
 
+def split(folder, distributed_config):
+    """A part of a model; a rank that says nothing for 10 s is lost."""
+    import torch
+
+    import lenswidget as lw
+    from lenswidget.engines import ray_group
+
+    ray_group.SILENT_S = 10
+    torch.set_num_threads(1)
+    return lw.LanguageModel(folder, distributed_config=distributed_config)
+
+
+def whole_though_split(distributed_config):
+    """A function that does not heed what it is given."""
+    return small()
+
+
 @contextlib.contextmanager
 def cluster(*, n_cpus=3):
     """The address of a cluster of a head and another node; all its processes are gone afterwards."""
@@ -116,3 +133,18 @@ def client(code):
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=env
     )
+
+
+def kept(model):
+    """How much the actor of a model keeps for its clients."""
+    import ray
+
+    return ray.get(model._calls._actor.kept.remote())
+
+
+def becomes(function, expected, patience_s=60):
+    """Waits until a function gives what is expected."""
+    end = time.monotonic() + patience_s
+    while (found := function()) != expected:
+        assert time.monotonic() < end, f"{found!r}, not {expected!r}"
+        time.sleep(0.1)

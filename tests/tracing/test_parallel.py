@@ -48,13 +48,37 @@ dist.destroy_process_group()
 """
 
 
+PIPELINE = """
+import sys
+
+import torch
+import torch.distributed as dist
+import transformers
+
+import lenswidget as lw
+
+dist.init_process_group("gloo")
+stage = transformers.AutoModelForCausalLM.from_pretrained(
+    sys.argv[1], distributed_config=transformers.DistributedConfig(pp_size=2)
+).eval()
+try:
+    lw.LanguageModel(stage)
+    raise SystemExit("was not refused")
+except lw.LensError as error:
+    assert "in a pipeline" in str(error), error
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
 @pytest.mark.skipif(
     not hasattr(transformers, "DistributedConfig"), reason="this transformers has no DistributedConfig"
 )
-def test_two_ranks_trace_what_one_does(tmp_path):
+@pytest.mark.parametrize("program", [PROGRAM, PIPELINE], ids=["tensor parallel", "pipeline"])
+def test_two_ranks_trace_what_one_does_and_a_pipeline_is_refused(tmp_path, program):
     llama(num_attention_heads=4, num_key_value_heads=2).save_pretrained(tmp_path / "model")
     script = tmp_path / "program.py"
-    script.write_text(PROGRAM)
+    script.write_text(program)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [*command, str(script), str(tmp_path / "model")], capture_output=True, text=True, timeout=120
