@@ -29,7 +29,8 @@ def kept_by_the_page(w):
     send = w.comm.send
 
     def kept(data, *rest, **more):
-        state.update(data.get("state", {}) if data.get("method") == "update" else {})
+        is_told = data.get("method") in ("update", "echo_update")  # by Python, or by the page itself
+        state.update(data.get("state", {}) if is_told else {})
         send(data, *rest, **more)
 
     w.comm.send = kept

@@ -1,11 +1,9 @@
 """Two threads in any order, and interrupts: whatever comes of it, here and on the page one run is shown."""
 
-import _thread
 import contextlib
 import functools
 import linecache
 import random
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -155,40 +153,6 @@ def test_a_widget_that_one_thread_closes_holds_up_no_other(model, seed):
     other = model.lens(PROMPT)
     check_it_shows_one_run(other, Page(other), {}, model)
     other.close()
-
-
-# an interrupt that Python delivers in the callback of a weak reference is written out and dropped
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("seed", range(20))
-def test_cells_that_are_interrupted_beside_a_page_leave_one_run_that_is_shown(model, seed):
-    w = model.lens(PROMPT)
-    page, seen = Page(w), kept_by_the_page(w)
-    rngs = [random.Random(3 * seed + i) for i in range(3)]
-    is_done = threading.Event()
-
-    def cells():
-        try:
-            for _ in range(12):
-                with contextlib.suppress(KeyboardInterrupt):
-                    act(w, page, rngs[0], n=1)
-        finally:
-            is_done.set()
-
-    def pages():
-        for _ in range(6):
-            act(w, page, rngs[1], n=1)
-            is_done.wait(0.004 * rngs[2].random())
-            if not is_done.is_set():
-                _thread.interrupt_main(signal.SIGINT)
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with contextlib.suppress(KeyboardInterrupt):  # the last may come when the cells are done
-            together(pages, here=cells)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    check_it_shows_one_run(w, page, seen, model)
-    w.close()
 
 
 # --- an interrupt at lines of the widget's code
