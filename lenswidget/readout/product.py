@@ -101,8 +101,9 @@ def full_float32(device: torch.device) -> Generator[None, None, None]:
 
 
 def _measured(n_threads: int) -> Timing:
-    steps = torch.linspace(-1, 1, PROBE_VOCABULARY * PROBE_WIDTH, device="cpu")
-    weight, states = steps.view(PROBE_VOCABULARY, PROBE_WIDTH), steps.view(-1, PROBE_WIDTH)[:PROBE_ROWS]
+    source = torch.Generator(device="cpu").manual_seed(0)
+    weight = torch.rand(PROBE_VOCABULARY, PROBE_WIDTH, generator=source, device="cpu") - 0.5
+    states = torch.rand(PROBE_ROWS, PROBE_WIDTH, generator=source, device="cpu") - 0.5
     out = torch.empty(PROBE_ROWS, PROBE_VOCABULARY, device="cpu")
     packed, packed_s, plain_s = pack(weight), torch.inf, torch.inf
     for _ in range(PROBE_ROUNDS):
