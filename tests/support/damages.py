@@ -74,7 +74,7 @@ def facts(lens):
     tensors = lens.matrices if isinstance(lens, JacobianLens) else {"w": lens.weight, "b": lens.bias}
     bits = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
     rest = {name: value for name, value in vars(lens).items() if not isinstance(value, (torch.Tensor, dict))}
-    return bits, rest
+    return bits, {**rest, "measured": lens.measured}
 
 
 def outcomes(kind, n, seed=0):
