@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -83,17 +84,32 @@ def cluster(*, n_cpus=3):
         "env": env,
         "start_new_session": True,
     }
-    nodes = []
+    nodes, watch, is_over = [], None, threading.Event()
     try:
-        nodes.append(subprocess.Popen([*START, *head, *common], **quiet))
-        listens(client_port)
+        for is_last in (False, False, True):
+            nodes.append(subprocess.Popen([*START, *head, *common], **quiet))
+            if listens(client_port, nodes[-1], is_last):
+                break
         nodes.append(subprocess.Popen([*START, *other, *common], **quiet))
+        watch = threading.Thread(target=begin_again, args=(nodes, [*START, *other, *common], quiet, is_over))
+        watch.start()
         yield f"ray://127.0.0.1:{client_port}"
     finally:
+        is_over.set()
+        if watch is not None:
+            watch.join()
         for node in reversed(nodes):
-            os.killpg(node.pid, signal.SIGKILL)  # its agents too; workers end when they miss it
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(node.pid, signal.SIGKILL)  # its agents too; workers end when they miss it
             node.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def begin_again(nodes, command, options, is_over):
+    """Starts a node again that has ended by itself, as `listens` says, until all is over."""
+    while not is_over.wait(0.5):
+        if nodes[-1].poll() is not None:
+            nodes.append(subprocess.Popen(command, **options))
 
 
 def connected(address, load=demo, **options):
@@ -112,11 +128,14 @@ def free_port():
         return found.getsockname()[1]
 
 
-def listens(port, patience_s=120):
+def listens(port, node, is_last, patience_s=120):
+    """Waits for a node; False if it has ended. Ray 2.60 ends one whose agents take over 15 s to begin."""
     end = time.monotonic() + patience_s
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
+            return True
+        if node.poll() is not None and not is_last:
+            return False
         assert time.monotonic() < end, f"nothing listens on {port}"
         time.sleep(0.1)
 
