@@ -341,12 +341,14 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
     def _show_now(self, runs: Runs) -> None:
         before = self._session.spec.prompt.bands if self._session.shown else None
         self._session.show(runs)
+        # takes its time where there are edits: who reads meanwhile finds prompt, edits and run of before
+        described = self._session.describe()
         with self.hold_sync():
             if before is not None:
                 self._keep_folds(before, runs.run.spec.prompt.bands)
             self._keep_recipe(runs.run.spec)
             self._keep_map(runs.run.spec)
-            self.set_trait("run", self._session.describe())
+            self.set_trait("run", described)
             self._keep_spine(runs.run)
             self._keep_branches(runs.run)
             self._on_reading(None)
