@@ -10,6 +10,7 @@ from torch.nn.functional import embedding
 
 from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import device_of
+from lenswidget.models.split import is_spread
 from lenswidget.readout.product import pack, packed_product, timing
 from lenswidget.tolerances import WIDENED_NORM, largest, within
 
@@ -121,7 +122,8 @@ def _packed(hf_model: nn.Module, linear: Any) -> Tensor | None:
 
 def _pack(linear: Any) -> Tensor | None:
     weight = linear.weight.detach()
-    if 4 * weight.numel() > PACK_BYTES or not timing().is_packed:
+    # several processes that hold the model must not go by clocks of their own: their logits would differ
+    if 4 * weight.numel() > PACK_BYTES or not (is_spread() or timing().is_packed):
         return None
     return pack(weight.float())
 

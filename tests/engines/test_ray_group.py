@@ -65,7 +65,7 @@ def near(folder):
 def close_to(found, expected):
     """Equal up to sums over d_model in another order: each half of a sum is added up by itself."""
     # log-probs are differences of logits, which are no larger; a bound in nats is one of logits
-    bound = FIDELITY.bound(np.abs(expected).max() + 1)
+    bound = FIDELITY.bound(float(np.abs(expected).max()) + 1)
     np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
 
 
