@@ -4,10 +4,11 @@ import platform
 
 import torch
 
-from lenswidget.readout.product import timing
+from lenswidget.readout.product import PROBE_ROWS, PROBE_VOCABULARY, PROBE_WIDTH, timing
 from lenswidget.versions import version_of
 
 PACKAGES = ("lenswidget", "torch", "transformers", "ipywidgets", "anywidget")
+PROBE = f"{PROBE_ROWS} x {PROBE_WIDTH} x {PROBE_VOCABULARY:,}"
 
 
 def about() -> str:
@@ -26,6 +27,6 @@ def about() -> str:
             f"{versions}, Python {platform.python_version()}",
             f"CPU: {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads of torch's",
             f"CUDA: {', '.join(devices) or 'no device'}",
-            f"product with the unembed, 64 x 768 x 8,192 on the CPU: {timing()}",
+            f"product with the unembed, {PROBE} on the CPU: {timing()}",
         ]
     )

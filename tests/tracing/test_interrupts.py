@@ -22,14 +22,18 @@ FOLDER = str(Path(package.__file__).parent)
 SILENT = ("try:", "finally:", "with self._guard:", "with _guard:", "with _registry:")
 
 
-class Moded(nn.Module):
-    """Four blocks, run without gradients and under autocast; and a module that never runs."""
+class Parts(nn.Module):
+    """Four blocks, and a module that never runs."""
 
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
         self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(4))
         self.unused = nn.Linear(4, 4)
+
+
+class Moded(Parts):
+    """The blocks are run without gradients and under autocast."""
 
     def forward(self, x):
         with torch.no_grad():
@@ -39,14 +43,8 @@ class Moded(nn.Module):
             return self.blocks[3](x.clone())
 
 
-class Inferring(nn.Module):
-    """The same parts, run in inference mode, and out of it again."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(4))
-        self.unused = nn.Linear(4, 4)
+class Inferring(Parts):
+    """The blocks are run in inference mode, and out of it again."""
 
     def forward(self, x):
         with torch.inference_mode():
