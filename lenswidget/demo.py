@@ -11,7 +11,6 @@ import contextlib
 import importlib
 import importlib.util
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lenswidget.errors import LensError
-from lenswidget.files import sha256
+from lenswidget.files import cache_folder, sha256
 from lenswidget.language_model import LanguageModel
 from lenswidget.lenses.lens import Lens, LogitLens
 from lenswidget.lenses.lens_file import content_digest
@@ -227,13 +226,6 @@ def _damage(folder: Path) -> str:
 def _stamp(path: Path) -> list[int]:
     found = path.stat()
     return [found.st_size, found.st_mtime_ns]
-
-
-def cache_folder() -> Path:
-    """Where what can be made again is kept: `$XDG_CACHE_HOME/lenswidget`, or `~/.cache/lenswidget`."""
-    # The XDG specification says to ignore a relative path.
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "lenswidget"
 
 
 def _gguf_file() -> Path:

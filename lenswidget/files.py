@@ -41,6 +41,13 @@ def _is_encodable(path: str) -> bool:
     return True
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: `$XDG_CACHE_HOME/lenswidget`, or `~/.cache/lenswidget`."""
+    # The XDG specification says to ignore a relative path.
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "lenswidget"
+
+
 def file_at(path: Any) -> Path:
     """Where a file can be written, absolute.
 
@@ -66,6 +73,19 @@ def write_beside(path: Path) -> Generator[Path, None, None]:
     """
     with write_together(path) as (scratch,):
         yield scratch
+
+
+def write_first(path: Path, text: str) -> str:
+    """Write a file unless one is there: of several processes the first wins. Returns what is there then.
+
+    `path`'s folder must exist.
+    """
+    with tempfile.TemporaryDirectory(prefix=".lenswidget-", dir=path.parent) as folder:
+        scratch = Path(folder) / path.name
+        scratch.write_text(text, encoding="utf-8")
+        with contextlib.suppress(FileExistsError):
+            os.link(scratch, path)  # unlike a move, it fails where the other is there
+    return path.read_text(encoding="utf-8")
 
 
 @contextlib.contextmanager

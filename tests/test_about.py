@@ -12,4 +12,4 @@ def test_it_tells_versions_threads_and_the_way_that_readouts_go_by():
     assert f"torch {torch.__version__.partition('+')[0]}" in versions
     assert f"{torch.get_num_threads()} threads" in cpu
     assert cuda.startswith("CUDA: ")
-    assert way.endswith(str(product.timing()))
+    assert way.endswith(f"{product.timing()}, kept in {product.timing_file()}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lenswidget.errors import LensError, LensFileError
-from lenswidget.files import as_path, file_at, write_beside, write_together
+from lenswidget.files import as_path, file_at, write_beside, write_first, write_together
 
 
 def names(folder):
@@ -153,3 +153,10 @@ def test_a_file_goes_into_a_folder_that_is_there(tmp_path, monkeypatch):
         file_at(tmp_path)
     with pytest.raises(LensError, match="does not exist"):
         file_at(tmp_path / "gone" / "grid.csv")
+
+
+def test_of_two_that_write_a_file_first_both_read_what_the_first_wrote(tmp_path):
+    target = tmp_path / "a.json"
+    assert write_first(target, "one") == "one"
+    assert write_first(target, "two") == "one"
+    assert names(tmp_path) == ["a.json"]

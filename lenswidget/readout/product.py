@@ -1,27 +1,34 @@
 """The product with the unembed's weight on a CPU, two ways; which is the faster here is measured, once.
 
 oneDNN can keep a weight in an order of its own. What that earns depends on the processor and on the number of
-threads: both ways are timed side by side when one is first needed, and what was found holds for the process.
+threads: both ways are timed side by side when one is first needed. The two differ in the last digits, so
+what was found is kept on the machine, for all processes to come: a notebook that is run again shows the same
+digits, and so does an actor beside it.
 """
 
 import contextlib
+import hashlib
+import json
+import platform
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lenswidget.files import cache_folder, write_first
 from lenswidget.tolerances import PACKED_PRODUCT, within
 
-# A product of the shape of a tile's, small enough that all rounds take less than a tenth of a second.
-PROBE_ROWS, PROBE_WIDTH, PROBE_VOCABULARY, PROBE_ROUNDS = 64, 768, 8192, 3
+# A product of the shape of a tile's, small enough that all rounds take some tenths of a second at most.
+PROBE_ROWS, PROBE_WIDTH, PROBE_VOCABULARY, PROBE_ROUNDS = 64, 768, 8192, 7
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What the two ways took for one product, in this process and with so many threads.
+    """What the two ways took for one product, on this machine and with so many threads.
 
     Attributes:
         n_threads: torch's, while it was measured.
@@ -44,16 +51,22 @@ class Timing:
         return f"{way} ({packed} packed, {self.plain_ms:.2f} ms plain, {self.n_threads} threads)"
 
 
+# What reading a file raises that is damaged, or that may not be read.
+_NOT_READ = (OSError, ValueError, TypeError, LookupError)
 _timings: dict[int, Timing] = {}
 
 
 def timing() -> Timing:
-    """The two ways side by side, measured at the first call for torch's present number of threads."""
+    """The two ways side by side: measured at the first call on this machine for torch's number of threads."""
     n_threads = torch.get_num_threads()
     if n_threads not in _timings:
-        with full_float32(torch.device("cpu")):
-            _timings[n_threads] = _measured(n_threads)
+        _timings[n_threads] = _kept_or_measured(n_threads)
     return _timings[n_threads]
+
+
+def timing_file() -> Path:
+    """Where the measurement for torch's number of threads is kept; without that file it is made anew."""
+    return cache_folder() / "product" / f"{hashlib.sha256(_machine().encode()).hexdigest()[:16]}.json"
 
 
 def pack(weight: Tensor) -> Tensor | None:
@@ -98,6 +111,44 @@ def full_float32(device: torch.device) -> Generator[None, None, None]:
             yield
         finally:
             setattr(matmul, name, was)
+
+
+def _machine() -> str:
+    """What a measurement holds for; a home folder may be that of several machines."""
+    processor = platform.processor()
+    with contextlib.suppress(OSError, StopIteration, IndexError):  # a file of Linux, where the other is empty
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        processor = next(line for line in lines if line.startswith("model name")).split(":", 1)[1].strip()
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return f"{processor}, {vectors}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def _kept_or_measured(n_threads: int) -> Timing:
+    path = timing_file()
+    try:
+        return _read(path.read_text(encoding="utf-8"), n_threads)
+    except FileNotFoundError:
+        pass
+    except _NOT_READ:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    with full_float32(torch.device("cpu")):
+        found = _measured(n_threads)
+    text = json.dumps({"machine": _machine(), **asdict(found)}, indent=1) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _read(write_first(path, text), n_threads)
+    except _NOT_READ:  # nothing can be kept there: it holds for this process
+        return found
+
+
+def _read(text: str, n_threads: int) -> Timing:
+    """A kept measurement; one of those errors where it is none."""
+    kept = json.loads(text)
+    packed_ms = None if kept["packed_ms"] is None else float(kept["packed_ms"])
+    if kept["n_threads"] != n_threads:
+        raise ValueError(f"Of {kept['n_threads']} threads.")
+    return Timing(n_threads, packed_ms, float(kept["plain_ms"]))
 
 
 def _measured(n_threads: int) -> Timing:

@@ -91,7 +91,7 @@ class BranchTraits(TakesTurns):
         pair = Pair(a, b, "run", names, (engine, engine))
         paired = PairedSession(pair, None, session.lenses, strict=False)
         self._session_of_one, self._session = session, paired
-        self._show(paired.first())
+        self._show_as_latest(paired.first())
         self.set_trait("view", "difference")
 
     def _end_comparison(self) -> None:
@@ -99,8 +99,13 @@ class BranchTraits(TakesTurns):
         if self._session_of_one is None:
             return
         self._session, self._session_of_one = self._session_of_one, None
-        self._show(self._session.shown_runs or Runs(self._session.run))
+        self._show_as_latest(self._session.shown_runs or Runs(self._session.run))
         self.set_trait("view", "after")
+
+    def _show_as_latest(self, runs: Runs) -> None:
+        """Show runs of another session: what still runs for the one before is not shown there."""
+        self._note_run(runs.run)
+        self._show(runs)
 
     def _way_back(self) -> Callable[[], None]:
         """What shows again, in the sessions and the tree, what is shown now: one run, or two."""

@@ -53,7 +53,6 @@ class GrowingWidget(BranchTraits, ViewTraits):
         self, request: GenerateRequest
     ) -> Generator[tuple[int, int], None, dict[str, str]]:
         """The page asked for it: with turns of the event loop in between, and until it is cancelled."""
-        self._end_comparison()
         options = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
         yield from self._grow(request.n_tokens, turns=TURNS_AFTER_A_TOKEN, **options)
         return {"run_id": self._session.shown}
@@ -62,12 +61,13 @@ class GrowingWidget(BranchTraits, ViewTraits):
         self, n_tokens: int, *, turns: int = 1, **sampling: Any
     ) -> Generator[tuple[int, int], None, None]:
         """Show the run with one more column each time; once it ends or is stopped, all that belongs to it."""
+        self._end_comparison()
         first = last = self._session.run
         runs = self._session.extend(n_tokens, **sampling)
         try:
             for done, run in enumerate(runs, 1):
                 if self._latest not in (last.id, first.id):
-                    raise Cancelled("Another prompt was run meanwhile, and is shown.")
+                    raise Cancelled("Another run or comparison came meanwhile, and is shown.")
                 self._latest = run.id
                 self._show_step(run, after=last)
                 last = run

@@ -154,7 +154,7 @@ class PatchTraits(TakesTurns):
 
         def is_asked() -> bool:
             is_source = asked["ablate"] is not None or session.source == source
-            return session.spec.prompt is prompt and is_source
+            return self._session is session and session.spec.prompt is prompt and is_source
 
         try:
             for done, total in growing.slices():

@@ -325,7 +325,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
         for _ in range(TURNS_AFTER_A_RUN):
             yield run.n_layers, run.n_layers
         if run.id != self._latest:
-            raise Cancelled("Another prompt was run meanwhile, and is shown.")
+            raise Cancelled("Another run or comparison came meanwhile, and is shown.")
         if request.fork is not None:
             source = Branch(request.again or "", self._session.spec_of(request.again or ""))
             self._branches.fork(source, Branch(run.id, run.spec))

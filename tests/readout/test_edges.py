@@ -379,28 +379,6 @@ def test_either_way_of_the_product_gives_the_same_numbers(monkeypatch):
         np.testing.assert_allclose(getattr(plain, name), getattr(packed, name), atol=2e-6, rtol=1e-6)
 
 
-def test_a_way_is_measured_once_for_each_number_of_threads(monkeypatch):
-    monkeypatch.setattr(product, "_timings", {})
-    first = product.timing()
-    assert product.timing() is first
-    assert first.n_threads == torch.get_num_threads()
-    assert first.plain_ms > 0
-    assert (first.packed_ms is not None) == torch.backends.mkldnn.is_available()
-
-
-def test_a_packed_weight_is_kept_only_where_it_is_faster():
-    assert product.Timing(2, packed_ms=0.9, plain_ms=1.0).is_packed
-    assert not product.Timing(2, packed_ms=1.0, plain_ms=1.0).is_packed
-    assert not product.Timing(2, packed_ms=None, plain_ms=1.0).is_packed
-
-
-def test_without_onednn_there_is_no_packed_weight(monkeypatch):
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    monkeypatch.setattr(product, "_timings", {})
-    assert product.pack(torch.eye(64)) is None
-    assert "cannot be had packed" in str(product.timing())
-
-
 def test_tiles_shrink_while_they_are_slow_and_grow_back(run, monkeypatch):
     monkeypatch.setattr(tiles, "SLOW_ROWS", 2)
     asked = Query(run, k=5).checked()

@@ -171,7 +171,7 @@ def test_another_prompt_stops_a_generation(model):
         for _ in range(20):
             await asyncio.sleep(0.001)
         replies = [c for c, _ in page.sent if c.get("id") == "g" and "kind" not in c]
-        assert replies[0]["error"]["message"] == "Another prompt was run meanwhile, and is shown."
+        assert replies[0]["error"]["message"] == "Another run or comparison came meanwhile, and is shown."
         assert w.prompt == "The city"
         assert w.run["tokens"] == model.tokenizer("The city")["input_ids"]
 

@@ -192,11 +192,32 @@ def test_of_two_runs_the_later_is_shown_and_the_earlier_is_told(widget, page):
 
     asyncio.run(main())
     replies = {c["id"]: c for c, _ in page.sent if "kind" not in c}
-    assert "Another prompt was run" in replies["a"]["error"]["message"]
+    assert "Another run or comparison came" in replies["a"]["error"]["message"]
     assert "value" in replies["b"]
     assert replies["c"]["error"]["type"] == replies["d"]["error"]["type"] == "Cancelled"
     assert widget.run["prompt"] == "Seven eight"
     assert widget._session._runs == {}
+
+
+def test_a_comparison_that_comes_while_the_page_runs_is_what_is_shown(widget, page):
+    first = widget.run["id"]
+    widget.fork(0, 9)
+
+    async def main():
+        widget._receive(widget, {"id": "a", "kind": "run", "prompt": "One two"}, [])
+        widget.compare_with(first)
+        await replied(widget)
+        assert widget._session.is_paired
+        widget._receive(widget, {"id": "b", "kind": "run", "prompt": "Five six"}, [])
+        widget.compare_with(first)
+        widget.compare_with(None)
+        await replied(widget)
+
+    forked = widget.run["id"]
+    asyncio.run(main())
+    replies = {c["id"]: c for c, _ in page.sent if "kind" not in c}
+    assert [replies[name]["error"]["type"] for name in "ab"] == ["Cancelled", "Cancelled"]
+    assert widget.run["id"] == forked
 
 
 def test_a_new_prompt_runs_and_keeps_the_selected_cell(widget):
