@@ -134,6 +134,8 @@ def _kept_or_measured(n_threads: int) -> Timing:
             path.unlink()
     with full_float32(torch.device("cpu")):
         found = _measured(n_threads)
+    if found.packed_ms is None:  # there is no choice to keep, and another process may have one
+        return found
     text = json.dumps({"machine": _machine(), **asdict(found)}, indent=1) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

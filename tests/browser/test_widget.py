@@ -117,16 +117,17 @@ def test_the_grid_is_worked_by_keyboard_alone(widget):
 def test_keys_in_the_widget_do_not_reach_the_notebook(widget):
     n_cells = "() => window.jupyterapp.shell.currentWidget.content.widgets.length"
     before = widget.page.evaluate(n_cells)
-    widget.cell(20, 3).click()
+    widget.open_card(20, 3)
     for key in ("a", "b", "d", "d", "x", "m", "Shift+Enter"):
         widget.page.keyboard.press(key)
+    widget.becomes("type(w.prompt)", "list")  # of token ids: b has forked there
     widget.root.get_by_label("Prompt", exact=True).click()
     widget.page.keyboard.press("Shift+Enter")
     widget.page.keyboard.type("abd")
     assert widget.page.evaluate(n_cells) == before
     assert widget.root.get_by_label("Prompt", exact=True).input_value().endswith("abd")
     widget.root.get_by_label("Let the second prompt go").click()  # which m has opened
-    widget.execute("w.prompt = w.prompt + ' '; w.prompt = w.prompt.strip()")
+    widget.execute(f"w.prompt = {PROMPT!r} + ' '; w.prompt = w.prompt.strip()")
 
 
 def test_pins_are_charted_with_the_exact_values_of_every_layer(widget):

@@ -1,4 +1,4 @@
-"""What a newcomer meets first: a lens with its quality line."""
+"""What a newcomer meets first: a lens with its quality line, a low window, a box that was typed in."""
 
 import pytest
 from playwright.sync_api import expect
@@ -10,6 +10,19 @@ texts = [{PROMPT!r}, "The capital of Japan is Tokyo, a city of many districts."]
 _ = lw.report(None, model, texts, progress=False)
 w = model.lens({PROMPT!r}, lens="logit")
 w"""
+
+# The part of an element that is in the window and in every frame that clips it, as a share of its height.
+SEEN = """(e) => {
+  let { top, bottom } = e.getBoundingClientRect();
+  const height = bottom - top;
+  for (let up = e.parentElement; up; up = up.parentElement) {
+    if (getComputedStyle(up).overflowY === "visible") continue;
+    const box = up.getBoundingClientRect();
+    top = Math.max(top, box.top);
+    bottom = Math.min(bottom, box.bottom);
+  }
+  return Math.max(0, Math.min(bottom, innerHeight) - Math.max(top, 0)) / height;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +52,47 @@ def test_the_switch_draws_the_kernels_curve_and_the_legend_names_poor_rows(widge
     widget.execute("w.lens = 'logit'; w.site = 'attn_out'")
     # it was measured on the stream
     expect(widget.root.locator(".lw-legend")).not_to_contain_text(told["poor"])
+
+
+@pytest.mark.parametrize("layer", [28, 14, 0])
+@pytest.mark.parametrize("size", [(1280, 665), (640, 332)], ids=["1280 x 665", "at 200 %"])
+def test_a_clicked_cell_and_its_card_are_in_view_together(widget, shot, size, layer):
+    # zooming a window of 1280 x 665 to 200 % leaves it 640 x 332 pixels of CSS
+    widget.page.set_viewport_size({"width": size[0], "height": size[1]})
+    widget.page.wait_for_timeout(500)
+    cell = widget.cell(layer, 8)
+    cell.scroll_into_view_if_needed()
+    card = widget.open_card(layer, 8)
+    widget.page.wait_for_timeout(500)
+    shot(widget.page, f"first-sight-{size[0]}-{layer}")
+    assert cell.evaluate(SEEN) > 0.9
+    # its head, and its first tokens
+    assert card.locator(".lw-cardhead, header, h3").first.evaluate(SEEN) > 0.9
+    assert card.locator("tbody tr").nth(1).evaluate(SEEN) > 0.9
+
+
+def test_a_box_that_was_typed_in_says_that_it_was_not_run(widget):
+    info = widget.root.locator(".lw-info")
+    box = widget.root.locator(".lw-prompt textarea")
+    expect(info).not_to_contain_text("edited, not run")
+    box.press("End")
+    box.press_sequentially(" light")
+    expect(info).to_contain_text("edited, not run")
+    box.press("Enter")
+    expect(info).not_to_contain_text("edited, not run", timeout=60_000)
+    assert widget.value("w.prompt") == f"{PROMPT} light"
+
+
+def test_a_second_view_scrolls_to_the_cell_that_its_card_describes(widget):
+    widget.page.set_viewport_size({"width": 1400, "height": 900})
+    widget.execute("w.selection = {'layer': 2, 'position': 3}")
+    widget.decoded_card(2, 3)
+    widget.page.evaluate("window.jupyterapp.commands.execute('notebook:create-output-view')")
+    expect(widget.page.locator(".lenswidget")).to_have_count(2)
+    second = widget.page.locator(".lenswidget").nth(1)
+    row = second.locator(".lw-row[aria-rowindex='29']")
+    cell = row.locator("[role=gridcell][aria-colindex='5']")
+    cell.wait_for()
+    widget.page.wait_for_timeout(1000)
+    assert cell.evaluate(SEEN) > 0.9
+    widget.page.evaluate("window.jupyterapp.shell.currentWidget.close()")

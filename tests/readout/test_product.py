@@ -32,11 +32,11 @@ def test_a_packed_weight_is_kept_only_where_it_is_faster():
     assert not product.Timing(2, packed_ms=None, plain_ms=1.0).is_packed
 
 
-def test_without_onednn_there_is_no_packed_weight(monkeypatch):
+def test_without_onednn_there_is_no_packed_weight(folder, monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    monkeypatch.setattr(product, "_timings", {})
     assert product.pack(torch.eye(64)) is None
     assert "cannot be had packed" in str(product.timing())
+    assert not folder.exists()  # there was no choice to keep
 
 
 def test_a_later_process_goes_by_what_an_earlier_one_measured(folder, monkeypatch):

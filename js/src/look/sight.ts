@@ -21,6 +21,11 @@ const isScrolling = (element: Element) =>
     getComputedStyle(element).overflowY + (element === document.documentElement ? "auto" : ""),
   );
 
+const bandSeen = ({ intersectionRect: seen, boundingClientRect: box }: IntersectionObserverEntry): Band => ({
+  top: seen.top - box.top,
+  bottom: seen.bottom - box.top,
+});
+
 /**
  * What of the widget a person sees. VS Code and Colab make an output's frame as tall as its page and move the frame, so
  * that nothing in the page scrolls and the frame's own height says nothing; only an IntersectionObserver knows.
@@ -31,6 +36,9 @@ export class Sight {
   /** The height that the grid should have at most. */
   grid_px = TALLEST_PX;
   readonly #element: HTMLElement;
+  /** What scrolls around the widget, and how tall that is. */
+  #scroller: Element | null = null;
+  #scroller_px = Number.POSITIVE_INFINITY;
   #seen: Band | null = null;
   #waiting: (() => void) | null = null;
   readonly #observer: IntersectionObserver;
@@ -60,6 +68,16 @@ export class Sight {
     this.look();
   }
 
+  /** Tell what of the widget is in view, in any host, with the next frame. */
+  once(tell: (seen: Band) => void): void {
+    const observer = new IntersectionObserver((entries) => {
+      observer.disconnect();
+      const entry = entries.at(-1);
+      if (entry && !this.#signal.aborted) tell(bandSeen(entry));
+    });
+    observer.observe(this.#element);
+  }
+
   #follow(): void {
     this.isTall = true;
     this.look();
@@ -72,8 +90,7 @@ export class Sight {
 
   #saw(entry: IntersectionObserverEntry | undefined): void {
     if (!entry) return;
-    const { intersectionRect: seen, boundingClientRect: box } = entry;
-    this.#seen = { top: seen.top - box.top, bottom: seen.bottom - box.top };
+    this.#seen = bandSeen(entry);
     this.#waiting?.();
     this.#waiting = null;
   }
@@ -85,9 +102,22 @@ export class Sight {
     const isLab = body.dataset.jpThemeLight && !body.dataset.vscodeThemeKind;
     // kept once found: a page that grows scrolls until its frame has grown too
     if (!this.isTall && window.parent !== window && !isLab && !this.#isInScroller()) this.#follow();
-    const room_px = Math.max(LEAST_PX, window.innerHeight - BESIDE_PX);
+    const room_px = Math.max(LEAST_PX, Math.min(window.innerHeight, this.#scrollerHeight()) - BESIDE_PX);
     this.grid_px = this.isTall ? FITTING_PX : Math.min(TALLEST_PX, room_px);
     return this.grid_px !== before;
+  }
+
+  /** A part of the window may scroll by itself: an output in a panel of its own, under the notebook. */
+  #scrollerHeight(): number {
+    const found = elementsAround(this.#element).find(isScrolling) ?? this.#scroller;
+    const isOther = found !== this.#scroller;
+    this.#scroller = found;
+    if (!found) return this.#scroller_px;
+    // one that no longer scrolls may have shrunk with the grid: by that the grid would shrink and grow for ever
+    const { clientHeight } = found;
+    this.#scroller_px =
+      isOther || isScrolling(found) ? clientHeight : Math.max(this.#scroller_px, clientHeight);
+    return this.#scroller_px;
   }
 
   #isInScroller(): boolean {
@@ -123,16 +153,29 @@ let n_anchors = 0;
  * pressed (its webview posts "scroll-to-reveal" for `<a href="#...">`), and to nothing else that a page can do.
  */
 export function revealInHost(element: HTMLElement, top_px: number): void {
-  const anchor = document.createElement("a");
+  const anchor = anchorAt(element, { top: top_px, bottom: top_px + 1 });
   anchor.id = `lenswidget-${++n_anchors}`;
   anchor.href = `#${anchor.id}`;
-  anchor.style.cssText = `position: absolute; top: ${Math.round(top_px)}px; left: 0; height: 1px`;
   // the page's address stays
   anchor.addEventListener("click", (event) => event.preventDefault());
-  element.append(anchor);
   anchor.scrollIntoView({ block: "nearest" });
   anchor.dispatchEvent(
     new MouseEvent("click", { bubbles: true, cancelable: true, composed: true, view: window }),
   );
   anchor.remove();
+}
+
+/** Scroll what scrolls around the widget, as little as it takes to have some heights of it in view. */
+export function scrollToBand(element: HTMLElement, band: Band): void {
+  const anchor = anchorAt(element, band);
+  anchor.scrollIntoView({ block: "nearest" });
+  anchor.remove();
+}
+
+function anchorAt(element: HTMLElement, { top, bottom }: Band): HTMLAnchorElement {
+  const anchor = document.createElement("a");
+  const [top_px, height_px] = [Math.round(top), Math.round(bottom - top)];
+  anchor.style.cssText = `position: absolute; top: ${top_px}px; left: 0; height: ${height_px}px`;
+  element.append(anchor);
+  return anchor;
 }

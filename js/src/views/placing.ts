@@ -1,5 +1,5 @@
 import { type Child, h } from "../base/dom.ts";
-import { revealInHost, type Sight } from "../look/sight.ts";
+import { type Band, revealInHost, type Sight, scrollToBand } from "../look/sight.ts";
 import type { App } from "../state/context.ts";
 import { cardOf } from "../state/selectors.ts";
 import { MAIN } from "../state/state.ts";
@@ -7,7 +7,7 @@ import { togglePin } from "./elements.ts";
 import { searchBox } from "./search.ts";
 
 /** The part of a card that must be in view: its head and the first tokens. */
-export const SEEN_PX = 130;
+const SEEN_PX = 130;
 /** How wide a form at a cell is at most; card.css has the same number. */
 const FORM_PX = 340;
 const GAP_PX = 6;
@@ -25,9 +25,13 @@ export class Placing {
 
   /** The column of cards, moved so that its head is in view: beside the pressed row, or under it in a narrow widget. */
   placeSide(row: Element | null): void {
-    const { side, sight } = this;
     this.release();
-    const { seen } = sight;
+    if (this.sight.isTall) this.#place(row, this.sight.seen);
+    else this.sight.once((seen) => this.#place(row, seen));
+  }
+
+  #place(row: Element | null, seen: Band | null): void {
+    const { side, sight } = this;
     if (!seen || !side.firstElementChild || seen.bottom - seen.top < SEEN_PX) return;
     const { top } = sight.bandOf(side);
     const last = seen.bottom - SEEN_PX;
@@ -37,8 +41,25 @@ export class Placing {
       return;
     }
     // below the grid, out of view: the host scrolls to it, or else it covers the rows under the pressed one
+    if (!sight.isTall) {
+      this.#scrollOrCover(row, seen);
+      return;
+    }
     revealInHost(this.root, top - (row ? seen.bottom - seen.top - SEEN_PX : ABOVE_PX));
     setTimeout(() => sight.next(() => this.#cover(row)), 250);
+  }
+
+  /** The page scrolls until the card's head is in view, if the pressed row can then stay there; else it covers. */
+  #scrollOrCover(row: Element | null, seen: Band): void {
+    const { side, sight, root } = this;
+    const { top } = sight.bandOf(side);
+    const band = row ? sight.bandOf(row) : { top, bottom: top };
+    const height_px = seen.bottom - seen.top;
+    if (top + SEEN_PX - band.top > height_px) {
+      side.classList.add("is-over");
+      side.style.top = `${band.bottom + GAP_PX - top}px`;
+      scrollToBand(root, { top: band.top, bottom: band.bottom + GAP_PX + SEEN_PX });
+    } else scrollToBand(root, { top: band.top, bottom: top + SEEN_PX });
   }
 
   /** Put the column of cards back in its place. */

@@ -25,7 +25,7 @@ import { followTint, inHereView } from "./inhere.ts";
 import { closeOne, columnBeside, focusOf, gridKey, moveFocus } from "./keys.ts";
 import { legend } from "./legend.ts";
 import { pinsView } from "./pins.ts";
-import { formAt, Placing, SEEN_PX, searchForm } from "./placing.ts";
+import { formAt, Placing, searchForm } from "./placing.ts";
 import { Player } from "./player.ts";
 import { savePng } from "./png.ts";
 import { SourceView } from "./source.ts";
@@ -175,7 +175,7 @@ export class Root {
     const isInGrid = target instanceof Node && this.grid.element.contains(target);
     let isOurs = false;
     if (event.key === "Escape" && !event.defaultPrevented) {
-      const opener = this.element.querySelector<HTMLElement>('[aria-expanded="true"]');
+      const opener = this.element.querySelector<HTMLElement>('[aria-expanded="true"]:not(.is-foldable)');
       isOurs = closeOne(this.#app);
       if (isOurs && opener && !isInGrid) opener.focus();
       else if (isOurs) this.#focusGrid();
@@ -439,21 +439,11 @@ export class Root {
     patch(this.#below, [this.#memo.node("pins", inputs, pins)]);
   }
 
-  /** In a narrow or low notebook a card may open out of view: scroll until its head is in view, and no further. */
+  /** A card may open out of view: its head is put where the person looks. */
   #reveal(n_opened: number): void {
     this.#n_opened = n_opened;
-    const card = this.#side.querySelector("[data-card]");
-    if (!card) return;
-    if (this.#sight.isTall) {
+    if (this.#side.querySelector("[data-card]"))
       this.#placing.placeSide(this.grid.element.querySelector(".is-selected"));
-      return;
-    }
-    const look = new IntersectionObserver(([seen]) => {
-      look.disconnect();
-      if (seen && seen.intersectionRect.height < SEEN_PX)
-        card.firstElementChild?.scrollIntoView({ block: "nearest", behavior: "smooth" });
-    });
-    look.observe(card);
   }
 }
 
