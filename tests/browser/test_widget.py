@@ -120,7 +120,7 @@ def test_keys_in_the_widget_do_not_reach_the_notebook(widget):
     widget.open_card(20, 3)
     for key in ("a", "b", "d", "d", "x", "m", "Shift+Enter"):
         widget.page.keyboard.press(key)
-    widget.becomes("type(w.prompt)", "list")  # of token ids: b has forked there
+    widget.becomes("type(w.prompt).__name__", "list")  # of token ids: b has forked there
     widget.root.get_by_label("Prompt", exact=True).click()
     widget.page.keyboard.press("Shift+Enter")
     widget.page.keyboard.type("abd")

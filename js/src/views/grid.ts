@@ -56,7 +56,7 @@ export class GridView {
   /** The scroll position, kept because reading it from the page forces a layout. */
   #at = { left: 0, top: 0 };
   #wantsFocus = false;
-  /** A cell that is to be in view once the grid has a size. */
+  /** A cell that stays in view while the grid gets its size. */
   #due: CellRef | null = null;
   #scrollFrame = 0;
   /** The height of the scrollbar below; 0 for one that overlays the page. */
@@ -104,7 +104,11 @@ export class GridView {
   }
 
   #scrolled(): void {
-    if (this.element.clientWidth) this.#at = { left: this.element.scrollLeft, top: this.element.scrollTop };
+    const { clientWidth, scrollLeft: left, scrollTop: top } = this.element;
+    if (clientWidth && (left !== this.#at.left || top !== this.#at.top)) {
+      this.#at = { left, top };
+      this.#due = null;
+    }
     if (!this.#scrollFrame) {
       this.#scrollFrame = requestAnimationFrame(() => {
         this.#scrollFrame = 0;
@@ -177,6 +181,7 @@ export class GridView {
     if (!this.#shape) return;
     const { row, col } = placeOf(this.#shape, cell);
     if (row < 0 || col < 0) return;
+    this.#due = null;
     const scroll = this.scroll();
     const above = Math.max(0, hidden.above - this.#shape.head_row_px);
     const part = { top: scroll.top + above, height: scroll.height - above - hidden.below };
@@ -193,10 +198,10 @@ export class GridView {
     return this.element.querySelector("[role=gridcell][tabindex='0']");
   }
 
-  /** Scroll as little as it takes to have a cell in view; once the grid has a size, if it has none yet. */
+  /** Scroll as little as it takes to have a cell in view, also once the grid has another size, until it is scrolled. */
   show(cell: CellRef): void {
-    this.#due = this.#size.width ? null : cell;
-    if (!this.#shape || this.#due) return;
+    this.#due = cell;
+    if (!this.#shape || !this.#size.width) return;
     const { row, col } = placeOf(this.#shape, cell);
     if (row < 0 || col < 0) return;
     this.#goTo(scrollTo(this.#shape, this.scroll(), row, col));
@@ -230,6 +235,7 @@ export class GridView {
     const { run } = cells;
     // read before the cells move: one that scrolls out of view loses the focus
     const hadFocus = hasFocus(this.element);
+    const isFirst = !this.#shape;
     this.#reshape(run);
     const shape = this.#shape as Shape;
     const window = windowOf(shape, this.scroll());
@@ -263,6 +269,7 @@ export class GridView {
     this.#keepFocus(focused, hadFocus);
     const { at, size_px, whole } = extentOf(shape, this.scroll());
     this.overview.draw(shape, at / whole, (at + size_px) / whole);
+    if (isFirst && this.#due) this.show(this.#due);
   }
 
   #focusPlace(shape: Shape) {

@@ -7,7 +7,7 @@ import { togglePin } from "./elements.ts";
 import { searchBox } from "./search.ts";
 
 /** The part of a card that must be in view: its head and the first tokens. */
-const SEEN_PX = 130;
+const SEEN_PX = 150;
 /** How wide a form at a cell is at most; card.css has the same number. */
 const FORM_PX = 340;
 const GAP_PX = 6;
