@@ -104,7 +104,7 @@ def grid(folder, name, asked):
         contestants = {
             "forward": lambda ids=ids: bare.forward(ids),
             "product": lambda n=n_cells: bare.product(n),
-            "lenswidget": lambda ids=ids: engine.read(engine.run(ids), k=5),
+            "lenswidget": lambda ids=ids: read(engine.run(ids), k=5),
         }
         for peer, function in peers.items():
             contestants[peer] = lambda ids=ids, function=function: function(ids)
@@ -145,7 +145,7 @@ def memory(folder, name, asked):
     engine.model.tail  # noqa: B018 - watched once per model
     anatomy = engine.model.anatomy
     streams = (anatomy.n_layers + 1) * len(ids) * anatomy.d_model * 4 / 2**20
-    found = {"lenswidget": peak(lambda: engine.read(engine.run(ids), k=5))}
+    found = {"lenswidget": peak(lambda: read(engine.run(ids), k=5))}
     for peer in asked.peers:
         with contextlib.suppress(ImportError):
             function = PEERS[peer](fresh(folder), folder)
