@@ -4,7 +4,7 @@ import platform
 
 import torch
 
-from lenswidget.readout.product import PROBE_ROWS, PROBE_VOCABULARY, PROBE_WIDTH, timing, timing_file
+from lenswidget.models.product import PROBE_ROWS, PROBE_VOCABULARY, PROBE_WIDTH, timing, timing_file
 from lenswidget.versions import version_of
 
 PACKAGES = ("lenswidget", "torch", "transformers", "ipywidgets", "anywidget")

@@ -3,7 +3,7 @@
 import torch
 
 import lenswidget as lw
-from lenswidget.readout import product
+from lenswidget.models import product
 
 
 def test_it_tells_versions_threads_and_the_way_that_readouts_go_by():

@@ -16,6 +16,7 @@ from lenswidget.errors import AnatomyError, CellError, LensFileError, LensMismat
 from lenswidget.lenses.fit_texts import Texts, check_settings, encode, frozen, have_bos
 from lenswidget.lenses.jacobian_file import from_payload, save_payload
 from lenswidget.lenses.lens_file import as_path, load_pickled
+from lenswidget.lenses.packed_gradients import packed_gradients
 from lenswidget.lenses.provenance import Provenance, ids_digest, model_name, text_digests
 from lenswidget.models.hf_model import uncached
 from lenswidget.progress import Progress, counted
@@ -124,7 +125,7 @@ class Fit:
 
     def _one_text(self, ids: Tensor, passes: Iterator[int]) -> dict[int, Tensor]:
         """`J_l` of one text for every layer, float32 on the CPU."""
-        with self.model.lock, frozen(self.model.hf_model):
+        with self.model.lock, frozen(self.model.hf_model), packed_gradients(self.model.hf_model):
             graph = self._graph(ids, self.splits)
             d_model = graph.target.shape[-1]
             found = {layer: torch.empty(d_model, d_model, device="cpu") for layer in self.layers}

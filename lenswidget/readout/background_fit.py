@@ -17,6 +17,7 @@ from lenswidget.lenses.lens import Lens, LensLike, LogitLens, as_lens, carry, ch
 from lenswidget.lenses.lens_file import digest
 from lenswidget.lenses.provenance import ids_digest
 from lenswidget.models.facts import facts_of
+from lenswidget.models.product import full_float32
 from lenswidget.models.words import word_mask
 from lenswidget.progress import Progress, drain, reporting
 from lenswidget.readout.background import EVIDENCE, Background
@@ -25,7 +26,6 @@ from lenswidget.readout.cells import Cells
 from lenswidget.readout.engine import Engine
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.metrics import Tile, measure
-from lenswidget.readout.product import full_float32
 from lenswidget.readout.query import rows
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.readout.shown import Chooser

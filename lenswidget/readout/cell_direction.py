@@ -11,7 +11,7 @@ from lenswidget.anatomy.frozen import FrozenNorm, freeze, is_affine
 from lenswidget.errors import AnatomyError, UnknownLensError
 from lenswidget.interventions.directions import pulled_back
 from lenswidget.lenses.lens import Lens, LogitLens, carry
-from lenswidget.readout.product import full_float32
+from lenswidget.models.product import full_float32
 from lenswidget.readout.run import EMBED_SITE, Run
 from lenswidget.readout.unembed import HALVES
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lenswidget.anatomy.fidelity import Fidelity, compare
 from lenswidget.anatomy.tail import Tail
-from lenswidget.readout.product import full_float32
+from lenswidget.models.product import full_float32
 from lenswidget.readout.unembed import Unembed
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from lenswidget.errors import Cancelled, FidelityWarning, LensError
 from lenswidget.lenses.lens import LensLike
+from lenswidget.models.product import full_float32
 from lenswidget.models.split import is_spread
 from lenswidget.progress import Progress, drain, reporting
 from lenswidget.readout.background import Background
 from lenswidget.readout.elsewhere import slices_at_the_run
 from lenswidget.readout.metrics import Tile, measure
-from lenswidget.readout.product import full_float32
 from lenswidget.readout.query import CellsLike, CheckedQuery, Query
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.remembered import without_taken_over

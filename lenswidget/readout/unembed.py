@@ -10,8 +10,8 @@ from torch.nn.functional import embedding
 
 from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import device_of
+from lenswidget.models.product import pack, packed_product, timing
 from lenswidget.models.split import is_spread
-from lenswidget.readout.product import pack, packed_product, timing
 from lenswidget.tolerances import WIDENED_NORM, largest, within
 
 # Weights stored in these are converted: bfloat16 has 8 significant bits, so logits would tie.

@@ -16,8 +16,8 @@ from lenswidget.lenses.lens import Lens, carry, covered_layers
 from lenswidget.models.encoded_prompt import EncodedPrompt
 from lenswidget.models.facts import held
 from lenswidget.models.hf_model import evaluation, uncached
+from lenswidget.models.product import full_float32
 from lenswidget.readout.metrics import Tile, measure
-from lenswidget.readout.product import full_float32
 from lenswidget.readout.run import EMBED_SITE
 from lenswidget.readout.tiles import CPU_TILE_BYTES, TILE_BYTES, exact_logits
 from lenswidget.readout.unembed import Unembed

@@ -15,8 +15,8 @@ import lenswidget as lw
 from lenswidget.errors import ModelError
 from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import text_config
+from lenswidget.models.product import Timing
 from lenswidget.readout import unembed
-from lenswidget.readout.product import Timing
 
 MODELS = {
     "GPT-2 (tied)": lambda: gpt2(initializer_range=0.3),

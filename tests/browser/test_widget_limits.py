@@ -10,8 +10,8 @@ from harness.big_grid import SCROLL, SCROLLS, STATIC, mount_big
 from playwright.sync_api import expect
 from widget_page import CODE, widget_in_lab
 
-N_CLICKS = 100
-N_PAIRS = 10
+N_CLICKS = 20
+N_PAIRS = 4
 # As a person clicks. Within some 40 ms of the last message the browser puts off its acknowledgement, for
 # which the server (no TCP_NODELAY) waits: every round trip then takes 46 ms, whatever it carries.
 PAUSE_MS = 250

@@ -17,7 +17,8 @@ from lenswidget.lenses.jacobian import JacobianLens
 from lenswidget.lenses.lens import LogitLens
 from lenswidget.lenses.load import load_lens
 from lenswidget.lenses.tuned import TunedLens
-from lenswidget.readout import product, tiles, unembed
+from lenswidget.models import product
+from lenswidget.readout import tiles, unembed
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.metrics import Tile, measure

@@ -9,7 +9,8 @@ from oracle import Reference, kl, tail_in_float64
 from tiny import IDS, gpt2, llama, wide_vocabulary
 
 import lenswidget as lw
-from lenswidget.readout import product, unembed
+from lenswidget.models import product
+from lenswidget.readout import unembed
 from lenswidget.readout.cells import Cells
 from lenswidget.readout.local_engine import LocalEngine
 from lenswidget.readout.query import Query

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from lenswidget.readout import product
+from lenswidget.models import product
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_later_process_goes_by_what_an_earlier_one_measured(folder, monkeypatc
 
 def test_of_two_processes_that_measure_at_once_all_go_by_one(folder):
     code = f"import torch; torch.set_num_threads({torch.get_num_threads()})\n"
-    code += "from lenswidget.readout.product import timing; print(timing())"
+    code += "from lenswidget.models.product import timing; print(timing())"
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in "ab"]
     said = {each.communicate(timeout=120)[0].strip() for each in both}
     assert said == {str(product.timing())}
