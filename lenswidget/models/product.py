@@ -1,4 +1,4 @@
-"""The product with the unembed's weight on a CPU, two ways; which is the faster here is measured, once.
+"""The product of states with a weight on a CPU, two ways; which is the faster here is measured, once.
 
 oneDNN can keep a weight in an order of its own. What that earns depends on the processor and on the number of
 threads: both ways are timed side by side when one is first needed. The two differ in the last digits, so
@@ -70,7 +70,7 @@ def timing_file() -> Path:
 
 
 def pack(weight: Tensor) -> Tensor | None:
-    """A float32 weight `[d_vocab, d_unembed]` in oneDNN's order; None where that cannot be had.
+    """A float32 weight `[d_out, d_in]` (the unembed's: `[d_vocab, d_unembed]`) in oneDNN's order, or None.
 
     It is reached through private operators of torch, so what they give is compared with the plain product.
     """
@@ -87,7 +87,7 @@ def pack(weight: Tensor) -> Tensor | None:
 
 
 def packed_product(states: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`[n, d_unembed]` with a packed weight, float32 `[n, d_vocab]`."""
+    """States `[n, d_in]` with a packed weight, float32 `[n, d_out]`."""
     return torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], "")
 
 
