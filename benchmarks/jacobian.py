@@ -2,22 +2,28 @@
 
     pip install transformer-lens==4.3.0       # beside torch and lenswidget, in an environment of its own
     OMP_NUM_THREADS=2 python benchmarks/jacobian.py [--tokens 32 64 128] [--folder FOLDER]
+    OMP_NUM_THREADS=2 python benchmarks/jacobian.py --ways     # packed gradients beside torch's own
 
 Both fits run on copies of one model, text by text in turns, so that a busy machine is busy for both.
 """
 
 import argparse
 import os
+import statistics
 import time
 import warnings
+from contextlib import nullcontext, suppress
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lenswidget.language_model import LanguageModel
+from lenswidget.lenses import jacobian_fit
 from lenswidget.lenses.jacobian import JacobianLens
 
+N_PASSES = 4  # of each way, twice
 TEXT = (
     "The Eiffel Tower is a wrought-iron lattice tower on the Champ de Mars in Paris, France. It is "
     "named after the engineer Gustave Eiffel, whose company designed and built the tower from 1887 to"
@@ -74,11 +80,47 @@ def compare(folder, n_tokens, repeats):
     )
 
 
+class _Enough(Exception):
+    """Some passes of a fit were timed."""
+
+
+def passes(model, ids, packed_gradients):
+    """Seconds of some passes of 16 rows, their gradients going one of the two ways."""
+    ends = []
+
+    def note(*_):
+        ends.append(time.perf_counter())
+        if len(ends) > N_PASSES:
+            raise _Enough
+
+    jacobian_fit.packed_gradients = packed_gradients
+    with suppress(_Enough):
+        JacobianLens.fit(model, [ids], rows=16, progress=note)
+    return [end - start for start, end in pairwise(ends)]
+
+
+def compare_ways(folder, n_tokens):
+    model = LanguageModel(str(folder))
+    ids = model.tokenize(TEXT)["input_ids"][0, :n_tokens].cpu()
+    ways = {"packed": jacobian_fit.packed_gradients, "plain": lambda _: nullcontext()}
+    took = {name: [] for name in ways}
+    for _ in range(2):
+        for name, way in ways.items():
+            took[name] += passes(model, ids, way)
+    jacobian_fit.packed_gradients = ways["packed"]
+    packed, plain = (statistics.median(each) for each in took.values())
+    print(
+        f"{len(ids)} tokens, a pass: {packed:.2f} s packed, {plain:.2f} plain, {packed / plain:.2f}",
+        flush=True,
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, nargs="+", default=[32, 64, 128])
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="of a model; the demo model unless given")
+    parser.add_argument("--ways", action="store_true", help="both ways of the gradients, no peer")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     if asked.folder is None:
@@ -86,6 +128,10 @@ def main():
 
         asked.folder = demo_folder()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    if asked.ways:
+        for n_tokens in asked.tokens:
+            compare_ways(asked.folder, n_tokens)
+        return
     try:
         import transformer_lens  # noqa: F401
     except ImportError:

@@ -12,11 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lenswidget.models.product import pack, packed_product, timing
+from lenswidget.models.product import PACK_BYTES, pack, packed_product, timing
 from lenswidget.models.split import is_spread
-
-# All weights once more, in that order, are at most so large; else none is.
-PACK_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -91,8 +88,8 @@ def packed_gradients(hf_model: nn.Module) -> Generator[None, None, None]:
     if not weights or n_bytes > PACK_BYTES or is_spread() or not timing().is_packed:
         yield
         return
-    found = {id(weight): pack(weight.detach().T.contiguous()) for weight in weights}
-    with _Packing({key: _Packed(weight) for key, weight in found.items() if weight is not None}):
+    transposed = {id(weight): pack(weight.detach().T.contiguous()) for weight in weights}
+    with _Packing({key: _Packed(packed) for key, packed in transposed.items() if packed is not None}):
         yield
 
 

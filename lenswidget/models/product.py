@@ -25,6 +25,9 @@ from lenswidget.tolerances import PACKED_PRODUCT, within
 # A product of the shape of a tile's, small enough that all rounds take some tenths of a second at most.
 PROBE_ROWS, PROBE_WIDTH, PROBE_VOCABULARY, PROBE_ROUNDS = 64, 768, 8192, 7
 
+# A packed weight is a second copy: beyond this many bytes, of all in one use, it is not worth its memory.
+PACK_BYTES = 1 << 30
+
 
 @dataclass(frozen=True)
 class Timing:

@@ -10,14 +10,12 @@ from torch.nn.functional import embedding
 
 from lenswidget.models.facts import facts_of
 from lenswidget.models.hf_model import device_of
-from lenswidget.models.product import pack, packed_product, timing
+from lenswidget.models.product import PACK_BYTES, pack, packed_product, timing
 from lenswidget.models.split import is_spread
 from lenswidget.tolerances import WIDENED_NORM, largest, within
 
 # Weights stored in these are converted: bfloat16 has 8 significant bits, so logits would tie.
 HALVES = (torch.bfloat16, torch.float16)
-# A packed weight is a second copy: beyond this many bytes it is not worth its memory.
-PACK_BYTES = 1 << 30
 # Rows of a 16-bit weight that are float32 at a time, where it is too large to be packed.
 ROWS_CONVERTED = 4096
 # For the rows of the weight that some logits are computed again with: on the CPU they stay in a core's cache.

@@ -13,6 +13,8 @@ from lenswidget.widget.view_traits import ViewTraits
 
 # of the event loop after each column, so that a cancel is read and handled
 TURNS_AFTER_A_TOKEN = 2
+# What the page is told whose run came too late.
+OTHER_SHOWN = "Another run or comparison came meanwhile, and is shown."
 
 
 class GrowingWidget(BranchTraits, ViewTraits):
@@ -67,7 +69,7 @@ class GrowingWidget(BranchTraits, ViewTraits):
         try:
             for done, run in enumerate(runs, 1):
                 if self._latest not in (last.id, first.id):
-                    raise Cancelled("Another run or comparison came meanwhile, and is shown.")
+                    raise Cancelled(OTHER_SHOWN)
                 self._latest = run.id
                 self._show_step(run, after=last)
                 last = run

@@ -25,7 +25,7 @@ from lenswidget.readout.run import EMBED_SITE, Run
 from lenswidget.widget import cell_outputs, csv_table, export, html_table
 from lenswidget.widget.branches import Branch, Branches
 from lenswidget.widget.engine_watch import IDLE, EngineWatch
-from lenswidget.widget.growing import GrowingWidget
+from lenswidget.widget.growing import OTHER_SHOWN, GrowingWidget
 from lenswidget.widget.host import takes_turns
 from lenswidget.widget.messages import n_columns_at_first
 from lenswidget.widget.packing import Packed
@@ -325,7 +325,7 @@ class LensWidget(GrowingWidget, SpineTraits, PatchTraits, EngineWatch, PageState
         for _ in range(TURNS_AFTER_A_RUN):
             yield run.n_layers, run.n_layers
         if run.id != self._latest:
-            raise Cancelled("Another run or comparison came meanwhile, and is shown.")
+            raise Cancelled(OTHER_SHOWN)
         if request.fork is not None:
             source = Branch(request.again or "", self._session.spec_of(request.again or ""))
             self._branches.fork(source, Branch(run.id, run.spec))

@@ -115,7 +115,9 @@ def same(found, expected):
     """Equal ids and ranks, and numbers within what another order of summation changes."""
     assert np.array_equal(found.ids, expected.ids)
     # two logits nearer than the product's rounding may change places
-    assert np.abs(found.tracked_ranks - expected.tracked_ranks).max() <= 1
+    moved = np.abs(found.tracked_ranks - expected.tracked_ranks)
+    assert moved.max() <= 1
+    assert np.count_nonzero(moved) <= moved.size // 50
     assert np.array_equal(found.agrees, expected.agrees)
     for name in ("log_probs", "tracked_log_probs", "entropy_nats", "kl_from_final", "kl_to_final"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=2e-6, rtol=1e-6)

@@ -109,14 +109,14 @@ export class Sight {
 
   /** A part of the window may scroll by itself: an output in a panel of its own, under the notebook. */
   #scrollerHeight(): number {
-    const found = elementsAround(this.#element).find(isScrolling) ?? this.#scroller;
-    const isOther = found !== this.#scroller;
-    this.#scroller = found;
-    if (!found) return this.#scroller_px;
-    // one that no longer scrolls may have shrunk with the grid: by that the grid would shrink and grow for ever
-    const { clientHeight } = found;
-    this.#scroller_px =
-      isOther || isScrolling(found) ? clientHeight : Math.max(this.#scroller_px, clientHeight);
+    const found = elementsAround(this.#element).find(isScrolling);
+    if (found) {
+      this.#scroller = found;
+      this.#scroller_px = found.clientHeight;
+    } else if (this.#scroller) {
+      // it no longer scrolls, and may have shrunk with the grid: by that the grid would shrink and grow for ever
+      this.#scroller_px = Math.max(this.#scroller_px, this.#scroller.clientHeight);
+    }
     return this.#scroller_px;
   }
 

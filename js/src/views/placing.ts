@@ -56,8 +56,7 @@ export class Placing {
     const band = row ? sight.bandOf(row) : { top, bottom: top };
     const height_px = seen.bottom - seen.top;
     if (top + SEEN_PX - band.top > height_px) {
-      side.classList.add("is-over");
-      side.style.top = `${band.bottom + GAP_PX - top}px`;
+      this.#putOver(band.bottom + GAP_PX - top);
       scrollToBand(root, { top: band.top, bottom: band.bottom + GAP_PX + SEEN_PX });
     } else scrollToBand(root, { top: band.top, bottom: top + SEEN_PX });
   }
@@ -76,8 +75,13 @@ export class Placing {
     const last = seen.bottom - SEEN_PX;
     if (top <= last + GAP_PX) return;
     const below = row ? sight.bandOf(row).bottom + GAP_PX : last;
-    side.classList.add("is-over");
-    side.style.top = `${Math.min(below, last) - top}px`;
+    this.#putOver(Math.min(below, last) - top);
+  }
+
+  /** Over the grid, so many px lower than its place. */
+  #putOver(lower_px: number): void {
+    this.side.classList.add("is-over");
+    this.side.style.top = `${lower_px}px`;
   }
 
   /** Where a form for a cell goes, in px of the widget's page; null if its own place is in view. */
