@@ -1,15 +1,10 @@
 import type { Reading } from "../kernel/protocol.ts";
+import type { Viewport } from "../look/viewport.ts";
 import type { Cells, FieldName } from "./cells.ts";
 
-/** The cells that the grid needs, and which fields of each. Layers last first, positions in order. */
-export interface Wanted extends Reading {
+/** The cells that the grid needs, and which fields of each: in view first, then near it, then of the overview. */
+export interface Wanted extends Reading, Viewport {
   readonly fields: readonly FieldName[];
-  /** In view now. */
-  readonly layers: readonly number[];
-  readonly positions: readonly number[];
-  /** Around the view: requested when the view is complete, nearest first. */
-  readonly nearLayers: readonly number[];
-  readonly nearPositions: readonly number[];
 }
 
 export interface TileRequest {
@@ -29,13 +24,12 @@ function tileAmong(
   cells: Cells,
   wanted: Wanted,
   layers: readonly number[],
-  positions: readonly number[],
+  positions: Iterable<number>,
   max_cells: number,
 ): TileRequest | null {
-  const centre = wanted.positions[Math.floor(wanted.positions.length / 2)] ?? 0;
   let rows: number[] | null = null;
   const columns: number[] = [];
-  for (const position of nearestFirst(positions, centre)) {
+  for (const position of positions) {
     const missing = missingLayers(cells, wanted, layers, position);
     if (!missing.length) continue;
     // a tile is a rectangle, so it takes only columns that lack the same layers
@@ -49,10 +43,18 @@ function tileAmong(
 
 /** The next rectangle of cells to request, first in view, then near it; null if no cell is missing. */
 export function nextTile(cells: Cells, wanted: Wanted, max_cells: number): TileRequest | null {
+  const { layers, positions, nearLayers, nearPositions } = wanted;
+  const centre = positions[Math.floor(positions.length / 2)] ?? 0;
   return (
-    tileAmong(cells, wanted, wanted.layers, wanted.positions, max_cells) ??
-    tileAmong(cells, wanted, wanted.nearLayers, wanted.nearPositions, max_cells)
+    tileAmong(cells, wanted, layers, nearestFirst(positions, centre), max_cells) ??
+    tileAmong(cells, wanted, nearLayers, nearestFirst(nearPositions, centre), max_cells)
   );
+}
+
+/** The next rectangle of cells of the overview; null if it lacks none. */
+export function nextFarTile(cells: Cells, wanted: Wanted, max_cells: number): TileRequest | null {
+  const { far } = wanted;
+  return far && tileAmong(cells, wanted, far.layers, far.spans.keys(), max_cells);
 }
 
 /** Whether a tile still has a cell in view or near it. */

@@ -42,14 +42,16 @@ export interface TransportEvents {
 }
 
 export interface Transport {
-  request<K extends Kind>(kind: K, request: Requests[K]["request"]): Pending<K>;
-  /** The ids of requests that have no reply yet. */
+  /** `isIdle` says that nobody waits for the reply. */
+  request<K extends Kind>(kind: K, request: Requests[K]["request"], isIdle?: boolean): Pending<K>;
+  /** The ids of requests that have no reply yet and that somebody waits for. */
   pending(): readonly string[];
   /** Reject all open requests: the kernel is gone and will not answer them. */
   drop(): void;
 }
 
 interface Waiting {
+  readonly isIdle: boolean;
   resolve(reply: { value: never; buffers: readonly Binary[] }): void;
   reject(error: KernelError): void;
 }
@@ -90,10 +92,10 @@ export function createTransport(model: HostModel, events: TransportEvents, signa
   });
 
   return {
-    request(kind, request) {
+    request(kind, request, isIdle = false) {
       const id = `${view}:${n_sent++}`;
       const reply = new Promise<Reply<typeof kind>>((resolve, reject) => {
-        waiting.set(id, { resolve: resolve as Waiting["resolve"], reject });
+        waiting.set(id, { isIdle, resolve: resolve as Waiting["resolve"], reject });
         try {
           model.send({ id, kind, ...request });
         } catch {
@@ -104,7 +106,7 @@ export function createTransport(model: HostModel, events: TransportEvents, signa
       });
       return { id, reply };
     },
-    pending: () => [...waiting.keys()],
+    pending: () => [...waiting].filter(([, { isIdle }]) => !isIdle).map(([id]) => id),
     drop() {
       for (const { reject } of waiting.values()) reject(disconnected());
       waiting.clear();

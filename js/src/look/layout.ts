@@ -185,29 +185,3 @@ export function extentOf(shape: Shape, { left, top, width, height }: Scroll) {
     ? { at: left, size_px: width - head_col_px, whole: cols.length * col_px }
     : { at: top, size_px: height - head_row_px, whole: rows.length * row_px };
 }
-
-/** The layers (last first) and positions (in order) in view, and those near it. */
-export interface Viewport {
-  readonly layers: readonly number[];
-  readonly positions: readonly number[];
-  readonly nearLayers: readonly number[];
-  readonly nearPositions: readonly number[];
-}
-
-/** The layers and positions in view, and those a screenful around them. */
-export function viewportOf(shape: Shape, scroll: Scroll): Viewport {
-  const { r0, r1, c0, c1 } = windowOf(shape, scroll, false);
-  const rows = Math.max(1, r1 - r0);
-  const cols = Math.max(1, c1 - c0);
-  const clip = (items: readonly number[], from: number, to: number) => items.slice(Math.max(0, from), to);
-  const inView = [clip(shape.rows, r0, r1), clip(shape.cols, c0, c1)] as const;
-  const near = [clip(shape.rows, r0 - rows, r1 + rows), clip(shape.cols, c0 - cols, c1 + cols)] as const;
-  const i = shape.isAcross ? 0 : 1;
-  const lastFirst = (layers: readonly number[]) => [...layers].sort((a, b) => b - a);
-  return {
-    layers: lastFirst(inView[i]),
-    positions: inView[1 - i] as number[],
-    nearLayers: lastFirst(near[i]),
-    nearPositions: near[1 - i] as number[],
-  };
-}

@@ -11,8 +11,8 @@ import { createTrajectories, type Wish } from "../cells/trajectories.ts";
 import type { Binary, ReadoutHeader, Snapshot } from "../kernel/protocol.ts";
 import { TRAIT_NAMES, type Traits } from "../kernel/traits.ts";
 import { createTransport, type HostModel } from "../kernel/transport.ts";
-import type { Viewport } from "../look/layout.ts";
 import type { Theme } from "../look/scales.ts";
+import type { Viewport } from "../look/viewport.ts";
 import type { App } from "./context.ts";
 import { Effects } from "./effects.ts";
 import { type Action, type Local, reduce } from "./reduce.ts";
@@ -153,8 +153,12 @@ export function createApp(
     const cells = runCells.of(drawnId(state));
     if (isOffline(state) || connection === "gone" || !cells) return;
     // the card that was pressed for goes first; its reply is drawn, and leads here again
-    if (cardOf(state, MAIN)?.ask) return;
-    loader.update(cells, traits, viewport);
+    if (cardOf(state, MAIN)?.ask) {
+      loader.pause();
+      return;
+    }
+    // what the person waits for goes before the overview
+    loader.update(cells, traits, viewport && state.running ? { ...viewport, far: null } : viewport);
     sourceLoader.update(runCells.of(traits.source_run.id ?? null), asSource(traits), sourceViewport);
     const { site, lens, pins } = traits;
     const positions = chartedPositions(traits, focus, cells.run);
@@ -256,6 +260,7 @@ export function createApp(
   listen(model, take, signal);
   onDisconnect(model, lose, signal);
   whenClosed(signal, () => {
+    for (const each of [loader, sourceLoader]) each.pause();
     cancelAnimationFrame(frame);
     clearTimeout(waitTimer);
     clearTimeout(silentTimer);

@@ -4,8 +4,8 @@ import type { Trajectories } from "../cells/trajectories.ts";
 import type { CellRef } from "../kernel/protocol.ts";
 import type { ViewTraits } from "../kernel/traits.ts";
 import type { Transport } from "../kernel/transport.ts";
-import type { Viewport } from "../look/layout.ts";
 import type { Theme } from "../look/scales.ts";
+import type { Viewport } from "../look/viewport.ts";
 import type { Action, Local } from "./reduce.ts";
 import type { State } from "./state.ts";
 

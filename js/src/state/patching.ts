@@ -1,4 +1,4 @@
-import type { Viewport } from "../look/layout.ts";
+import type { Viewport } from "../look/viewport.ts";
 import type { App } from "./context.ts";
 import type { Action } from "./reduce.ts";
 import { asSource, isOffline, sourceRun } from "./selectors.ts";

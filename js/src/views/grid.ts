@@ -14,9 +14,9 @@ import {
   type Shape,
   scrollTo,
   shapeOf,
-  viewportOf,
   windowOf,
 } from "../look/layout.ts";
+import { viewportOf } from "../look/viewport.ts";
 import type { App } from "../state/context.ts";
 import { type Reads, readsOf } from "../state/why.ts";
 import { type Look, looksOf, settledLayers } from "./cellLook.ts";

@@ -3,18 +3,16 @@ import { on, whenClosed } from "../base/events.ts";
 import { sameItems } from "../base/memo.ts";
 import type { Tile } from "../cells/packed.ts";
 import type { Shape } from "../look/layout.ts";
+import { sampleOf } from "../look/viewport.ts";
 import type { App } from "../state/context.ts";
 import { colorsOf } from "./cellLook.ts";
 
-/** Of more columns or rows than this, only some are drawn; the page scales the picture. */
-const MAX_COLS = 1024;
-const MAX_ROWS = 32;
 /** Tiles arrive one after another: wait, and draw once for several. */
 const SETTLE_MS = 150;
 
 /**
- * A strip over the grid with all positions in the colours of their cells, and a frame around the part in view. A press
- * or a drag scrolls there. Hidden from screen readers, because the grid's own keys reach every cell.
+ * A strip over the grid with all positions in the colours of their cells, and a frame around the part in view. Where
+ * nobody has looked yet, a column stands for its neighbours too until they are known. A press or a drag scrolls there. Hidden from screen readers, because the grid's own keys reach every cell.
  */
 export class Overview {
   readonly element = div("lw-overview");
@@ -24,9 +22,10 @@ export class Overview {
   #shape: Shape | null = null;
   /** How many of the tiles are painted; -1 where the picture is of something else. */
   #n_tiles = -1;
-  /** The columns of the picture by position, its rows by layer. */
+  /** The columns of the picture by position, its rows by layer, and which of its cells are painted as themselves. */
   #xs = new Map<number, number>();
   #ys = new Map<number, number>();
+  #known = new Uint8Array();
   #timer = 0;
 
   readonly #app: App;
@@ -78,17 +77,15 @@ export class Overview {
     if (!cells || !pen) return;
     const tiles = cells.tilesOf(traits);
     let due: readonly Cellular[] = tiles.slice(this.#n_tiles).map(({ header }) => header);
+    const { positions, layers, spans } = sampleOf(this.#shape as Shape);
     if (this.#n_tiles < 0) {
-      const { isAcross, rows, cols } = this.#shape as Shape;
-      this.#xs = sampled(isAcross ? cols : rows, MAX_COLS);
-      this.#ys = sampled(
-        [...(isAcross ? rows : cols)].sort((a, b) => b - a),
-        MAX_ROWS,
-      );
+      this.#xs = new Map(positions.map((position, x) => [position, x]));
+      this.#ys = new Map(layers.map((layer, y) => [layer, y]));
+      this.#known = new Uint8Array(positions.length * layers.length);
       // also clears it
-      canvas.width = this.#xs.size;
-      canvas.height = this.#ys.size;
-      due = [{ layers: [...this.#ys.keys()], positions: [...this.#xs.keys()] }];
+      canvas.width = positions.length;
+      canvas.height = layers.length;
+      due = [{ layers, positions }];
     }
     this.#n_tiles = tiles.length;
     const colorOf = colorsOf(app, cells, traits);
@@ -99,17 +96,19 @@ export class Overview {
           const color = y === undefined ? null : colorOf({ layer, position });
           if (!color) continue;
           pen.fillStyle = color.css;
-          pen.fillRect(this.#xs.get(position) as number, y as number, 1, 1);
+          this.#fill(pen, this.#xs.get(position) as number, y as number, spans.get(position) ?? 1);
         }
+  }
+
+  /** Paint a cell, and the unknown ones that it stands for. */
+  #fill(pen: CanvasRenderingContext2D, x: number, y: number, span: number): void {
+    const row = y * this.#xs.size;
+    const most = Math.min(x + span, this.#xs.size);
+    let stop = x + 1;
+    while (stop < most && !this.#known[row + stop]) stop++;
+    this.#known[row + x] = 1;
+    pen.fillRect(x, y, stop - x, 1);
   }
 }
 
 type Cellular = Pick<Tile["header"], "layers" | "positions">;
-
-/** Of more than `most` values, as many as that at even distances; each with its place. */
-function sampled(values: readonly number[], most: number): Map<number, number> {
-  const n = Math.min(values.length, most);
-  return new Map(
-    Array.from({ length: n }, (_, i) => [values[Math.floor((i * values.length) / n)] as number, i]),
-  );
-}

@@ -33,7 +33,7 @@ test("without a chosen token the rank is that of the model's own next one, and i
   const events = { progress() {}, replyToOtherView() {}, alive() {}, lost() {} };
   const transport = createTransport(kernel, events, duringTest());
   const cells = new Cells(run);
-  const view = { layers: [5], positions: [3], nearLayers: [5], nearPositions: [3] };
+  const view = { layers: [5], positions: [3], nearLayers: [5], nearPositions: [3], far: null };
   await new Promise<void>((done) => {
     const took = (tile: Tile) => {
       cells.add(tile);

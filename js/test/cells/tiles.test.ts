@@ -1,10 +1,19 @@
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { Cells } from "../../src/cells/cells.ts";
 import { createLoader } from "../../src/cells/loader.ts";
 import { readTile } from "../../src/cells/packed.ts";
-import { isWanted, MAX_TILE_BYTES, nextTile, TileSize, type Wanted } from "../../src/cells/tiles.ts";
+import {
+  isWanted,
+  MAX_TILE_BYTES,
+  nextFarTile,
+  nextTile,
+  TileSize,
+  type Wanted,
+} from "../../src/cells/tiles.ts";
 import { DEFAULTS } from "../../src/kernel/traits.ts";
 import { createTransport } from "../../src/kernel/transport.ts";
+import { shapeOf } from "../../src/look/layout.ts";
+import { sampleOf, type Viewport } from "../../src/look/viewport.ts";
 import { duringTest } from "../duringtest.ts";
 import { FakeKernel } from "../fakekernel.ts";
 
@@ -19,6 +28,7 @@ const wanted = (from: number, to: number): Wanted => ({
   positions: range(from, to),
   nearLayers: [5, 4, 3, 2, 1, 0, -1],
   nearPositions: range(Math.max(0, from - 20), to + 20),
+  far: null,
 });
 
 function answer(
@@ -103,13 +113,7 @@ test("one request is in flight, the latest view wins, and a stale request is can
     took() {},
     failed() {},
   });
-  const view = ({ layers, positions, nearLayers, nearPositions }: Wanted) => ({
-    layers,
-    positions,
-    nearLayers,
-    nearPositions,
-  });
-  for (const start of [0, 20, 100, 150, 200]) loader.update(cells, DEFAULTS, view(wanted(start, start + 20)));
+  for (const start of [0, 20, 100, 150, 200]) loader.update(cells, DEFAULTS, viewAt(start));
   expect(kernel.sent.map(({ kind }) => kind)).toEqual(["read", "cancel"]);
   const [first] = kernel.sent;
   kernel.isSilent = false;
@@ -117,4 +121,99 @@ test("one request is in flight, the latest view wins, and a stale request is can
   await new Promise((resolve) => setTimeout(resolve, 0));
   const next = kernel.sent[2] as unknown as { positions: number[] };
   expect(next.positions.every((position) => position >= 200)).toBe(true);
+});
+
+const shape = shapeOf({ n_layers: 6, tokens: words.map(() => 0), special: [] } as never, DEFAULTS as never);
+const viewAt = (from: number): Viewport => {
+  const { site, lens, fields, ...view } = wanted(from, from + 20);
+  return view;
+};
+const farViewAt = (from: number): Viewport => ({ ...viewAt(from), far: sampleOf(shape) });
+
+test("the overview is requested last, a coarse picture before a finer one, and each cell once", () => {
+  const kernel = newKernel();
+  const cells = new Cells(kernel.run);
+  const view = { ...wanted(100, 120), ...farViewAt(100) };
+  for (let tile = nextTile(cells, view, 70); tile; tile = nextTile(cells, view, 70))
+    answer(kernel, cells, tile);
+  const columns: number[] = [];
+  for (let tile = nextFarTile(cells, view, 70); tile; tile = nextFarTile(cells, view, 70)) {
+    columns.push(...tile.positions);
+    answer(kernel, cells, tile);
+  }
+  // 300 columns: every second one, first every 16th; those near 100 are known
+  const coarse = range(0, 300).filter((at) => at % 16 === 0 && !(80 <= at && at < 140));
+  expect(columns.slice(0, 10)).toEqual(coarse.slice(0, 10));
+  expect(columns.slice(0, 20)).toEqual(expect.arrayContaining(coarse));
+  const all = range(0, 300).filter((at) => at % 2 === 0 && !(80 <= at && at < 140));
+  expect([...columns].sort((a, b) => a - b)).toEqual(all);
+});
+
+test("the overview waits for an idle moment, and gives way to what the person waits for", async () => {
+  vi.useFakeTimers();
+  try {
+    const kernel = newKernel();
+    const cells = new Cells(kernel.run);
+    const events = { progress() {}, replyToOtherView() {}, alive() {}, lost() {} };
+    const transport = createTransport(kernel, events, duringTest());
+    const failures: string[] = [];
+    const loader = createLoader(transport, {
+      took: (tile) => cells.add(tile),
+      failed: (message) => failures.push(message),
+    });
+    const layers = [5, 4, 3, 2, 1, 0, -1];
+    answer(kernel, cells, { layers, positions: range(80, 140) });
+    loader.update(cells, DEFAULTS, farViewAt(100));
+    await vi.advanceTimersByTimeAsync(200);
+    expect(kernel.sent.filter(({ kind }) => kind === "read")).toHaveLength(0);
+    kernel.isSilent = true;
+    await vi.advanceTimersByTimeAsync(200);
+    expect(kernel.sent.map(({ kind }) => kind)).toEqual(["read"]);
+    // nobody waits for it
+    expect(transport.pending()).toEqual([]);
+    // a cell comes into view that is not known
+    loader.update(cells, DEFAULTS, farViewAt(180));
+    const [first, cancel] = kernel.sent;
+    expect(cancel).toMatchObject({ kind: "cancel", target: first?.id });
+    kernel.isSilent = false;
+    kernel.emit("msg:custom", { id: first?.id, error: { type: "Cancelled", message: "" } }, []);
+    await vi.advanceTimersByTimeAsync(0);
+    const next = kernel.sent[2] as unknown as { positions: number[] };
+    expect(next.positions.every((position) => 160 <= position && position < 220)).toBe(true);
+    // all of it, one after another, until nothing is missing
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(nextFarTile(cells, { ...wanted(180, 200), ...farViewAt(180) }, 70)).toBeNull();
+    const n_sent = kernel.sent.length;
+    loader.update(cells, DEFAULTS, farViewAt(180));
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(kernel.sent).toHaveLength(n_sent);
+    expect(failures).toEqual([]);
+  } finally {
+    vi.useRealTimers();
+  }
+});
+
+test("a card that is asked for stops the overview, which goes on at the next update", async () => {
+  vi.useFakeTimers();
+  try {
+    const kernel = newKernel();
+    kernel.isSilent = true;
+    const cells = new Cells(kernel.run);
+    const events = { progress() {}, replyToOtherView() {}, alive() {}, lost() {} };
+    const loader = createLoader(createTransport(kernel, events, duringTest()), { took() {}, failed() {} });
+    answer(kernel, cells, { layers: [5, 4, 3, 2, 1, 0, -1], positions: range(80, 140) });
+    loader.update(cells, DEFAULTS, farViewAt(100));
+    await vi.advanceTimersByTimeAsync(400);
+    expect(kernel.sent.map(({ kind }) => kind)).toEqual(["read"]);
+    loader.pause();
+    expect(kernel.sent.map(({ kind }) => kind)).toEqual(["read", "cancel"]);
+    kernel.emit("msg:custom", { id: kernel.sent[0]?.id, error: { type: "Cancelled", message: "" } }, []);
+    await vi.advanceTimersByTimeAsync(5000);
+    expect(kernel.sent).toHaveLength(2);
+    loader.update(cells, DEFAULTS, farViewAt(100));
+    await vi.advanceTimersByTimeAsync(400);
+    expect(kernel.sent.map(({ kind }) => kind)).toEqual(["read", "cancel", "read"]);
+  } finally {
+    vi.useRealTimers();
+  }
 });
