@@ -8,8 +8,9 @@ costs in the kernel is printed beside them.
 
 With `--against REVISION`, the pages of that revision and of this working tree are built anew and measured in
 turn: the frames of scrolls over a grid of 100 x 4,096 and, in JupyterLab, a press of the mouse until the card
-with the kernel's numbers is painted; 100 presses of either build in rounds that alternate. `--only scroll` or
-`--only press` leaves the other away.
+with the kernel's numbers is painted; 100 presses of either build in rounds that alternate, of a pointer that has
+rested on the cell for 150 ms, and of one that comes with the press. `--only scroll` or `--only press` leaves
+the other away.
 """
 
 import argparse
@@ -35,6 +36,8 @@ from harness.servers import jupyter  # noqa: E402
 N_LAYERS = 30
 N_CLICKS = 40
 N_PRESSES, N_ROUNDS = 25, 4
+# How long the pointer is on the cell before the press: a hand that aims, and none.
+RESTS_MS = (150, 0)
 CODE = """
 import time, anywidget, statistics
 import lenswidget as lw
@@ -72,7 +75,7 @@ PINGS = """async ([n]) => {
   }
   return times;
 }"""
-CLICKS = """async ([n, nLayers, isPainted]) => {
+CLICKS = """async ([n, nLayers, isPainted, rest_ms]) => {
   const root = document.querySelector(".lenswidget"), times = [];
   const cells = [...root.querySelectorAll("[role=gridcell]")];
   // whether a frame's callbacks are running: what they change is painted at the end of this frame
@@ -90,8 +93,12 @@ CLICKS = """async ([n, nLayers, isPainted]) => {
     const row = Number(cell.parentElement.getAttribute("aria-rowindex")) - 2;
     const layer = nLayers - 1 - row;
     const name = `Decoded cell, ${layer < 0 ? "embedding" : "layer " + layer}, position ${position}`;
-    const start = performance.now();
     const at = { bubbles: true, button: 0, isPrimary: true, pointerId: 1, pointerType: "mouse" };
+    if (rest_ms) {
+      cell.dispatchEvent(new PointerEvent("pointermove", at));
+      await new Promise((done) => setTimeout(done, rest_ms));
+    }
+    const start = performance.now();
     if (isPainted) cell.dispatchEvent(new PointerEvent("pointerdown", at));
     else cell.click();
     await new Promise((done) => {
@@ -122,20 +129,21 @@ def row(host, scope, execute):
     scope.wait_for_timeout(2000)  # the first tiles are on their way
     cells = [host]
     for script in (PINGS, CLICKS):
-        times = sorted(scope.evaluate(script, [N_CLICKS + 5, N_LAYERS, False])[5:])
+        times = sorted(scope.evaluate(script, [N_CLICKS + 5, N_LAYERS, False, 0])[5:])
         cells.append(f"{statistics.median(times):.0f} / {times[int(0.9 * len(times))]:.0f}")
     print(f"| {' | '.join(cells)} | {float(execute(DECODES)):.0f} |", flush=True)
 
 
 def presses(browser, package):
-    """Milliseconds from press to painted card in JupyterLab, of the build in a checkout."""
+    """Milliseconds from press to painted card in JupyterLab, of the build in a checkout, by the pointer's rest."""
     folder = Path(tempfile.mkdtemp())
     write_notebook(folder / "t.ipynb", CODE)
     with jupyter("lab", folder, package=package) as base, watched_page(browser) as (page, _):
         Notebook(page, base, "t.ipynb").run_all()
         Lens(page, N_LAYERS).wait_until_drawn()
         page.wait_for_timeout(2000)
-        return page.evaluate(CLICKS, [N_PRESSES + 5, N_LAYERS, True])[5:]
+        script = [N_PRESSES + 5, N_LAYERS, True]
+        return {rest_ms: page.evaluate(CLICKS, [*script, rest_ms])[5:] for rest_ms in RESTS_MS}
 
 
 @contextlib.contextmanager
@@ -170,16 +178,19 @@ def compare(revision: str, only: str | None, n_rounds: int) -> None:
 
 def compare_presses(browser, builds: dict[str, Path], n_rounds: int) -> None:
     """Prints press to paint of each build, and the ratio of the last to the first."""
-    times: dict[str, list[float]] = {name: [] for name in builds}
+    times = {rest_ms: {name: [] for name in builds} for rest_ms in RESTS_MS}
     for i in range(n_rounds):
         for name, package in list(builds.items())[:: 1 if i % 2 else -1]:
-            times[name] += presses(browser, package)
-    medians = {name: statistics.median(of_build) for name, of_build in times.items()}
-    for name, of_build in times.items():
-        p90 = sorted(of_build)[int(0.9 * len(of_build))]
-        print(f"{name}: press to paint {medians[name]:.1f} ms, p90 {p90:.1f}, of {len(of_build)} presses")
-    then, now = medians.values()
-    print(f"ratio {now / then:.2f}")
+            for rest_ms, taken in presses(browser, package).items():
+                times[rest_ms][name] += taken
+    for rest_ms, of_builds in times.items():
+        print(f"The pointer rested for {rest_ms} ms:")
+        for name, taken in of_builds.items():
+            p90 = sorted(taken)[int(0.9 * len(taken))]
+            median = statistics.median(taken)
+            print(f"{name}: press to paint {median:.1f} ms, p90 {p90:.1f}, of {len(taken)} presses")
+        then, now = map(statistics.median, of_builds.values())
+        print(f"ratio {now / then:.2f}")
 
 
 def main() -> None:

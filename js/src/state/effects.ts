@@ -3,8 +3,9 @@ import type { Card, CellRef, Fork, Match } from "../kernel/protocol.ts";
 import { VIEW_DEFAULTS } from "../kernel/traits.ts";
 import type { KernelError } from "../kernel/transport.ts";
 import type { App } from "./context.ts";
+import { Foresight } from "./foresight.ts";
 import type { Action } from "./reduce.ts";
-import { boxText, cardOf, drawnId, isFromStore, isOffline, sameCell } from "./selectors.ts";
+import { boxText, cardOf, decodeRequest, drawnId, isFromStore, isOffline, sameCell } from "./selectors.ts";
 import { type CardState, MAIN, type State } from "./state.ts";
 import { Typing } from "./typing.ts";
 import { followWhy, whyCoded } from "./why.ts";
@@ -25,10 +26,12 @@ export class Effects {
 
   readonly #app: App;
   readonly #typing: Typing;
+  readonly #foresight: Foresight;
 
   constructor(app: App) {
     this.#app = app;
     this.#typing = new Typing(app, () => this.#run());
+    this.#foresight = new Foresight(app);
   }
 
   after(action: Action, before: State, after: State): void {
@@ -40,6 +43,12 @@ export class Effects {
     switch (action.type) {
       case "traits":
         this.#tellSelection(action.traits.selection);
+        break;
+      case "rest":
+        this.#foresight.rest(action.cell);
+        break;
+      case "open":
+        this.#foresight.offer();
         break;
       case "reset":
         this.#app.set(VIEW_DEFAULTS);
@@ -80,16 +89,15 @@ export class Effects {
 
   async #decode(run_id: string, key: string, wanted: CardState): Promise<void> {
     const app = this.#app;
-    const { ask, layer, position, site, lens, k, temperature, tracked: track } = wanted;
+    const { ask, layer, position } = wanted;
     if (isFromStore(app.get())) return this.#readStored(run_id, key, wanted);
     const name = `${run_id}\n${key}`;
     if (this.#underWay.has(name)) return;
     this.#underWay.add(name);
     const select = key === MAIN;
     if (select) this.#untold = { layer, position };
-    const request = { run_id, layer, position, site, lens, k, temperature, track, select };
     const { card, error } = await app.transport
-      .request("decode", request)
+      .request("decode", { ...decodeRequest(run_id, wanted), select })
       .reply.then(({ value }) => ({ card: value, error: "" }))
       .catch(({ message }: Error) => ({ card: null, error: message }));
     this.#underWay.delete(name);
@@ -292,10 +300,8 @@ export class Effects {
     const copied = (note: string, code: string | null = null) =>
       app.dispatch({ type: "copied", run_id, key, code, note });
     if (isOffline(state)) return copied(NEEDS_KERNEL);
-    const { layer, position, site, lens, k, temperature, tracked: track } = card;
     const { show } = state.traits;
-    const why = whyCoded(app, key);
-    const request = { run_id, layer, position, site, lens, k, temperature, track, show, why };
+    const request = { ...decodeRequest(run_id, card), show, why: whyCoded(app, key) };
     try {
       const { code } = (await app.transport.request("code", request).reply).value;
       // a frame may refuse the clipboard, so the code is also shown

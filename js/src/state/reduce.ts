@@ -21,6 +21,8 @@ export type Action =
   | { type: "set"; traits: Partial<ViewTraits> }
   | { type: "focus"; cell: CellRef }
   | { type: "open"; cell: CellRef }
+  /** The pointer came to a cell, or left the last one. */
+  | { type: "rest"; cell: CellRef | null }
   | { type: "close"; key: string }
   | { type: "keep" }
   /** Decode the selected cell otherwise. */
@@ -29,6 +31,8 @@ export type Action =
   | { type: "changeKept"; ref: CardRef; change: Decoding }
   /** A card arrived: as the reply to the decode with this number, or with 0 as the trait `decoded`. */
   | { type: "card"; key: string; ask: number; card: Card }
+  /** The main card's numbers were decoded before it was asked for; the reply to its own decode replaces them. */
+  | { type: "foreseen"; card: Card }
   /** A decode failed. */
   | { type: "failed"; run_id: string; key: string; ask: number; error: string }
   | { type: "track"; key: string; id: number }
@@ -260,6 +264,8 @@ export function reduce(state: State, action: Action): State {
       return changeKept(state, action.ref, action.change);
     case "card":
       return takeCard(state, action.key, action.ask, action.card);
+    case "foreseen":
+      return changeCard(state, MAIN, { card: action.card, isPending: false });
     case "failed": {
       const failed = state.cards[action.run_id]?.[action.key];
       if (failed?.ask !== action.ask) return state;

@@ -116,7 +116,7 @@ function sameCard(a: Card, b: Card | null): boolean {
 export function takeCard(state: State, key: string, asked: number, card: Card): State {
   const known = state.cards[card.run_id]?.[key];
   if (!known || known.ask !== asked || !sameCell(known, card)) return state;
-  if (!known.isPending && sameCard(card, known.card)) return state;
+  if (!known.isPending && !known.ask && sameCard(card, known.card)) return state;
   const { k, temperature, site, lens } = card;
   // the trait may be set by Python or by another view, which chose how to decode
   const chosen = asked ? {} : { k: k || known.k, temperature, site, lens };

@@ -85,6 +85,14 @@ export function cardOf(state: Drawn & Pick<State, "cards">, key: string): CardSt
   return shownCards(state)[key];
 }
 
+/** What the kernel is asked to decode for a card. */
+export function decodeRequest(run_id: string, card: Decoded) {
+  const { layer, position, site, lens, k, temperature, tracked: track } = card;
+  return { run_id, layer, position, site, lens, k, temperature, track };
+}
+
+type Decoded = Pick<CardState, "layer" | "position" | "site" | "lens" | "k" | "temperature" | "tracked">;
+
 type Prompt = Runs & { readonly traits: Pick<Traits, "prompt"> };
 
 /** The prompt of the run as text; of a prompt given as ids, their text. */

@@ -62,6 +62,8 @@ export class Root {
   #gridInputs: readonly unknown[] = [];
   #n_opened = 0;
   #selected: CellRef | null = null;
+  /** The cell under the pointer. */
+  #rested: CellRef | null = null;
   #settleTimer = 0;
   /** The state that the last whole drawing was of, but for the numbers. */
   #drawn: readonly unknown[] = [];
@@ -143,18 +145,27 @@ export class Root {
     };
     on(cells, "click", open, signal);
     on(cells, "focusin", focus, signal);
-    on(
-      cells,
-      "pointermove",
-      (event: PointerEvent) =>
-        this.#tooltip.follow(event.buttons ? null : (grid.cellOf(event.target) ?? null), event),
-      signal,
-    );
-    for (const type of ["pointerleave", "scroll"]) on(cells, type, () => this.#tooltip.hide(true), signal);
+    const point = (event: PointerEvent) => {
+      const cell = event.buttons ? null : (grid.cellOf(event.target) ?? null);
+      this.#tooltip.follow(cell, event);
+      this.#restOn(cell);
+    };
+    const leave = () => {
+      this.#tooltip.hide(true);
+      this.#restOn(null);
+    };
+    on(cells, "pointermove", point, signal);
+    for (const type of ["pointerleave", "scroll"]) on(cells, type, leave, signal);
     on(cells, "pointerdown", press, signal);
     on(cells, "scroll", () => this.#settle(), signal, { passive: true });
     // captured, to run before the host's own listeners: our keys must not trigger its shortcuts, but Ctrl+S must
     on(window, "keydown", (event) => this.#guard(event), signal, { capture: true });
+  }
+
+  #restOn(cell: CellRef | null): void {
+    if (sameCell(cell, this.#rested)) return;
+    this.#rested = cell;
+    this.#app.dispatch({ type: "rest", cell });
   }
 
   /**

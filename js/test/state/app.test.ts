@@ -1,5 +1,6 @@
 // @vitest-environment happy-dom
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import type { Card } from "../../src/kernel/protocol.ts";
 import { staticModel } from "../../src/kernel/staticModel.ts";
 import type { Traits } from "../../src/kernel/traits.ts";
 import { createApp } from "../../src/state/app.ts";
@@ -307,4 +308,62 @@ test("a host that does not take a request any more has lost its kernel", async (
   // the cell's stored numbers, with what to do
   expect(cardOf(app.get(), MAIN)).toMatchObject({ isPending: false, error: null, layer: 3 });
   expect(cardOf(app.get(), MAIN)?.note).toContain("Run the cell again");
+});
+
+test("a cell on which the pointer rests is decoded, so that a press finds its numbers, and decodes it again", async () => {
+  const kernel = new FakeKernel();
+  const app = createApp(kernel, () => {}, duringTest());
+  await vi.advanceTimersByTimeAsync(2000);
+  const asked = () => kernel.sent.filter(({ kind }) => kind === "decode");
+  // on its way across the grid it rests nowhere
+  for (const position of [0, 1, 2, 3]) {
+    app.dispatch({ type: "rest", cell: { layer: 3, position } });
+    await vi.advanceTimersByTimeAsync(20);
+  }
+  expect(asked()).toHaveLength(0);
+  await vi.advanceTimersByTimeAsync(100);
+  expect(asked()).toHaveLength(1);
+  expect(asked()[0]).toMatchObject({ layer: 3, position: 3, select: false });
+  expect(app.get().traits.selection).toBeNull();
+  kernel.isSilent = true;
+  app.dispatch({ type: "open", cell: { layer: 3, position: 3 } });
+  const card = cardOf(app.get(), MAIN);
+  expect(card).toMatchObject({ isPending: false, card: { layer: 3, position: 3 } });
+  expect(asked()).toHaveLength(2);
+  expect(asked()[1]).toMatchObject({ layer: 3, position: 3, select: true });
+  // whatever the kernel says to the press is what counts
+  const value = { ...(card?.card as Card), entropy_nats: 1.25 };
+  kernel.emit("msg:custom", { id: asked()[1]?.id, value }, []);
+  await vi.advanceTimersByTimeAsync(0);
+  expect(cardOf(app.get(), MAIN)).toMatchObject({ ask: 0, card: { entropy_nats: 1.25 } });
+  // of another cell, or decoded otherwise, nothing is known
+  app.dispatch({ type: "change", change: { temperature: 2 } });
+  expect(cardOf(app.get(), MAIN)).toMatchObject({ isPending: true });
+});
+
+test("a press that comes before the numbers of the cell under the pointer takes them when they are there", async () => {
+  const kernel = new FakeKernel();
+  const app = createApp(kernel, () => {}, duringTest());
+  await vi.advanceTimersByTimeAsync(2000);
+  kernel.isSilent = true;
+  app.dispatch({ type: "rest", cell: { layer: 3, position: 3 } });
+  await vi.advanceTimersByTimeAsync(100);
+  const [early] = kernel.sent.filter(({ kind }) => kind === "decode");
+  // nobody waits for it
+  expect(app.transport.pending()).not.toContain(early?.id);
+  app.dispatch({ type: "open", cell: { layer: 3, position: 3 } });
+  expect(cardOf(app.get(), MAIN)?.isPending).toBe(true);
+  kernel.isSilent = false;
+  kernel.send({ ...early });
+  await vi.advanceTimersByTimeAsync(0);
+  expect(cardOf(app.get(), MAIN)).toMatchObject({ isPending: false, card: { layer: 3, position: 3 } });
+});
+
+test("a busy kernel is not asked for the cell under the pointer", async () => {
+  const { kernel, app } = openWithoutReplies();
+  const n_sent = kernel.sent.length;
+  app.dispatch({ type: "rest", cell: { layer: 4, position: 3 } });
+  await vi.advanceTimersByTimeAsync(500);
+  expect(kernel.sent.filter(({ kind }) => kind === "decode")).toHaveLength(1);
+  expect(n_sent).toBeGreaterThan(0);
 });
