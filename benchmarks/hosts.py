@@ -8,9 +8,9 @@ costs in the kernel is printed beside them.
 
 With `--against REVISION`, the pages of that revision and of this working tree are built anew and measured in
 turn: the frames of scrolls over a grid of 100 x 4,096 and, in JupyterLab, a press of the mouse until the card
-with the kernel's numbers is painted; 100 presses of either build in rounds that alternate, of a pointer that has
-rested on the cell for 150 ms, and of one that comes with the press. `--only scroll` or `--only press` leaves
-the other away.
+with the kernel's numbers is painted. 100 presses of either build in rounds that alternate are of a pointer
+that has rested on the cell for 150 ms, and as many of one that comes with the press. `--only scroll` or
+`--only press` leaves the other away.
 """
 
 import argparse
@@ -135,7 +135,7 @@ def row(host, scope, execute):
 
 
 def presses(browser, package):
-    """Milliseconds from press to painted card in JupyterLab, of the build in a checkout, by the pointer's rest."""
+    """By the pointer's rest, milliseconds from press to painted card in JupyterLab, of a build."""
     folder = Path(tempfile.mkdtemp())
     write_notebook(folder / "t.ipynb", CODE)
     with jupyter("lab", folder, package=package) as base, watched_page(browser) as (page, _):
