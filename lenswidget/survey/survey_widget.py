@@ -14,9 +14,10 @@ from lenswidget.survey.measured import METRICS, Measured
 from lenswidget.survey.opener import Opener
 from lenswidget.survey.picture import Picture, Surveyed, packed_curves
 from lenswidget.tracing.locks import ModelLock
+from lenswidget.widget.kept_runs import Runs
 from lenswidget.widget.page_state import source_of
 from lenswidget.widget.refusals import validates
-from lenswidget.widget.session import Runs, Session
+from lenswidget.widget.session import Session
 from lenswidget.widget.view_traits import CHOICE, SHARED
 from lenswidget.widget.widget import LensWidget
 

@@ -15,8 +15,9 @@ from lenswidget.models.encoded_prompt import prompt_of_state
 from lenswidget.readout.pair import Pair
 from lenswidget.readout.run import Run
 from lenswidget.widget.branches import Branch, Branches, n_shared
+from lenswidget.widget.kept_runs import Runs
 from lenswidget.widget.paired_session import PairedSession
-from lenswidget.widget.session import Runs, Session
+from lenswidget.widget.session import Session
 from lenswidget.widget.turns import TakesTurns
 from lenswidget.widget.view_traits import SHARED
 

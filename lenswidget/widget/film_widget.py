@@ -17,8 +17,9 @@ from lenswidget.readout.frames import (
     frames_of,
     shape_of,
 )
+from lenswidget.widget.kept_runs import Runs
 from lenswidget.widget.requests import RunRequest
-from lenswidget.widget.session import Runs, Session
+from lenswidget.widget.session import Session
 from lenswidget.widget.view_traits import CHOICE, SHARED, as_state
 from lenswidget.widget.widget import LensWidget
 

@@ -7,8 +7,9 @@ from lenswidget.errors import Cancelled
 from lenswidget.progress import drain
 from lenswidget.readout.run import Run
 from lenswidget.widget.branch_traits import BranchTraits
+from lenswidget.widget.kept_runs import Runs
 from lenswidget.widget.requests import GenerateRequest
-from lenswidget.widget.session import Runs, Session
+from lenswidget.widget.session import Session
 from lenswidget.widget.view_traits import ViewTraits
 
 # of the event loop after each column, so that a cancel is read and handled

@@ -19,11 +19,12 @@ from lenswidget.readout.paired_reading import scatter
 from lenswidget.readout.query import Query
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
 from lenswidget.tracing.locks import ModelLock
+from lenswidget.widget.kept_runs import Runs
 from lenswidget.widget.labels import Labels
 from lenswidget.widget.messages import CardMessage, RunMessage, run_message
 from lenswidget.widget.paired_grid import PairedGrid
 from lenswidget.widget.requests import AttentionRequest, DecodeRequest, ReadRequest, WhyRequest
-from lenswidget.widget.session import Runs, Session, Slices
+from lenswidget.widget.session import Session, Slices
 from lenswidget.widget.shared_ids import SharedIds
 from lenswidget.widget.why import AttentionMessage, WhyMessage, why
 

@@ -4,10 +4,9 @@ import uuid
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
-from typing import Any, NamedTuple, cast
+from typing import Any
 
-from lenswidget.checks import check_ids
-from lenswidget.errors import CellError, EditError, FidelityError, LensError, PromptError
+from lenswidget.errors import EditError, FidelityError, LensError, PromptError
 from lenswidget.interventions.forking import forked
 from lenswidget.interventions.recipe_code import edits_code
 from lenswidget.interventions.recipe_state import edits_to_state
@@ -18,12 +17,9 @@ from lenswidget.lenses.lens import (
     as_lens,
     check_carried,
     covered_layers,
-    lenses_by_name,
 )
 from lenswidget.lenses.lens_report import LensReport
 from lenswidget.models.encoded_prompt import EncodedPrompt
-from lenswidget.models.token_ids import token_id
-from lenswidget.models.words import word_mask
 from lenswidget.progress import drain
 from lenswidget.readout.attention import attention
 from lenswidget.readout.background import Background
@@ -35,12 +31,13 @@ from lenswidget.readout.proof import effect_of, prove
 from lenswidget.readout.query import Query, rows
 from lenswidget.readout.readout import Readout
 from lenswidget.readout.run import EMBED_SITE, Run, RunSpec
-from lenswidget.readout.shown import SHOWS
 from lenswidget.readout.spine import Spine, spine_slices
 from lenswidget.readout.taking_over import most_shared
 from lenswidget.tracing.locks import ModelLock
 from lenswidget.widget.card_code import cell_code
+from lenswidget.widget.choices import Choices
 from lenswidget.widget.edit_requests import edits_of
+from lenswidget.widget.kept_runs import KeptRuns, Runs
 from lenswidget.widget.labels import Labels
 from lenswidget.widget.messages import (
     CardMessage,
@@ -64,21 +61,11 @@ from lenswidget.widget.requests import (
 from lenswidget.widget.why import AttentionMessage, WhyMessage, attention_message, stored_whys, why
 
 Slices = Generator[tuple[int, int], None, Any]
-# Runs that are kept beside the one that is shown, so that a late request for an earlier one is answered.
-MOST_RUNS, MOST_BYTES = 3, 128 << 20
 _QUERY_FIELDS = frozenset(field.name for field in fields(Query)) - {"run", "cells"}
 
 
-class Runs(NamedTuple):
-    """A run; where it has edits, the run without them, and that with their controls if they have any."""
-
-    run: Run
-    base: Run | None = None
-    control: Run | None = None
-
-
-class Session:
-    """An engine and its runs, by id.
+class Session(KeptRuns, Choices):
+    """An engine, its runs by id, and what can be chosen of its model.
 
     Args:
         engine: runs and reads.
@@ -89,12 +76,6 @@ class Session:
         strict: refuse a run whose decoded last row is not the model's own logits.
 
     Attributes:
-        info: what the model says of itself.
-        lenses: by name.
-        first_lens: the name of the lens to begin with.
-        shown: the id of the run that the widget shows; empty before the first.
-        source: the id of the run that patches are taken from; empty where there is none.
-        shown_runs: that run, and those it is compared with; None before the first and once they are released.
         reuse: whether runs take over what they share with those that are kept.
     """
 
@@ -106,18 +87,12 @@ class Session:
         *,
         strict: bool = True,
     ) -> None:
+        KeptRuns.__init__(self)
+        Choices.__init__(self, engine.info(), lens, lenses, engine.lenses())
         self._engine = engine
         self._strict = strict
-        self._runs: dict[str, Run] = {}
-        self._specs: dict[str, RunSpec] = {}
         self._spines: dict[str, Spine] = {}
-        self.shown = ""
-        self.shown_runs: Runs | None = None
         self.reuse = True
-        self.source = ""
-        self.info = engine.info()
-        self.labels = Labels(self.info.tokenizer, self.info.d_vocab)
-        self.lenses, self.first_lens = _named(lens, lenses, engine.lenses())
         for each in self.lenses.values():
             engine.check_lens(each)
 
@@ -146,7 +121,7 @@ class Session:
         """
         return self._engine.encode(prompt, **options)
 
-    def execute(self, spec: RunSpec) -> "Runs":
+    def execute(self, spec: RunSpec) -> Runs:
         """Run a recipe; and, where it has edits, the same without them, and with their controls.
 
         None of these runs is kept before it is shown.
@@ -184,12 +159,6 @@ class Session:
         """Run and read with another engine from now on: the next run is of its model."""
         self._engine = engine
 
-    def drop(self, run_id: str) -> None:
-        """Keep a run no longer, unless it is shown."""
-        if run_id not in self.together:
-            self._runs.pop(run_id, None)
-            self._specs.pop(run_id, None)
-
     def check_run(self, run: Run) -> Run:
         if self._strict and not run.fidelity.ok:
             raise FidelityError(
@@ -214,47 +183,19 @@ class Session:
             yield self.check_run(run)
         return run
 
-    def compared(self, run: Run) -> "Runs":
+    def compared(self, run: Run) -> Runs:
         """A run that was shown alone, with those that it is compared with: another run, for the page."""
         if not run.spec.active_edits:
             return Runs(run)
         reuse = replace(run.reuse, run_id=run.id, n_columns=run.seq)
         return Runs(replace(run, id=uuid.uuid4().hex, reuse=reuse), *self._companions(run.spec))
 
-    def show(self, runs: "Runs", instead_of: str = "") -> None:
-        """Keep some runs and make the first the one that is shown; the oldest others are let go.
-
-        Args:
-            instead_of: the id of a run that is of no use any more.
-        """
-        run = runs.run
-        self._runs.pop(instead_of, None)
-        self._specs.pop(instead_of, None)
-        together = [each for each in runs if each is not None]
-        for each in reversed(together):
-            self._runs.pop(each.id, None)
-            self._runs[each.id] = each
-            self._specs[each.id] = each.spec
-        self.shown, self.shown_runs = run.id, runs
-        if run.model.d_vocab != self.info.d_vocab:
-            self.labels = Labels(run.model.tokenizer, run.model.d_vocab)
-        self.info = run.model
-        kept = {self.source, *(each.id for each in together)}
-        others = [each for each in self._runs.values() if each.id not in kept]
-        while others and (len(others) > MOST_RUNS or sum(each.nbytes for each in others) > MOST_BYTES):
-            oldest = others.pop(0)
-            del self._runs[oldest.id], self._specs[oldest.id]
-
-    @property
-    def together(self) -> set[str]:
-        """The ids of the run that is shown and of those it is compared with."""
-        return {self.shown, *(each.id for each in self.shown_runs or () if each is not None)}
-
-    @property
-    def base_id(self) -> str | None:
-        """The id of the run that is shown before its edits; None where it has none."""
-        runs = self.shown_runs
-        return None if runs is None or runs.base is None else runs.base.id
+    def show(self, runs: Runs, instead_of: str = "") -> None:
+        super().show(runs, instead_of)
+        info = runs.run.model
+        if info.d_vocab != self.info.d_vocab:
+            self.labels = Labels(info.tokenizer, info.d_vocab)
+        self.info = info
 
     @property
     def run(self) -> Run:
@@ -304,11 +245,6 @@ class Session:
         """Whether the run that is shown is of the model as it is now."""
         return self.run.is_current
 
-    @property
-    def spec(self) -> RunSpec:
-        """The recipe of the run that is shown."""
-        return self.spec_of(self.shown)
-
     def recipe_state(self) -> dict[str, Any]:
         """The recipe of the run that is shown, as JSON; with the prompt that patches are taken from.
 
@@ -326,21 +262,6 @@ class Session:
         edits = edits_to_state(spec.edits, self.lenses)
         state = {**spec.prompt.to_state(), **({"edits": edits} if edits else {})}
         return state if spec.sampling is None else {**state, "sampling": vars(spec.sampling)}
-
-    def spec_of(self, run_id: str) -> RunSpec:
-        """The recipe of a run that is kept.
-
-        Raises:
-            CellError: it is not.
-        """
-        spec = self._specs.get(run_id)
-        if spec is None:
-            raise CellError("The page asked about a run that is no longer kept: ask about the one shown.")
-        return spec
-
-    def kept(self, run_id: str) -> Run | None:
-        """A run whose states are there; None where there are none."""
-        return self._runs.get(run_id)
 
     def run_of(self, run_id: str) -> Run:
         """A run that is kept; one whose states were let go is made again from its recipe.
@@ -391,7 +312,7 @@ class Session:
             return None
         spec = prompt if isinstance(prompt, RunSpec) else RunSpec(self._encode_again(prompt))
         run = self._execute(spec)
-        self._runs[run.id], self._specs[run.id] = run, run.spec
+        self.keep(run)
         self.source = run.id
         return self._message(run)
 
@@ -564,8 +485,6 @@ class Session:
         lens_is = {"is_function": is_function, "is_own": is_own}
         return {"code": cell_code(prompt, request, run.model, **lens_is, **more)}
 
-    # --- checks
-
     def check(self, layer: int, position: int, site: str, lens: str) -> None:
         """Raise a CellError unless the run that is shown has this cell, and the lens carries it."""
         run = self.run
@@ -575,59 +494,3 @@ class Session:
     def layers(self, site: str, lens: str) -> list[int]:
         """The rows of a site's grid that a lens, given by name, can carry, lowest first."""
         return rows(self.run, site, self.lens(lens))
-
-    def lens(self, name: str) -> Lens:
-        """The lens of that name."""
-        self.check_known("lens", name)
-        return self.lenses[name]
-
-    def check_show(self, show: str) -> None:
-        """Raise a LensError unless this can be shown: words need a tokenizer that has some."""
-        if show not in SHOWS:
-            raise LensError(f"Asked to show {show!r:.40}; choose one of {', '.join(SHOWS)}.")
-        if show != "top" and not self.has_words:
-            raise LensError(
-                f"Asked to show {show}, but this model has no tokenizer that has words: show top."
-            )
-
-    @property
-    def has_words(self) -> bool:
-        """Whether any id of the vocabulary is known to be a word."""
-        tokenizer = self.info.tokenizer
-        return tokenizer is not None and bool(word_mask(tokenizer, self.info.d_vocab).any())
-
-    def check_known(self, kind: str, name: str) -> None:
-        """Raise a LensError unless there is a site, or a lens, of that name."""
-        known = self.lenses if kind == "lens" else self.info.sites
-        if name not in known:
-            raise LensError(f"No {kind} is called {name!r} here: name one of {', '.join(known)}.")
-
-    def check_ids(self, ids: Sequence[Any]) -> None:
-        """Raise a CellError unless all are ids of the vocabulary."""
-        check_ids(ids, self.info.d_vocab)
-
-    def token_id(self, token: Any) -> int:
-        """The id of a token given as id, as text that is exactly one token, or as a vocabulary entry.
-
-        Raises:
-            CellError: it is not an id of the vocabulary, or not one token.
-            PromptError: it is text, and the model has no tokenizer.
-        """
-        return token_id(token, self.info.tokenizer, self.info.d_vocab, self.labels.entries)
-
-
-def _named(lens: LensLike | str, lenses: Any, own: Mapping[str, Lens]) -> tuple[dict[str, Lens], str]:
-    """The lenses to switch between, by name, and the name of the one to begin with.
-
-    Args:
-        own: those that come with the model.
-    """
-    given = lenses_by_name(lenses)
-    named = {**given, **{name: each for name, each in own.items() if name not in given}}
-    if lens is None:
-        return named, next(iter(own), "logit")
-    if isinstance(lens, str) and lens in named:
-        return named, lens
-    chosen = as_lens(cast(Any, lens))
-    others = {name: each for name, each in named.items() if name in given or name != chosen.name}
-    return {chosen.name: chosen, **others}, chosen.name

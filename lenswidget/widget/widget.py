@@ -27,12 +27,13 @@ from lenswidget.widget.branches import Branch, Branches
 from lenswidget.widget.engine_watch import IDLE, EngineWatch
 from lenswidget.widget.growing import OTHER_SHOWN, GrowingWidget
 from lenswidget.widget.host import takes_turns
+from lenswidget.widget.kept_runs import Runs
 from lenswidget.widget.messages import n_columns_at_first
 from lenswidget.widget.packing import Packed
 from lenswidget.widget.page_state import PageState, source_of
 from lenswidget.widget.patch_traits import PatchTraits
 from lenswidget.widget.requests import DecodeRequest, FloorRequest, GenerateRequest, ReadRequest, RunRequest
-from lenswidget.widget.session import Runs, Session
+from lenswidget.widget.session import Session
 from lenswidget.widget.spine_traits import SpineTraits
 from lenswidget.widget.summary import one_line
 from lenswidget.widget.tasks import Answer, Tasks, error_message
