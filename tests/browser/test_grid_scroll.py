@@ -48,6 +48,35 @@ PICTURE = """() => {
 }"""
 
 
+# Leaps of so many pixels, a frame each; then the colours of the picture that stands for the cells, by row and
+# column of the grid, or null where there is none.
+LEAPS = """async ([px, n]) => {
+  const grid = document.querySelector(".lw-grid");
+  const picture = document.querySelector(".lw-flight");
+  for (let i = 0; i < n; i++) {
+    grid.scrollLeft += px;
+    await new Promise(requestAnimationFrame);
+    await new Promise(requestAnimationFrame);
+  }
+  if (picture.hidden) return null;
+  const { width, height } = picture;
+  const { data } = picture.getContext("2d").getImageData(0, 0, width, height);
+  const c0 = Math.floor(grid.scrollLeft / (picture.getBoundingClientRect().width / width));
+  const r0 = Math.floor(grid.scrollTop / (picture.getBoundingClientRect().height / height));
+  const found = {};
+  for (let row = 0; row < height; row++)
+    for (let col = 0; col < width; col++) {
+      const [r, g, b, a] = data.slice(4 * (row * width + col), 4 * (row * width + col) + 4);
+      if (a) found[`${r0 + row} ${c0 + col}`] = `rgb(${r}, ${g}, ${b})`;
+    }
+  return found;
+}"""
+COLOURS = """() => Object.fromEntries(
+  [...document.querySelectorAll(".lw-body > .lw-row")].flatMap((row) =>
+    [...row.querySelectorAll("[role=gridcell]")].map((cell) => [
+      `${row.ariaRowIndex - 2} ${cell.ariaColIndex - 2}`, getComputedStyle(cell).backgroundColor])))"""
+
+
 @pytest.fixture
 def big(page):
     page.set_viewport_size({"width": 1200, "height": 900})
@@ -120,3 +149,19 @@ def test_escape_after_the_list_of_keys_leads_back_to_the_cell(big):
     expect(big.get_by_role("heading", name="Keys in the grid")).to_have_count(0)
     assert big.evaluate("() => document.activeElement.role") == "gridcell"
     assert big.evaluate("() => document.activeElement.ariaColIndex") == index
+
+
+def test_cells_that_fly_past_are_a_picture_of_their_colours_and_come_back_when_the_grid_rests(big):
+    for left in range(0, 4000, 500):
+        big.evaluate(SCROLL_TO, [left, 0])
+        expect(big.locator(".lw-body .is-missing")).to_have_count(0)
+    big.wait_for_timeout(400)
+    # one leap leads somewhere
+    assert big.evaluate(LEAPS, [-640, 1]) is None
+    big.wait_for_timeout(400)
+    picture = big.evaluate(LEAPS, [-640, 4])
+    assert len(picture) > 200
+    expect(big.locator(".lw-flight")).to_be_hidden()
+    expect(big.locator(".lw-body .is-missing")).to_have_count(0)
+    own = big.evaluate(COLOURS)
+    assert {at: own[at] for at in picture} == picture

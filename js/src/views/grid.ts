@@ -20,6 +20,7 @@ import { viewportOf } from "../look/viewport.ts";
 import type { App } from "../state/context.ts";
 import { type Reads, readsOf } from "../state/why.ts";
 import { type Look, looksOf, settledLayers } from "./cellLook.ts";
+import { Flight } from "./flight.ts";
 import { toggleHead } from "./folding.ts";
 import {
   type CellNode,
@@ -69,6 +70,9 @@ export class GridView {
   #marked: (Place | null)[] = [];
 
   readonly overview: Overview;
+  readonly #flight: Flight;
+  /** The focus when the flight began: a cell that is moved to must be drawn. */
+  #flownFocus: CellRef | null = null;
   readonly #settledAt: (position: number) => number | undefined;
   readonly #app: App;
 
@@ -90,7 +94,8 @@ export class GridView {
     this.#strips = new Strips(app);
     head.element.append(this.#strips.element);
     this.#labels.ariaHidden = "true";
-    body.append(this.#labels, this.#readsLayer.element);
+    this.#flight = new Flight(app, () => this.draw(true));
+    body.append(this.#labels, this.#flight.element, this.#readsLayer.element);
     element.append(head.element, body);
     const { signal } = app;
     on(element, "scroll", () => this.#scrolled(), signal, { passive: true });
@@ -99,6 +104,7 @@ export class GridView {
     observer.observe(element);
     whenClosed(signal, () => {
       observer.disconnect();
+      this.#flight.end(this.scroll());
       cancelAnimationFrame(this.#scrollFrame);
     });
   }
@@ -112,7 +118,8 @@ export class GridView {
     if (!this.#scrollFrame) {
       this.#scrollFrame = requestAnimationFrame(() => {
         this.#scrollFrame = 0;
-        this.draw();
+        if (this.#shape && this.#flight.isFast(this.scroll())) this.#fly(this.#shape);
+        else this.draw(true);
       });
     }
   }
@@ -226,12 +233,39 @@ export class GridView {
     this.#at = { left: element.scrollLeft, top: element.scrollTop };
   }
 
-  /** Draw the cells in view. If only the scroll position changed, only cells that came into view are written. */
-  draw(): void {
+  /** Draw what stands for the cells in view while they fly past. */
+  #fly(shape: Shape): void {
+    const scroll = this.scroll();
+    const cells = this.#app.cells();
+    if (!cells) return;
+    this.#flownFocus = this.#app.get().focus;
+    this.#app.setViewport(viewportOf(shape, scroll));
+    fitRows(this.#body, this.#labels, this.#rows, windowOf(shape, scroll), shape.row_px);
+    for (const row of this.#rows) this.#drawRowHead(row, cells.run, shape, readsOf(this.#app));
+    this.#flight.draw(shape, scroll);
+    this.#drawOverview(shape);
+  }
+
+  #drawOverview(shape: Shape): void {
+    const { at, size_px, whole } = extentOf(shape, this.scroll());
+    this.overview.draw(shape, at / whole, (at + size_px) / whole);
+  }
+
+  /**
+   * Draw the cells in view. If only the scroll position changed, only cells that came into view are written. While they
+   * fly past, what stands for them is drawn, unless they `land`.
+   */
+  draw(land = false): void {
     const state = this.#app.get();
     const cells = this.#app.cells();
     this.element.hidden = !cells;
     if (!cells) return;
+    const isFlying = this.#flight.isOn && this.#flownFocus === state.focus && !land;
+    if (isFlying && this.#shape) {
+      this.#fly(this.#shape);
+      return;
+    }
+    this.#flight.end(this.scroll());
     const { run } = cells;
     // read before the cells move: one that scrolls out of view loses the focus
     const hadFocus = hasFocus(this.element);
@@ -267,8 +301,7 @@ export class GridView {
       focused = this.#drawRow(row, lookOf, shape, window, focus, isDue) ?? focused;
     }
     this.#keepFocus(focused, hadFocus);
-    const { at, size_px, whole } = extentOf(shape, this.scroll());
-    this.overview.draw(shape, at / whole, (at + size_px) / whole);
+    this.#drawOverview(shape);
     if (isFirst && this.#due) this.show(this.#due);
   }
 
