@@ -266,6 +266,8 @@ def stripped(source: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.returns = None
+            if is_stub(node):
+                node.decorator_list = []
         elif isinstance(node, ast.arg):
             node.annotation = None
         elif isinstance(node, ast.AnnAssign):
@@ -278,6 +280,11 @@ def stripped(source: str) -> str:
         ):
             node.value = ast.Constant(None)  # another name of a type
     return ast.dump(tree)
+
+
+def is_stub(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether a function does nothing: one of a protocol, an abstract one, or one of several signatures."""
+    return all(isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant) for each in node.body)
 
 
 def changed_lines(source: str, mutant: str) -> list[str]:

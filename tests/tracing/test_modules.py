@@ -29,6 +29,10 @@ def test_attributes_and_indices_lead_to_the_same_node(model):
     assert [block.path for block in model.transformer.h] == [f"transformer.h.{i}" for i in range(4)]
     assert [block.path for block in model.transformer.h[1:3]] == ["transformer.h.1", "transformer.h.2"]
     assert len(model.transformer.h) == 4
+    # a module is one even where it holds none: `if model.lm_head:` asks whether there is one
+    assert len(model.transformer.ln_f) == 0
+    assert bool(model.transformer.ln_f)
+    assert bool(model.transformer.h)
     assert {"h", "wte"} <= set(dir(model.transformer))
 
 

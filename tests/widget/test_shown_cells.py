@@ -87,6 +87,9 @@ def test_python_sees_what_the_grid_shows(page, model):
     assert widget.readout(show="top").shown_ids is None
     table = widget._repr_mimebundle_()[0]["text/html"]
     assert "the most probable word" in table
+    # a word needs nothing that must be fitted first
+    widget.show = "lift"
+    assert widget.snapshot["header"]["show"] == "top"
 
 
 def test_lift_waits_for_the_pages_own_requests(page):
