@@ -11,7 +11,7 @@ from widget_pages import Page
 import lenswidget as lw
 from lenswidget.errors import PromptError
 from lenswidget.readout.local_engine import LocalEngine
-from lenswidget.widget.session import MOST_RUNS
+from lenswidget.widget.kept_runs import MOST_RUNS
 from lenswidget.widget.widget import LensWidget
 
 POSITIONS = {"input_ids": torch.tensor([IDS]), "position_ids": torch.arange(len(IDS))[None] * 3}
