@@ -186,10 +186,11 @@ class Tests:
             failed, said = answer.get("failed") or [names[0], str(answer)[-300:]]
             # a file that cannot even be imported is named in place of its tests
             same = [failed] if failed in names else [name for name in names if name.startswith(failed)]
-            if self.ask(tests=same, limit_s=self.limit_s).get("status") == 0:
+            if not same or self.ask(tests=same, limit_s=self.limit_s).get("status") == 0:
                 return {"outcome": "noticed", "by": failed, "said": said}
             # without the change too
-            names = names[names.index(failed) + 1 :] if failed in names else sorted({*names} - {*same})
+            done = names.index(failed) + 1 if failed in names else 0
+            names = [name for name in names[done:] if name not in same]
         return {}
 
     def calling(self, files: list[str], path: Path, source: str, mutant: str) -> list[str]:

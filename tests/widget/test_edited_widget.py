@@ -13,7 +13,7 @@ from widget_pages import Page
 import lenswidget as lw
 from lenswidget.errors import CellError, EditError
 from lenswidget.widget.export import static_state
-from lenswidget.widget.session import MOST_RUNS
+from lenswidget.widget.kept_runs import MOST_RUNS
 from lenswidget.widget.widget import LensWidget
 
 ZERO = {"op": "zero", "site": "mlp_out", "layers": [1], "positions": [2], "strength": 1.0, "is_on": True}
