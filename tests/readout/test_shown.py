@@ -12,7 +12,7 @@ import lenswidget as lw
 from lenswidget.errors import LensError
 from lenswidget.lenses.jacobian import JacobianLens
 from lenswidget.models.words import word_mask
-from lenswidget.readout.shown import N_LIFTED
+from lenswidget.readout.shown import N_LIFTED, Best, Chooser
 
 # two logits of float32 products that are nearer than this may change places
 NEAR = 2e-4
@@ -203,6 +203,16 @@ def test_padding_ids_never_stand_in_a_cell(case):
         pytest.skip("this vocabulary has no padding")
     found = lw.read(run, show="words")
     assert found.shown_ids.max() < len(model.tokenizer)
+
+
+def test_a_word_that_the_model_rules_out_is_not_the_most_lifted():
+    """A logit of minus infinity, of a model that masks its vocabulary, in every text of the background too."""
+    is_word = torch.tensor([True, True, True, False])
+    usual = torch.tensor([[-1.0, -2.0, -torch.inf, -1.0]])
+    chooser = Chooser(is_word, usual, torch.tensor([0, 0]))
+    logits = torch.tensor([[0.0, 1.0, -torch.inf, 5.0]])
+    best = Best(torch.tensor([[3]]), torch.tensor([[5.0]]))
+    assert chooser.choose(logits, best, torch.tensor([0]), None).ids.tolist() == [1]
 
 
 def test_a_cell_that_is_not_finite_shows_nothing(case, background):
