@@ -206,7 +206,7 @@ def test_padding_ids_never_stand_in_a_cell(case):
 
 
 def test_a_word_that_the_model_rules_out_is_not_the_most_lifted():
-    """A logit of minus infinity, of a model that masks its vocabulary, in every text of the background too."""
+    """A logit of minus infinity, of a model that masks its vocabulary, in all texts of the background too."""
     is_word = torch.tensor([True, True, True, False])
     usual = torch.tensor([[-1.0, -2.0, -torch.inf, -1.0]])
     chooser = Chooser(is_word, usual, torch.tensor([0, 0]))
