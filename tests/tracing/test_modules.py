@@ -36,6 +36,17 @@ def test_attributes_and_indices_lead_to_the_same_node(model):
     assert {"h", "wte"} <= set(dir(model.transformer))
 
 
+def test_a_model_takes_attributes_of_its_own_but_in_a_trace_of_it(model):
+    other = language_model(gpt2)
+    with model.trace("The city of Paris"):
+        other.note = "of another model"
+        with pytest.raises(AttributeError, match="Asked to set"):
+            model.note = "of this one"
+    model.note = "after the trace"
+    assert (other.note, model.note) == ("of another model", "after the trace")
+    del model.note
+
+
 def test_a_misspelt_assignment_is_refused_and_changes_nothing(model):
     with model.trace("The city of Paris"):
         for node in (model, model.lm_head, model.transformer.h[0]):
