@@ -112,6 +112,7 @@ CLICKS = """async ([n, nLayers, isPainted, rest_ms]) => {
       };
       const observer = new MutationObserver(look);
       observer.observe(root, { subtree: true, childList: true, attributes: true });
+      look();
     });
     times.push(performance.now() - start);
     if (isPainted) cell.dispatchEvent(new PointerEvent("pointerup", at));

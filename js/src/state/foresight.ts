@@ -61,5 +61,7 @@ export class Foresight {
     if (!card || !main?.ask) return;
     if (JSON.stringify(decodeRequest(drawnId(state) ?? "", main)) !== this.#asked) return;
     app.dispatch({ type: "foreseen", card });
+    // the press waits for nothing else
+    app.flush();
   }
 }
