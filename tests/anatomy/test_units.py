@@ -66,6 +66,15 @@ def test_heads_are_as_many_as_the_configuration_says():
     assert seen >= 17
 
 
+def test_units_say_where_they_are_and_whether_they_are_gated():
+    said = {name: str(heads) for name, _, heads in offering("heads")}
+    gated = {name for name, _, heads in offering("heads") if heads.is_gated}
+    assert "gated" in gated
+    assert {name for name, text in said.items() if text.endswith("gated") or ", gated, " in text} == gated
+    for name, _, heads in offering("heads"):
+        assert said[name].startswith(f"{heads.n} of {heads.d} in {heads.point}")
+
+
 def _projection(name, units, layer=None):
     model = model_of(name)
     layer = layer if layer is not None else next(i for n, i, _ in offering("heads") if n == name)

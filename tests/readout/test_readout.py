@@ -135,6 +135,20 @@ def test_it_prints_what_it_holds(readout):
     assert len(lines) == 6
 
 
+def test_layers_that_do_not_follow_each_other_are_listed(readout):
+    """A span is said as one only if it is: `to` for more than four in a row."""
+    printed = {
+        (-1, 4): "layers -1 to 3",
+        (0, 4): "layers 0, 1, 2, 3",
+        (2, 4): "layers 2, 3",
+        (3, 4): "layer 3",
+    }
+    for (start, stop), said in printed.items():
+        assert f": {said}, positions" in repr(readout.at(layer=slice(start, stop)))
+    odd = readout.at(position=slice(0, 8, 2))
+    assert "positions 0, 2, 4, 6;" in repr(odd)
+
+
 def test_cells_print_their_extent():
     assert repr(Cells([0, 2], [5, 1])) == "Cells(2: layers 0 to 2, positions 1 to 5)"
     assert repr(Cells([], [])) == "Cells(none)"
