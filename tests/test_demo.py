@@ -229,7 +229,8 @@ def test_the_reports_that_are_shipped_are_of_the_lenses_that_are_shipped(demo_wi
         assert found.n_texts == 24
         assert found.texts == reports["logit"].texts
         assert (found.kl_nats[-1], found.top1_agreement[-1]) == (0, 1)
-        assert 0 < found.fixed_kl_nats == pytest.approx(reports["logit"].fixed_kl_nats)
+        # each was measured when its lens was shipped, and rounds as the machine then did
+        assert 0 < found.fixed_kl_nats == pytest.approx(reports["logit"].fixed_kl_nats, rel=1e-4)
     # the tuned lens was fitted to foretell, and does so in more layers than the logit lens
     assert len(reports["tuned"].untrusted) < len(reports["logit"].untrusted)
 
