@@ -148,6 +148,8 @@ def in_child(work: Callable[[], dict[str, Any]], limit_s: float) -> dict[str, An
 
 def _work_and_leave(work: Callable[[], dict[str, Any]], out: Path) -> None:
     os.setsid()  # whatever the tests start is ended with them
+    # a shell starts what runs in the background without: tests of interrupts would then test nothing
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     log = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(log, stream)

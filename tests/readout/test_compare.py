@@ -240,6 +240,30 @@ def test_other_vocabularies_are_aligned_by_characters_and_have_no_kl():
         lw.compare(one, other, A, track=[5])
 
 
+def test_sides_of_two_vocabularies_agree_where_their_top_tokens_are_one_text():
+    """Models that say "t" everywhere, each by its own id of it."""
+    sides, ids = [], []
+    for hf_model, tokenizer in (
+        (tiny.gpt2(), tiny.tokenizer()),
+        (tiny.gpt2(vocab_size=270), tiny.other_tokenizer()),
+    ):
+        token = tokenizer.convert_tokens_to_ids("t")
+        with torch.no_grad():
+            hf_model.transformer.ln_f.weight.zero_()
+            hf_model.transformer.ln_f.bias.fill_(1.0)
+            hf_model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(hf_model.lm_head.weight))
+            hf_model.lm_head.weight[token] = 1.0
+        sides.append(lw.LanguageModel(hf_model, tokenizer))
+        ids.append(token)
+    assert ids[0] != ids[1]
+    found = lw.compare(*sides, A)
+    both = ~found.is_missing
+    assert both.any()
+    assert (found.agrees[both] == 1).all()
+    assert {*found.a.ids[both][:, 0]} == {ids[0]}
+    assert {*found.b.ids[both][:, 0]} == {ids[1]}
+
+
 def test_a_vocabulary_of_equal_size_with_other_tokens_is_another_one():
     one = tiny.language_model()
     other = lw.LanguageModel(tiny.gpt2(), tiny.other_tokenizer())

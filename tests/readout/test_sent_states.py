@@ -135,6 +135,8 @@ def test_the_grid_of_sent_states_is_shown_and_its_cards_open(model, sent):
         ({"rows": slice(2), "layers": [3, 3]}, LensError, "Name each once"),
         ({"rows": slice(2), "layers": [3, 4]}, LensError, "Name each once"),
         ({"logits": [0.0] * 7}, LensError, r"Logits of shape \[1, 7\]"),
+        ({"logits": [0] * 300}, LensError, r"Logits of shape \[1, 300\] were given. Give floats"),
+        ({"logits": torch.zeros(len(IDS) + 1, 300)}, LensError, r"Logits of shape \[5, 300\]"),
         ({"states": "no-such-file"}, LensError, "cannot be read"),
         ({"states": [[1, 2]]}, LensError, "States of shape"),
         ({"states": ["a"]}, LensError, "no tensors of one shape"),

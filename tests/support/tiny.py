@@ -105,12 +105,15 @@ def _wide_vocabulary(kind):
 
 
 def other_tokenizer():
-    """Another vocabulary: whole words and spaces."""
+    """Another vocabulary, whose ids are others for the same texts."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=270, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=270,
+        special_tokens=["<other>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     raw.train_from_iterator([TEXT], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=raw, model_input_names=["input_ids", "attention_mask"])

@@ -11,6 +11,7 @@ from tiny import IDS, Counted, gpt2, n_hooks
 
 import lenswidget as lw
 from lenswidget.tracing.locks import ModelLock, lock_of
+from lenswidget.tracing.save_method import traces_after_fork
 
 
 def trace_everything(model, ids, rounds):
@@ -126,6 +127,14 @@ def test_a_lock_whose_owner_has_died_is_free_and_one_that_is_held_times_out():
 
 
 # --- forks
+
+
+def test_a_forked_child_knows_the_traces_that_were_open():
+    model = lw.LanguageModel(gpt2(), None)
+    with model.trace(IDS) as tracer:
+        assert traces_after_fork() == [tracer]
+    assert traces_after_fork() == []
+
 
 # run in a process of its own: a fork of the tests' process would carry their other threads' locks along
 FORKED = """

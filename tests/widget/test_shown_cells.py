@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from tiny import PROMPT, gpt2, language_model
 from widget_pages import Page
 
 import lenswidget as lw
 from lenswidget.errors import LensError
+from lenswidget.lenses.jacobian import JacobianLens
 from lenswidget.widget.packing import unpack
 
 
@@ -22,10 +24,9 @@ def page(model):
     return Page(model.lens(PROMPT))
 
 
-def read(page, show, **fields):
-    widget = page.widget
-    request = {
-        "run_id": widget.run["id"],
+def asked_of(page):
+    return {
+        "run_id": page.widget.run["id"],
         "layers": [0, 2, 3],
         "positions": [1, 4],
         "site": "resid_post",
@@ -33,9 +34,11 @@ def read(page, show, **fields):
         "k": 3,
         "track": [],
         "metrics": [],
-        **fields,
     }
-    content, buffers = page.ask("read", show=show, **request)
+
+
+def read(page, show, **fields):
+    content, buffers = page.ask("read", show=show, **{**asked_of(page), **fields})
     assert "value" in content, content
     return content["value"], unpack(content["value"], buffers)
 
@@ -58,6 +61,16 @@ def test_a_page_that_asks_for_nothing_else_gets_top_tokens(page):
     header, arrays = read(page, "top")
     assert header["show"] == "top"
     assert not any(name.startswith("shown_") for name in arrays)
+
+
+def test_rows_that_a_lens_cannot_carry_come_empty_beside_those_it_can(model):
+    lens = JacobianLens({2: torch.eye(32)}, 1, 4)
+    page = Page(model.lens(PROMPT, lens=lens))
+    _, arrays = read(page, "top", lens=lens.name, layers=[-1, 0, 2, 3])
+    assert (arrays["ids"][:2] == -2).all()
+    assert (arrays["ids"][2:] >= 0).all()
+    content, _ = page.ask("read", **{**asked_of(page), "lens": lens.name, "layers": [-2, 2]})
+    assert "-2" in content["error"]["message"]
 
 
 @pytest.mark.parametrize("show", ["top", "words", "lift"])

@@ -5,12 +5,14 @@ import csv
 import gc
 import json
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
 from ipywidgets.widgets.widget import _instances
+from traitlets import TraitError
 from widget_pages import Page
 
 import lenswidget as lw
@@ -504,3 +506,14 @@ def test_a_closed_widget_answers_while_its_model_is_kept_and_does_not_keep_it():
     assert kept() is None
     with pytest.raises(LensError, match=r"its model is gone. Show another: model\.lens\(prompt\)"):
         widget.readout()
+
+
+def test_columns_are_as_wide_as_the_page_draws_them():
+    widget = tiny.language_model().lens(tiny.PROMPT)
+    layout = (Path(__file__).parents[2] / "js/src/look/layout.ts").read_text()
+    for name, allowed, refused in (("MIN", 24, 23), ("MAX", 400, 401)):
+        widget.column_width_px = allowed
+        with pytest.raises(TraitError):
+            widget.column_width_px = refused
+        assert widget.column_width_px == allowed
+        assert f"{name}_COL_PX = {allowed};" in layout
