@@ -119,6 +119,17 @@ def test_what_a_generation_has_passed_is_an_error_and_not_a_replay(model):
         assert torch.equal(tracer.result, generated(model))
 
 
+def test_a_step_that_a_generation_is_at_may_be_asked_for_again(model):
+    with trace(model) as tracer:
+        for index in (0, 2):
+            assert tracer.steps[index].index == index
+            output = blocks(model)[1].output
+            assert tracer.steps[index].index == index
+            assert blocks(model)[1].output is output
+            _ = blocks(model)[3].output  # and it goes on from there
+        assert torch.equal(tracer.result, generated(model))
+
+
 def test_a_module_that_does_not_run_in_a_step_is_named(model):
     model.hf_model.spare = nn.Linear(2, 2)
     try:
