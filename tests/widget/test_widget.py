@@ -274,6 +274,20 @@ def test_a_bad_message_gets_the_kernels_words(widget, page, kind, fields, said):
     assert said in reply["error"]["message"]
 
 
+def test_an_interrupt_before_a_request_is_begun_is_its_reply(widget, page, monkeypatch):
+    """Python may deliver one at any place, also outside of the slices that take care of theirs."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(widget._tasks, "start", interrupted)
+        content, _ = page.ask("ping")
+    assert content["error"]["type"] == "Cancelled"
+    content, _ = page.ask("ping")
+    assert content["value"] == {}
+
+
 def test_copied_code_reproduces_the_card(widget, page):
     asked = {"layer": 20, "position": 8, "site": "resid_post", "lens": "logit", "k": 7, "temperature": 0.5}
     code, _ = page.ask("code", run_id=widget.run["id"], **asked)
