@@ -61,8 +61,11 @@ LEAPS = """async ([px, n]) => {
   if (picture.hidden) return null;
   const { width, height } = picture;
   const { data } = picture.getContext("2d").getImageData(0, 0, width, height);
-  const c0 = Math.floor(grid.scrollLeft / (picture.getBoundingClientRect().width / width));
-  const r0 = Math.floor(grid.scrollTop / (picture.getBoundingClientRect().height / height));
+  const at = picture.getBoundingClientRect();
+  const body = document.querySelector(".lw-body").getBoundingClientRect();
+  const head_px = document.querySelector(".lw-rowlabels").offsetWidth;
+  const c0 = Math.round((at.left - body.left - head_px) / (at.width / width));
+  const r0 = Math.round((at.top - body.top) / (at.height / height));
   const found = {};
   for (let row = 0; row < height; row++)
     for (let col = 0; col < width; col++) {

@@ -56,14 +56,17 @@ export class Flight {
     const pen = element.getContext("2d");
     const cells = app.cells();
     if (!pen || !cells) return;
-    const { r0, r1, c0, c1 } = windowOf(shape, scroll, false);
+    // as large wherever it is, so that it is laid out once
+    const { r0, r1, c0, c1 } = windowOf(shape, scroll);
     const { col_px, row_px, head_col_px } = shape;
-    // also clears it
-    element.width = c1 - c0;
-    element.height = r1 - r0;
+    const [width, height] = [c1 - c0, r1 - r0];
     const { style } = element;
-    style.width = `${(c1 - c0) * col_px}px`;
-    style.height = `${(r1 - r0) * row_px}px`;
+    if (element.width !== width || element.height !== height) {
+      element.width = width;
+      element.height = height;
+    } else pen.clearRect(0, 0, width, height);
+    style.width = `${width * col_px}px`;
+    style.height = `${height * row_px}px`;
     style.transform = `translate(${head_col_px + c0 * col_px}px, ${r0 * row_px}px)`;
     const colorOf = colorsOf(app, cells, app.traits());
     for (let row = r0; row < r1; row++)
