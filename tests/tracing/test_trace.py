@@ -7,6 +7,7 @@ from torch import nn
 
 import lenswidget as lw
 from lenswidget.errors import NotReachedError, OutOfOrderError, ShapeError, TraceError
+from lenswidget.tracing.moments import CallOrder, Moment
 
 
 @pytest.fixture(scope="module")
@@ -632,3 +633,14 @@ def test_the_forward_is_given_ordinary_tensors(model):
         _ = model.transformer.h[2].output
     handle.remove()
     assert set(kinds) == {torch.Tensor}
+
+
+def test_what_was_never_watched_counts_as_before_all_that_was():
+    first, second, never = (nn.Identity() for _ in range(3))
+    order = CallOrder()
+    order.learn([(first, "input", 0), (second, "input", 0)], {}, ended=True)
+    at = {module: Moment(module, "input", 0) for module in (first, second, never)}
+    assert order.is_before(at[first], at[second])
+    assert not order.is_before(at[second], at[first])
+    assert order.is_before(at[never], at[first])
+    assert not order.is_before(at[first], at[never])

@@ -138,6 +138,14 @@ def test_a_masked_models_answer_is_at_its_last_mask(masked, text, position):
     assert run["next"]["log_prob"] == pytest.approx(float(log_probs[position].max()), abs=1e-5)
 
 
+def test_a_masked_model_has_no_surprise_and_is_shown_without(masked):
+    widget = masked.lens("the cat sat", show_spine=True)
+    assert widget.run["id"]
+    assert not widget.spine
+    widget.prompt = "the cat sat on"
+    assert not widget.spine
+
+
 def test_an_edits_effect_on_a_masked_model_is_at_its_last_mask(masked):
     text, layer = "the cat [MASK] on a mat", 1
     w = masked.lens(text, edits=lw.Edit("zero", layers=layer, positions=2))
