@@ -92,6 +92,14 @@ def test_a_repository_in_the_hubs_cache_gives_the_models_lens_without_a_network(
         lw.load_lens("owner/lenses", named, filename="tiny-llama.safetensors")
 
 
+def test_of_what_the_hub_lists_the_models_lens_is_taken(hub, named, monkeypatch):
+    """The list is all that is not the hub's own code here: it would come over the network."""
+    cached(hub, named)
+    listed = ["README.md", "tiny-gpt2/lens.pt", "tiny-gpt2-large/lens.pt", "tiny-llama.safetensors"]
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *_, **__: listed)
+    assert scale_of(lw.load_lens("owner/lenses", named)) == 2.0
+
+
 def test_a_repository_that_is_nowhere_is_refused_in_a_sentence(hub, named):
     with pytest.raises(LensFileError, match="there is no such path here, and the hub cannot give it"):
         lw.load_lens("owner/nothing", named)
