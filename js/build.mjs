@@ -1,5 +1,6 @@
-// Builds ../lenswidget/static/{widget,survey}.{js,css} with esbuild, makes the scripts smaller with terser, and prints their
-// sizes. The same input gives the same bytes: no hashes, no dates, no source map. `--watch` rebuilds on every change, with an inline source map.
+// Builds ../lenswidget/static/{widget,survey}.{js,css} with esbuild, makes the scripts smaller with terser, and prints
+// their sizes. The same input gives the same bytes: no hashes, no dates, no source map. `--watch` rebuilds on every change,
+// with an inline source map and without terser.
 import { mkdir, writeFile } from "node:fs/promises";
 import { basename } from "node:path";
 import { gzipSync } from "node:zlib";

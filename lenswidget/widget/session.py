@@ -485,6 +485,8 @@ class Session(KeptRuns, Choices):
         lens_is = {"is_function": is_function, "is_own": is_own}
         return {"code": cell_code(prompt, request, run.model, **lens_is, **more)}
 
+    # --- checks
+
     def check(self, layer: int, position: int, site: str, lens: str) -> None:
         """Raise a CellError unless the run that is shown has this cell, and the lens carries it."""
         run = self.run

@@ -154,12 +154,13 @@ export function createApp(
     if (isOffline(state) || connection === "gone" || !cells) return;
     // the card that was pressed for goes first; its reply is drawn, and leads here again
     if (cardOf(state, MAIN)?.ask) {
-      loader.pause();
+      pauseOverviews();
       return;
     }
-    // what the person waits for goes before the overview
-    loader.update(cells, traits, viewport && state.running ? { ...viewport, far: null } : viewport);
-    sourceLoader.update(runCells.of(traits.source_run.id ?? null), asSource(traits), sourceViewport);
+    // what the person waits for goes before the overviews
+    const now = (view: Viewport | null) => (view && state.running ? { ...view, far: null } : view);
+    loader.update(cells, traits, now(viewport));
+    sourceLoader.update(runCells.of(traits.source_run.id ?? null), asSource(traits), now(sourceViewport));
     const { site, lens, pins } = traits;
     const positions = chartedPositions(traits, focus, cells.run);
     const charted = pins.length ? pins : leaders(cells, traits, positions[0] ?? 0);
@@ -216,6 +217,9 @@ export function createApp(
   const events = { took, failed };
   const loader = createLoader(transport, events);
   const sourceLoader = createLoader(transport, events);
+  const pauseOverviews = () => {
+    for (const each of [loader, sourceLoader]) each.pause();
+  };
   const trajectories = createTrajectories(transport, arrived);
   const asides = new Asides(transport, took, arrived);
   const floors = createFloors(transport, arrived);
@@ -260,7 +264,7 @@ export function createApp(
   listen(model, take, signal);
   onDisconnect(model, lose, signal);
   whenClosed(signal, () => {
-    for (const each of [loader, sourceLoader]) each.pause();
+    pauseOverviews();
     cancelAnimationFrame(frame);
     clearTimeout(waitTimer);
     clearTimeout(silentTimer);

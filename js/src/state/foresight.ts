@@ -1,5 +1,6 @@
 import type { Card, CellRef } from "../kernel/protocol.ts";
 import type { App } from "./context.ts";
+import { reduce } from "./reduce.ts";
 import { cardOf, decodeRequest, drawnId } from "./selectors.ts";
 import { MAIN } from "./state.ts";
 
@@ -28,15 +29,16 @@ export class Foresight {
     if (cell) this.#timer = setTimeout(() => void this.#decode(cell), REST_MS);
   }
 
-  async #decode({ layer, position }: CellRef): Promise<void> {
+  async #decode(cell: CellRef): Promise<void> {
     const app = this.#app;
     const state = app.get();
-    const run_id = drawnId(state);
-    const { site, lens, card_k: k } = state.traits;
-    const { tracked = [] } = cardOf(state, MAIN) ?? {};
     const isBusy = this.#isAsking || state.running || state.connection !== "live";
-    if (app.signal.aborted || isBusy || run_id === null || app.transport.pending().length) return;
-    const wanted = { layer, position, site, lens, k, temperature: 1, tracked };
+    if (app.signal.aborted || isBusy || app.transport.pending().length) return;
+    // the card that a press would ask for
+    const pressed = reduce(state, { type: "open", cell });
+    const run_id = drawnId(pressed);
+    const wanted = cardOf(pressed, MAIN);
+    if (run_id === null || !wanted?.ask) return;
     const request = decodeRequest(run_id, wanted);
     const asked = JSON.stringify(request);
     if (asked === this.#asked) return;

@@ -45,11 +45,11 @@ export class Flight {
     const now = performance.now();
     const isFlight = now - this.#leapt_ms < TOGETHER_MS;
     this.#leapt_ms = now;
+    if (isFlight) this.#n_still = 0;
     return isFlight;
   }
 
   draw(shape: Shape, scroll: Scroll): void {
-    this.#n_still = 0;
     this.#frame ||= requestAnimationFrame(this.#wait);
     const { element } = this;
     const app = this.#app;

@@ -241,7 +241,8 @@ export class GridView {
     this.#flownFocus = this.#app.get().focus;
     this.#app.setViewport(viewportOf(shape, scroll));
     fitRows(this.#body, this.#labels, this.#rows, windowOf(shape, scroll), shape.row_px);
-    for (const row of this.#rows) this.#drawRowHead(row, cells.run, shape, readsOf(this.#app));
+    const reads = readsOf(this.#app);
+    for (const row of this.#rows) this.#drawRowHead(row, cells.run, shape, reads);
     this.#flight.draw(shape, scroll);
     this.#drawOverview(shape);
   }
